@@ -1,0 +1,298 @@
+"""The data of an open node: one content, which all its handles share.
+
+It is in one of three places. *Local*: a descriptor of the store's own file, written in place. *Staged*:
+an unnamed temporary file, which a commit puts into the store whole, with the node's attributes and
+metadata. *Ranged*: nowhere; ranges are read from the store when they are asked for. A content begins
+local or ranged; the first write makes it local (of the first store's copy) or staged, for all its
+handles, so who opened the file before sees what is written after.
+
+Locks are taken in this order: the node table's, where a name must stay what it is meanwhile, then the
+content's own.
+"""
+
+import contextlib
+import errno
+import os
+import tempfile
+import threading
+from typing import BinaryIO
+
+from joinfs.errors import InvalidArgument, NoSuchOffset, Unsupported
+from joinfs.filesystem.allocate import fallocate
+from joinfs.filesystem.nodes import Node, NodeTable
+from joinfs.stores import Stat, Store
+from joinfs.stores.value import MEBIBYTE, RangeStream, now
+
+COPY_SIZE = MEBIBYTE
+READ_AHEAD = MEBIBYTE
+
+
+class Content:
+    """The data of a node, while it is open or not yet committed.
+
+    Args:
+        node: Whose data it is.
+        store: Where the node is.
+        nodes: The table that is told when attributes change.
+        staging_directory: Where temporary files are made; the system's place for them if None.
+    """
+
+    def __init__(self, node: Node, store: Store, nodes: NodeTable, staging_directory: str | None) -> None:
+        self._node = node
+        self._store = store
+        self._nodes = nodes
+        self._staging_directory = staging_directory
+        self._lock = threading.RLock()
+        self._descriptor = -1
+        self._retired: list[int] = []
+        self._window: tuple[int, bytes] = (0, b"")
+        self._writes = 0
+        self._committed = 0
+        self._mtime: int | None = None
+        self._staged = False
+        self._writable = False
+        self.handles = 0
+
+    # ---------------------------------------------------------------- where it is
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether there is staged data that the store does not have."""
+        return self._staged and self._writes != self._committed
+
+    def open_to_read(self) -> None:
+        """Have something to read from."""
+        with self._lock:
+            if self._descriptor < 0 and self._store.capabilities.local and not self._node.is_unlinked:
+                with contextlib.suppress(Unsupported):
+                    self._descriptor = self._store.open_local(self._node.key(), os.O_RDONLY)
+
+    def open_to_write(self, truncate: bool = False) -> None:
+        """Have something to write to: copied up, or staged.
+
+        Args:
+            truncate: The data there is will be dropped, so need not be copied; it is empty afterwards.
+        """
+        with self._nodes.lock, self._lock:
+            if not self._writable and not self._open_local_to_write(truncate):
+                self._stage(truncate)
+            elif truncate:
+                os.ftruncate(self._descriptor, 0)
+            if truncate:
+                self._wrote()
+
+    def _open_local_to_write(self, truncate: bool) -> bool:
+        if self._node.is_unlinked or not self._store.capabilities.local:
+            return False
+        try:
+            flags = os.O_RDWR | (os.O_TRUNC if truncate else 0)
+            descriptor = self._store.open_local(self._node.key(), flags)
+        except Unsupported:
+            return False
+        self._nodes.changed(self._node)
+        self._move_to(descriptor)
+        return True
+
+    def _stage(self, empty: bool) -> None:
+        descriptor = _temporary_file(self._staging_directory)
+        try:
+            if not empty:
+                self._copy_to(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._move_to(descriptor)
+        self._staged = True
+
+    def _move_to(self, descriptor: int) -> None:
+        # A read in another thread may be on its way to the old descriptor: it is closed at the end.
+        if self._descriptor >= 0:
+            self._retired.append(self._descriptor)
+        self._descriptor = descriptor
+        self._writable = True
+        self._window = (0, b"")
+
+    def _copy_to(self, descriptor: int) -> None:
+        offset = 0
+        while piece := self.read(offset, COPY_SIZE):
+            _write_all(descriptor, piece, offset)
+            offset += len(piece)
+
+    def keep(self) -> None:
+        """Before the node's last name goes: have the data where it can be read without one."""
+        with self._nodes.lock, self._lock:
+            if self._descriptor < 0 and self.handles:
+                self._stage(empty=False)
+
+    # ---------------------------------------------------------------- reading and writing
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Answer up to ``size`` bytes from ``offset``; short only at the end."""
+        descriptor = self._descriptor
+        if descriptor >= 0:
+            return os.pread(descriptor, size, offset)
+        with self._lock:
+            return self._read_range(offset, size)
+
+    def _read_range(self, offset: int, size: int) -> bytes:
+        """Read from the store, ahead of who reads on where the last read ended."""
+        start, window = self._window
+        inside = offset - start
+        if 0 <= inside and inside + size <= len(window):
+            return window[inside : inside + size]
+        sequential = offset == 0 or offset == start + len(window) or 0 < inside <= len(window)
+        wanted = max(size, READ_AHEAD) if sequential else size
+        data = self._store.read(self._node.key(), offset, wanted)
+        self._window = (offset, data)
+        return data[:size]
+
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Write all of ``data`` at ``offset`` and answer its length.
+
+        Raises:
+            OSError: As pwrite(2) says; then part of it may have been written.
+        """
+        if not self._writable:
+            self.open_to_write()
+        with self._lock:
+            _write_all(self._descriptor, data, offset)
+            self._wrote()
+        return len(data)
+
+    def append(self, data: bytes | memoryview) -> int:
+        """Write at the end, wherever that is by now."""
+        if not self._writable:
+            self.open_to_write()
+        with self._lock:
+            return self.write(os.fstat(self._descriptor).st_size, data)
+
+    def truncate(self, size: int) -> None:
+        """Cut the data, or lengthen it with zeros."""
+        self.open_to_write(truncate=size == 0)
+        with self._lock:
+            os.ftruncate(self._descriptor, size)
+            self._wrote()
+
+    def allocate(self, mode: int, offset: int, length: int) -> None:
+        """What fallocate(2) does."""
+        self.open_to_write()
+        with self._lock:
+            fallocate(self._descriptor, mode, offset, length)
+            self._wrote()
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Answer where the next data, or the next hole, is.
+
+        Raises:
+            NoSuchOffset: There is none from ``offset`` on.
+        """
+        if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
+            raise InvalidArgument(f"whence {whence}")
+        size = self.current(self._node.stat).size
+        if offset < 0 or offset >= size:
+            raise NoSuchOffset(f"offset {offset} is not in a file of {size} bytes")
+        if self._descriptor < 0:
+            return offset if whence == os.SEEK_DATA else size
+        return os.lseek(self._descriptor, offset, whence)
+
+    def _wrote(self) -> None:
+        self._writes += 1
+        self._mtime = now()
+        if not self._staged:
+            self._nodes.changed(self._node)
+
+    # ---------------------------------------------------------------- attributes
+
+    def current(self, stat: Stat) -> Stat:
+        """The node's attributes with what only the content knows: size and times of what was written."""
+        with self._lock:
+            if not self._writable:
+                return stat
+            native = os.fstat(self._descriptor)
+            if not self._staged:
+                return stat._replace(
+                    size=native.st_size, mtime=native.st_mtime_ns, ctime=native.st_ctime_ns, atime=native.st_atime_ns
+                )
+            mtime = stat.mtime if self._mtime is None else self._mtime
+            return stat._replace(size=native.st_size, mtime=mtime, ctime=max(stat.ctime, mtime))
+
+    def times_were_set(self, atime: int | None, mtime: int | None) -> None:
+        """The node was given times: they hold until the next write."""
+        with self._lock:
+            if mtime is not None:
+                self._mtime = None
+            if self._writable and not self._staged and self._node.is_unlinked:
+                native = os.fstat(self._descriptor)
+                times = (native.st_atime_ns if atime is None else atime, native.st_mtime_ns if mtime is None else mtime)
+                os.utime(self._descriptor, ns=times)
+
+    # ---------------------------------------------------------------- committing
+
+    def commit(self) -> None:
+        """Put staged data into the store, with the node's attributes and metadata as they are now.
+
+        Data of an unlinked node is nobody's any more and is dropped. After a failure the data is here
+        still, and the store has what it had.
+
+        Raises:
+            StoreError, OSError: As ``Store.put``.
+        """
+        with self._nodes.lock, self._lock:
+            if not self.is_dirty or self._node.is_unlinked:
+                return
+            writes = self._writes
+            key = self._node.key()
+            stat, metadata, xattrs = self._attributes_in_store(key)
+            size = os.fstat(self._descriptor).st_size
+            if self._mtime is not None:
+                stat = stat._replace(mtime=self._mtime)
+            with self._stream(size) as data:
+                made = self._store.put(key, stat._replace(size=size), data, metadata, xattrs)
+            self._committed, self._mtime = writes, None
+            self._nodes.changed(self._node)
+            self._nodes.update(self._node, made)
+
+    def _attributes_in_store(self, key: str) -> tuple[Stat, dict[str, object], dict[str, bytes]]:
+        try:
+            return self._store.stat(key), self._store.get_metadata(key), self._store.get_xattrs(key)
+        except KeyError:  # deleted behind our back: what was written is still what its writer wants there
+            return self._node.stat, {}, {}
+
+    def _stream(self, size: int) -> BinaryIO:
+        descriptor = self._descriptor
+        return RangeStream.open(lambda offset, wanted: os.pread(descriptor, wanted, offset), size, None, COPY_SIZE)
+
+    def sync(self) -> None:
+        """Commit, and have what is local on its disk."""
+        self.commit()
+        if self._writable and not self._staged:
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Let go of everything; what was not committed is lost."""
+        with self._lock:
+            for descriptor in [*self._retired, self._descriptor]:
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._retired, self._descriptor = [], -1
+
+
+def _temporary_file(directory: str | None) -> int:
+    """A file without a name: nobody else sees it, and it goes when it is closed or we die."""
+    place = directory or tempfile.gettempdir()
+    try:
+        return os.open(place, os.O_TMPFILE | os.O_RDWR, 0o600)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}:
+            raise
+    descriptor, path = tempfile.mkstemp(dir=place, prefix="joinfs-")
+    os.unlink(path)
+    return descriptor
+
+
+def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        offset += written
+        view = view[written:]

@@ -1,0 +1,250 @@
+"""The verbs on names: looking up, making, removing, renaming, linking."""
+
+import io
+import os
+import stat as stat_module
+
+from joinfs.errors import (
+    DirectoryNotEmpty,
+    InvalidArgument,
+    IsADirectory,
+    KeyExists,
+    NotADirectory,
+    NotPermitted,
+)
+from joinfs.filesystem.handles import FileHandle
+from joinfs.filesystem.nodes import Node
+from joinfs.filesystem.state import Caller, Entry, State
+from joinfs.stores import Stat
+from joinfs.stores.keys import check_name
+from joinfs.stores.value import new_stat
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+class NamespaceVerbs(State):
+    """Verbs that find and change names. Names are those of keys; SEMANTICS.md, Keys and paths."""
+
+    # ---------------------------------------------------------------- finding
+
+    def lookup(self, parent: int, name: str) -> Entry:
+        """Answer the node of ``name`` in a directory, and count that the kernel knows it.
+
+        Raises:
+            KeyError: There is none.
+            NameTooLong: No name is that long.
+        """
+        directory = self._directory(parent)
+        node = self._nodes.find(directory, name)
+        return self._entry(node)
+
+    def walk(self, names: "tuple[str, ...] | list[str]") -> int:
+        """Answer the node of a path from the root, and count nothing: for drivers that are given paths.
+
+        Raises:
+            KeyError: There is none.
+            NotADirectory: Something on the way is not a directory.
+        """
+        node = self._nodes.root
+        for name in names:
+            if not node.stat.is_directory:
+                raise NotADirectory(name)
+            node = self._nodes.find(node, name)
+        return node.id
+
+    def forget(self, node: int, count: int = 1) -> None:
+        """Give back ``count`` of the lookups that were counted."""
+        self._nodes.forget(self._nodes[node], count)
+
+    def readlink(self, node: int) -> bytes:
+        """Answer the target of a symlink."""
+        found = self._nodes[node]
+        if not found.stat.is_symlink:
+            raise InvalidArgument("not a symlink")
+        return self._store.to_bytes(found.key())
+
+    # ---------------------------------------------------------------- making
+
+    def symlink(self, parent: int, name: str, target: bytes, caller: Caller) -> Entry:
+        """Make a symlink; the entry is counted as by ``lookup``."""
+        return self._make(parent, name, stat_module.S_IFLNK | 0o777, caller, target=target)
+
+    def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Entry:
+        """Make a regular file, device, FIFO or socket; the entry is counted as by ``lookup``."""
+        return self._make(parent, name, mode if stat_module.S_IFMT(mode) else mode | stat_module.S_IFREG, caller, rdev)
+
+    def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Entry:
+        """Make a directory; the entry is counted as by ``lookup``."""
+        return self._make(parent, name, stat_module.S_IFDIR | stat_module.S_IMODE(mode), caller)
+
+    def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller) -> tuple[Entry, int]:
+        """Make a regular file and open it; the entry is counted as by ``lookup``."""
+        entry = self._make(parent, name, stat_module.S_IFREG | stat_module.S_IMODE(mode), caller)
+        node = self._nodes[entry.node]
+        content = self._content(node)
+        content.open_to_write()
+        return entry, self._files.add(FileHandle(node, content, flags))
+
+    def _make(
+        self, parent: int, name: str, mode: int, caller: Caller, rdev: int = 0, target: bytes | None = None
+    ) -> Entry:
+        self._check_writable()
+        check_name(name)
+        directory = self._directory(parent)
+        with self._nodes.lock:
+            self._check_absent(directory, name)
+            stat = self._new_stat(directory, mode, caller, rdev)
+            data = None if target is None else io.BytesIO(target)
+            made = self._store.put(self._key_in(directory, name, stat), stat, data)
+            return self._entry(self._added(directory, name, made))
+
+    def _new_stat(self, directory: Node, mode: int, caller: Caller, rdev: int) -> Stat:
+        """Attributes of something new: in a set-group-ID directory the group is that of the directory."""
+        gid = caller.gid
+        if directory.stat.mode & stat_module.S_ISGID:
+            gid = directory.stat.gid
+            if stat_module.S_ISDIR(mode):
+                mode |= stat_module.S_ISGID
+        return new_stat(mode, caller.uid, gid, rdev)
+
+    def _check_absent(self, directory: Node, name: str) -> None:
+        try:
+            self._nodes.find(directory, name)
+        except KeyError:
+            return
+        raise KeyExists(f"{name!r} is there already")
+
+    def _added(self, directory: Node, name: str, stat: Stat) -> Node:
+        self._nodes.names_changed(directory)
+        return self._nodes.add_name(directory, name, stat)
+
+    def link(self, node: int, new_parent: int, new_name: str) -> Entry:
+        """Give a file a further name; the entry is counted as by ``lookup``."""
+        self._check_writable()
+        check_name(new_name)
+        found, directory = self._nodes[node], self._directory(new_parent)
+        if found.stat.is_directory:
+            raise NotPermitted("a directory has one name")
+        with self._nodes.lock:
+            self._check_absent(directory, new_name)
+            if found.content is not None:
+                found.content.commit()
+            stat = self._store.link(found.key(), self._key_in(directory, new_name, found.stat))
+            self._nodes.changed(found)
+            self._nodes.update(found, stat)
+            self._nodes.adopt(found, directory, new_name)
+            self._nodes.names_changed(directory)
+            return self._entry(found)
+
+    # ---------------------------------------------------------------- removing
+
+    def unlink(self, parent: int, name: str) -> None:
+        """Remove a name that is not a directory's. Who has the file open keeps it."""
+        self._check_writable()
+        directory = self._directory(parent)
+        with self._nodes.lock:
+            node = self._nodes.find(directory, name)
+            if node.stat.is_directory:
+                raise IsADirectory(f"{name!r} is a directory")
+            self._before_losing(node)
+            self._store.delete(self._key_in(directory, name, node.stat))
+            self._nodes.remove_name(directory, name)
+
+    def rmdir(self, parent: int, name: str) -> None:
+        """Remove an empty directory."""
+        self._check_writable()
+        directory = self._directory(parent)
+        with self._nodes.lock:
+            node = self._nodes.find(directory, name)
+            if not node.stat.is_directory:
+                raise NotADirectory(f"{name!r} is not a directory")
+            self._store.delete(self._key_in(directory, name, node.stat))
+            self._nodes.remove_name(directory, name)
+
+    def _before_losing(self, node: Node) -> None:
+        """A name of the node goes: if it is the last, open handles must not need it; if not, it must be whole."""
+        if node.content is not None:
+            if len(node.names) > 1:
+                node.content.commit()
+            else:
+                node.content.keep()
+
+    # ---------------------------------------------------------------- renaming
+
+    def rename(self, parent: int, name: str, new_parent: int, new_name: str, flags: int = 0) -> None:
+        """Move a name, over what is there.
+
+        Args:
+            flags: 0, ``RENAME_NOREPLACE`` or ``RENAME_EXCHANGE``, as renameat2(2) has them.
+        """
+        self._check_writable()
+        check_name(new_name)
+        directory, new_directory = self._directory(parent), self._directory(new_parent)
+        if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:
+            raise InvalidArgument(f"rename flags {flags:#x}")
+        with self._nodes.lock:
+            node = self._nodes.find(directory, name)
+            target = self._find_or_none(new_directory, new_name)
+            if flags == RENAME_NOREPLACE and target is not None:
+                raise KeyExists(f"{new_name!r} is there already")
+            self._check_not_inside(node, new_directory)
+            if flags == RENAME_EXCHANGE:
+                self._exchange(directory, name, new_directory, new_name)
+            elif node is not target:
+                self._move(directory, name, new_directory, new_name, target)
+
+    def _find_or_none(self, directory: Node, name: str) -> Node | None:
+        try:
+            return self._nodes.find(directory, name)
+        except KeyError:
+            return None
+
+    def _check_not_inside(self, node: Node, directory: Node) -> None:
+        above = directory
+        while above is not self._nodes.root:
+            if above is node:
+                raise InvalidArgument("a directory cannot be moved into itself")
+            above = above.names[0][0]
+
+    def _move(self, directory: Node, name: str, new_directory: Node, new_name: str, target: Node | None) -> None:
+        node = directory.children[name]
+        if target is not None:
+            self._check_replaceable(node, target)
+            self._before_losing(target)
+        old = self._key_in(directory, name, node.stat)
+        self._store.rename(old, self._key_in(new_directory, new_name, node.stat))
+        if target is not None:
+            self._nodes.remove_name(new_directory, new_name)
+        self._nodes.move_name(directory, name, new_directory, new_name)
+
+    def _check_replaceable(self, node: Node, target: Node) -> None:
+        if node.stat.is_directory and not target.stat.is_directory:
+            raise NotADirectory("a directory cannot replace what is not one")
+        if target.stat.is_directory and not node.stat.is_directory:
+            raise IsADirectory("only a directory can replace a directory")
+        if target.stat.is_directory and any(True for _ in self._store.list(target.key())):
+            raise DirectoryNotEmpty("the directory to be replaced has entries")
+
+    def _exchange(self, directory: Node, name: str, other_directory: Node, other_name: str) -> None:
+        node = directory.children[name]
+        other = self._nodes.find(other_directory, other_name)
+        self._check_not_inside(other, directory)
+        if node is other:
+            return
+        self._store.exchange(
+            self._key_in(directory, name, node.stat), self._key_in(other_directory, other_name, other.stat)
+        )
+        self._nodes.swap_names(directory, name, other_directory, other_name)
+
+    def _key_in(self, directory: Node, name: str, stat: Stat) -> str:
+        path = directory.path()
+        return (f"{path}/{name}" if path else name) + ("/" if stat.is_directory else "")
+
+
+def access_allowed(stat: Stat, mask: int, uid: int, gids: "frozenset[int]") -> bool:
+    """Whether permission bits allow ``mask`` (of ``os.R_OK``, ``W_OK``, ``X_OK``) to a caller."""
+    if uid == 0:
+        return not mask & os.X_OK or stat.is_directory or bool(stat.mode & 0o111)
+    shift = 6 if uid == stat.uid else 3 if stat.gid in gids else 0
+    return (stat.mode >> shift) & mask == mask

@@ -1,0 +1,138 @@
+"""The kernel's verbs in terms of nodes, over any store.
+
+This is what a driver calls. Node numbers, handles and tuples go in and out; what goes wrong comes out as
+``KeyError``, a ``JoinfsError`` or an ``OSError``, which ``errors.errno_of`` turns into a number. Every
+method may be called from several threads at once.
+
+The verbs are in modules by what they act on: names in ``namespace``, open files in ``io``, open
+directories in ``directories``, extended attributes in ``xattrs``; attributes are here.
+"""
+
+import contextlib
+import os
+import pwd
+
+from joinfs.errors import InvalidArgument, IsADirectory, PermissionDenied
+from joinfs.filesystem.attributes import Attributes
+from joinfs.filesystem.directories import DirectoryVerbs
+from joinfs.filesystem.io import FileVerbs
+from joinfs.filesystem.namespace import NamespaceVerbs, access_allowed
+from joinfs.filesystem.nodes import ROOT, Node
+from joinfs.filesystem.state import NOW, Caller, DirectoryEntry, Entry, Settings
+from joinfs.filesystem.xattrs import XattrVerbs
+from joinfs.stores import Usage
+from joinfs.stores.value import now
+
+__all__ = ["NOW", "ROOT", "Attributes", "Caller", "DirectoryEntry", "Entry", "Operations", "Settings"]
+
+
+class Operations(NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
+    """A mounted file system."""
+
+    def getattr(self, node: int, handle: int | None = None) -> Attributes:
+        """Answer the attributes of a node.
+
+        Raises:
+            KeyError: It has gone.
+        """
+        found = self._nodes[node]
+        self._nodes.refresh(found)
+        return found.attributes()
+
+    def setattr(
+        self,
+        node: int,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime: int | None = None,
+        mtime: int | None = None,
+        handle: int | None = None,
+    ) -> Attributes:
+        """Change attributes of a node and answer all of them.
+
+        Args:
+            mode: Permission bits.
+            uid, gid: Owner.
+            size: Bytes to cut or lengthen the data to.
+            atime, mtime: Nanoseconds, or ``NOW``. None, here and above, is "leave".
+            handle: An open handle on the node, if the kernel gave one.
+        """
+        self._check_writable()
+        found = self._nodes[node]
+        if size is not None:
+            self._truncate(found, size)
+        moment = now()
+        times = {"atime": moment if atime == NOW else atime, "mtime": moment if mtime == NOW else mtime}
+        wanted = {"mode": mode, "uid": uid, "gid": gid, **times}
+        changes = {name: value for name, value in wanted.items() if value is not None}
+        if changes:
+            self._change(found, changes)
+        return found.attributes()
+
+    def _truncate(self, node: Node, size: int) -> None:
+        if node.stat.is_directory:
+            raise IsADirectory("a directory has no length to set")
+        if size < 0 or not node.stat.is_file:
+            raise InvalidArgument(f"cannot be {size} bytes long")
+        content = self._content(node)
+        try:
+            content.truncate(size)
+            if content.handles == 1:
+                content.commit()
+        finally:
+            self._release(node, content)
+        self._nodes.refresh(node)
+
+    def _change(self, node: Node, changes: dict[str, int]) -> None:
+        with self._nodes.lock:
+            if node.is_unlinked:
+                if "mode" in changes:
+                    changes["mode"] = node.stat.kind | changes["mode"] & 0o7777
+                node.stat = node.stat._replace(**changes, ctime=now())
+            else:
+                stat = self._store.set_stat(node.key(), **changes)
+                self._nodes.changed(node)
+                self._nodes.update(node, stat)
+            if node.content is not None:
+                node.content.times_were_set(changes.get("atime"), changes.get("mtime"))
+
+    def access(self, node: int, mask: int, caller: Caller) -> None:
+        """Return if permission bits allow ``mask`` to the caller.
+
+        Raises:
+            PermissionDenied: They do not.
+        """
+        found = self._nodes[node]
+        self._nodes.refresh(found)
+        if mask & os.W_OK and (found.stat.is_file or found.stat.is_directory):
+            self._check_writable()
+        if not access_allowed(found.stat, mask & 7, caller.uid, _groups(caller)):
+            raise PermissionDenied("the permission bits do not allow it")
+
+    def statfs(self) -> Usage:
+        """Answer how much room there is."""
+        return self._store.usage()
+
+    def close(self) -> None:
+        """Commit all staged data and let go of all content.
+
+        Raises:
+            StoreError, OSError: The first thing that could not be committed, after all were tried.
+        """
+        with contextlib.ExitStack() as closing:
+            for node in self._nodes.opened():
+                if node.content is not None:
+                    closing.callback(node.content.close)
+                    closing.callback(node.content.commit)
+
+
+def _groups(caller: Caller) -> frozenset[int]:
+    """The groups of a caller; those that it has beyond its user's are not known here."""
+    try:
+        user = pwd.getpwuid(caller.uid)
+    except KeyError:
+        return frozenset({caller.gid})
+    return frozenset(os.getgrouplist(user.pw_name, caller.gid))

@@ -1,0 +1,111 @@
+"""What all verbs share: the store, the nodes, the open handles, and the tuples they speak in."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from joinfs.errors import NotADirectory, ReadOnly
+from joinfs.filesystem.attributes import Attributes
+from joinfs.filesystem.content import Content
+from joinfs.filesystem.handles import FileHandle, Handles
+from joinfs.filesystem.nodes import Node, NodeTable
+from joinfs.stores import Stat, Store
+
+NOW: Final = -1
+
+
+class Caller(NamedTuple):
+    """Who asks."""
+
+    uid: int = 0
+    gid: int = 0
+    pid: int = 0
+
+
+class Entry(NamedTuple):
+    """A node by number, with its attributes."""
+
+    node: int
+    attributes: Attributes
+
+
+class DirectoryEntry(NamedTuple):
+    """One entry of a listing; ``offset`` is where the listing goes on after it."""
+
+    name: str
+    ino: int
+    mode: int
+    offset: int
+
+
+class Settings(NamedTuple):
+    """How a file system is to behave.
+
+    Attributes:
+        entry_ttl: Seconds for which names and attributes are believed without asking the store.
+        read_only: Refuse every change.
+        idle_nodes: How many nodes that nobody uses are kept.
+        staging_directory: Where staged data is kept; the system's place for temporary files if None.
+    """
+
+    entry_ttl: float = 1.0
+    read_only: bool = False
+    idle_nodes: int = 50_000
+    staging_directory: str | None = None
+
+
+class DirectoryHandle:
+    """An open directory: a snapshot of its entries, taken when it is read from the start."""
+
+    __slots__ = ("entries", "node")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.entries: Sequence[tuple[str, Stat]] | None = None
+
+
+class State:
+    """The state of a mounted file system, and what its verbs need of it.
+
+    Args:
+        store: What is mounted; connected.
+        settings: How to behave.
+    """
+
+    def __init__(self, store: Store, settings: Settings | None = None) -> None:
+        self._store = store
+        self._settings = settings or Settings()
+        self._nodes = NodeTable(store, self._settings.entry_ttl, self._settings.idle_nodes)
+        self._files: Handles[FileHandle] = Handles()
+        self._directories: Handles[DirectoryHandle] = Handles()
+
+    def _check_writable(self) -> None:
+        if self._settings.read_only or not self._store.capabilities.writable:
+            raise ReadOnly("the mount is read-only")
+
+    def _directory(self, number: int) -> Node:
+        node = self._nodes[number]
+        if not node.stat.is_directory:
+            raise NotADirectory("not a directory")
+        return node
+
+    def _entry(self, node: Node) -> Entry:
+        self._nodes.count(node)
+        return Entry(node.id, node.attributes())
+
+    def _content(self, node: Node) -> Content:
+        """The content of a node, with one more handle on it."""
+        with self._nodes.lock:
+            if node.content is None:
+                node.content = Content(node, self._store, self._nodes, self._settings.staging_directory)
+                self._nodes.keep(node)
+            node.content.handles += 1
+            return node.content
+
+    def _release(self, node: Node, content: Content) -> None:
+        """Take one handle off; the last one lets go of the content unless it has data to keep."""
+        with self._nodes.lock:
+            content.handles -= 1
+            if content.handles == 0 and (not content.is_dirty or node.is_unlinked):
+                node.content = None
+                content.close()
+                self._nodes.settle(node)

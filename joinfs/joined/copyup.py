@@ -1,0 +1,46 @@
+"""Copying something from a lower layer into the first one, before it is changed there."""
+
+import contextlib
+
+from joinfs.joined.merge import Found
+from joinfs.joined.whiteout import unmarked, unmarked_xattrs
+from joinfs.stores import Stat, Store
+from joinfs.stores.keys import split
+
+
+def copy_up(found: Found, upper: Store, key: str, with_data: bool = True) -> Stat:
+    """Put what was found in a lower layer into ``upper`` as ``key``, whole and in one step.
+
+    Attributes, metadata and foreign extended attributes come along; the marks of its layer do not. The
+    directory that takes it keeps its times, as nothing in it has changed for who looks at the join.
+
+    Args:
+        found: Where it is.
+        upper: The first layer; it has the directory that ``key`` is in.
+        key: Where it goes, spelled as its kind is.
+        with_data: False if the data is about to be thrown away.
+
+    Returns:
+        The attributes of the copy.
+    """
+    above = split(key)[0]
+    before = upper.stat(above)
+    source = found.store
+    with contextlib.closing(source.get(found.key)) as value:
+        has_data = with_data and not found.stat.is_directory
+        copy = upper.put(
+            key,
+            found.stat,
+            value.data if has_data else None,
+            unmarked(value.metadata),
+            unmarked_xattrs(source.get_xattrs(found.key)),
+        )
+    _restore_times(upper, above, before)
+    return copy
+
+
+def _restore_times(upper: Store, directory: str, before: Stat) -> None:
+    """Put back a directory's times; one that we write to but do not own has none of ours to keep."""
+    if upper.capabilities.attributes:
+        with contextlib.suppress(PermissionError):
+            upper.set_stat(directory, atime=before.atime, mtime=before.mtime)

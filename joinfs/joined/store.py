@@ -1,0 +1,190 @@
+"""JoinedStore: several stores as one.
+
+Reading is here; what a directory is made of is ``merge``, how things are hidden ``whiteout``, and
+writing, all of it into the first store, ``writing``.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+from joinfs.errors import ReadOnly, Unsupported, UsageError
+from joinfs.joined.merge import Found, Merge, find_in
+from joinfs.joined.whiteout import unmarked, unmarked_xattrs
+from joinfs.joined.writing import Writing
+from joinfs.stores import Capabilities, Stat, Usage, Value
+from joinfs.stores.keys import is_directory_key, split
+
+DIRECTORY_TTL = 1.0
+
+
+class JoinedStore(Writing):
+    """The union of several stores.
+
+    Its keys are those of all of them; where several have a key, the first of them has priority. All
+    writes go to the first store: what is changed there is copied up from the store that has it, what is
+    deleted is hidden by a whiteout, and the other stores are never changed.
+
+    Args:
+        stores: The stores, the first with priority; joined stores among them if you like.
+        event_manager: Where events go; a new ``EventManager`` unless given. A listener of one of the
+            joined stores hears what is written to that one.
+        directory_ttl: Seconds for which what a directory is made of is believed without asking the
+            stores again. Writes through their own methods are seen at once all the same.
+
+    Raises:
+        UsageError: There is no store, or the same one twice.
+
+    See Also:
+        SEMANTICS.md, The join.
+    """
+
+    def __init__(
+        self, stores: Sequence[Any], event_manager: Any = None, *, directory_ttl: float = DIRECTORY_TTL
+    ) -> None:
+        self.layers = tuple(stores)
+        if not self.layers:
+            raise UsageError("a join needs at least one store")
+        if len({id(store) for store in self.layers}) < len(self.layers):
+            raise UsageError("the same store is joined twice; give each place in the order a store of its own")
+        super().__init__(event_manager)
+        self._upper = self.layers[0]
+        self._merge = Merge(self.layers, directory_ttl)
+        self._writes = threading.RLock()
+        self.name = " + ".join(layer.name for layer in self.layers)
+
+    # ---------------------------------------------------------------- connection
+
+    def connect(self, credentials: Any = None) -> None:
+        """Connect every store, each with ``credentials``. If one fails, none stays connected by this."""
+        with contextlib.ExitStack() as opened:
+            for layer in self.layers:
+                if not layer.is_connected():
+                    layer.connect(credentials)
+                    opened.callback(layer.disconnect)
+            opened.pop_all()
+        self._merge.forget()
+
+    def disconnect(self) -> None:
+        """Disconnect every store, those after one that fails included."""
+        with contextlib.ExitStack() as closing:
+            for layer in self.layers:
+                closing.callback(layer.disconnect)
+
+    def is_connected(self) -> bool:
+        return all(layer.is_connected() for layer in self.layers)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those of the first store, which takes the writes; local and thread-safe as all allow."""
+        return self._upper.capabilities._replace(
+            local=any(layer.capabilities.local for layer in self.layers),
+            thread_safe=all(layer.capabilities.thread_safe for layer in self.layers),
+        )
+
+    @property
+    def changes(self) -> int:
+        """A number that every write through this object, or through one of its stores, changes."""
+        return self._own_changes + sum(layer.changes for layer in self.layers)
+
+    @changes.setter
+    def changes(self, value: int) -> None:
+        self._own_changes = value - sum(layer.changes for layer in self.layers)
+
+    def _check_writable(self, key: str) -> None:
+        if self.is_connected() and not self._upper.capabilities.writable:
+            raise ReadOnly(
+                f"the join is read-only, because its first store, {self._upper.name}, takes no writes; "
+                "put a writable store first"
+            )
+        super()._check_writable(key)
+
+    # ---------------------------------------------------------------- reading
+
+    def _find(self, key: str) -> Found:
+        self._check_connected()
+        return self._merge.locate(key)
+
+    def stat(self, key: str) -> Stat:
+        return self._find(key).stat
+
+    def lookup(self, key: str) -> Stat:
+        self._check_connected()
+        return self._merge.find(key).stat
+
+    def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        self._check_connected()
+        if not is_directory_key(prefix):
+            raise KeyError(prefix)
+        return self._merge.list(prefix)
+
+    def get(self, key: str) -> Value:
+        found = self._find(key)
+        value = found.store.get(found.key)
+        value.metadata = unmarked(value.metadata)
+        return value
+
+    def get_data(self, key: str) -> BinaryIO:
+        found = self._find(key)
+        return found.store.get_data(found.key)
+
+    def read(self, key: str, offset: int, size: int) -> bytes:
+        found = self._find(key)
+        return found.store.read(found.key, offset, size)
+
+    def get_metadata(self, key: str, select: Any = None) -> dict[str, Any]:
+        found = self._find(key)
+        return unmarked(found.store.get_metadata(found.key, select))
+
+    def get_xattrs(self, key: str) -> dict[str, bytes]:
+        found = self._find(key)
+        return unmarked_xattrs(found.store.get_xattrs(found.key))
+
+    def open_local(self, key: str, flags: int) -> int:
+        """The same; opening to write copies up first, without the data if ``O_TRUNC`` drops it."""
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            found = self._find(key)
+            return found.store.open_local(found.key, flags)
+        self._check_writable(key)
+        with self._writing():
+            if not self._upper.capabilities.local:
+                raise Unsupported(f"{self._upper.name} does not keep {key!r} in a local file")
+            self._copy_up(self._find(key), key, with_data=not flags & os.O_TRUNC)
+            return self._upper.open_local(key, flags)
+
+    def usage(self) -> Usage:
+        """How much room the first store has."""
+        return self._upper.usage()
+
+    def sync(self, key: str | None = None) -> None:
+        """The same; a key that only lower stores have is as durable as they keep it."""
+        self._check_connected()
+        if key is None:
+            self._upper.sync()
+        else:
+            found = self._find(key)
+            if found.index == 0:
+                self._upper.sync(found.key)
+
+    def origin(self, key: str) -> dict[str, str]:
+        """Answer where ``key`` comes from.
+
+        Returns:
+            ``store``, the name of the store that answers for it; ``key``, what it is called there; and
+            ``layers``, the names of all the stores that share in it, one a line.
+
+        Raises:
+            KeyError: The key is not there.
+        """
+        found = self._find(key)
+        return {"store": found.store.name, "key": found.key, "layers": "\n".join(self._layers_of(key))}
+
+    def _layers_of(self, key: str) -> tuple[str, ...]:
+        if is_directory_key(key):
+            return tuple(part.store.name for part in self._merge.parts(key))
+        above, name = split(key)
+        parts = self._merge.parts(above)
+        holders = (find_in(parts[n : n + 1], name) for n in range(len(parts)))
+        return tuple(found.store.name for found in holders if found is not None)

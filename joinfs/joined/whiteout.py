@@ -1,0 +1,183 @@
+"""How a layer says that something below it is hidden.
+
+Written, and read in every layer, is the spelling of OCI image layers:
+
+- ``dir/.wh.NAME``, an empty value, hides NAME of the layers below. Something of that name in the same
+  layer is not hidden; if it is a directory, the whiteout makes it opaque.
+- ``dir/.wh..wh..opq`` makes ``dir`` opaque: what the layers below have in it is hidden.
+- Other names that begin with ``.wh..wh.`` are bookkeeping, of AUFS or of a store, and are no one's.
+
+Two marks are joinfs's own and stand in the metadata of a directory:
+
+- ``joinfs.redirect``: below this layer the directory goes on under that key. It outranks a whiteout of
+  the directory's name. (A renamed merged directory.)
+- ``joinfs.whiteouts``: a list of hidden names that are too long to have ``.wh.`` put before them.
+
+Layers may also carry the kernel's overlayfs marks, which are read and never written: a character device
+0/0 is a whiteout; ``{user,trusted}.overlay.opaque`` is ``y`` on an opaque directory, or ``x`` on one
+whose empty files with ``{user,trusted}.overlay.whiteout`` are whiteouts.
+
+See Also:
+    OCI image-spec, layer.md, Whiteouts; Documentation/filesystems/overlayfs.rst.
+"""
+
+import stat as stat_module
+from typing import NamedTuple
+
+from joinfs.errors import InvalidKey
+from joinfs.stores import Stat, Store
+from joinfs.stores.keys import MAX_NAME, check_key
+from joinfs.stores.metadata import RESERVED
+from joinfs.stores.value import Metadata, new_stat
+
+PREFIX = ".wh."
+BOOKKEEPING = ".wh..wh."
+OPAQUE = ".wh..wh..opq"
+REDIRECT = RESERVED + "redirect"
+LONG_WHITEOUTS = RESERVED + "whiteouts"
+OVERLAY = "overlay."
+TRUSTED_OVERLAY = "trusted.overlay."
+WHITEOUT_MODE = stat_module.S_IFREG | 0o600
+
+
+class Marks(NamedTuple):
+    """What a layer's directory says about the layers below it.
+
+    Attributes:
+        opaque: They are hidden in it.
+        redirect: They have it under this key instead.
+        long_whiteouts: Names hidden in them, too long for a whiteout of their own.
+        empty_files: Empty files in it may be overlayfs whiteouts.
+    """
+
+    opaque: bool = False
+    redirect: str | None = None
+    long_whiteouts: frozenset[str] = frozenset()
+    empty_files: bool = False
+
+
+NO_MARKS = Marks()
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a name is for marks, so that nothing can be called that in a join."""
+    return name.startswith(PREFIX)
+
+
+def check_not_reserved(key: str) -> None:
+    """Raise ``InvalidKey`` if a component of ``key`` is a name for marks."""
+    if PREFIX in key and any(is_reserved(name) for name in key.split("/")):
+        raise InvalidKey(f"{key!r}: names that begin with {PREFIX!r} are reserved for whiteouts; use another name")
+
+
+def hidden_name(name: str) -> str | None:
+    """The name that an entry called ``name`` hides, if it is a whiteout."""
+    if not name.startswith(PREFIX) or name.startswith(BOOKKEEPING):
+        return None
+    return name.removeprefix(PREFIX)
+
+
+def fits(name: str) -> bool:
+    """Whether the whiteout of ``name`` is not too long to be a name itself."""
+    return len((PREFIX + name).encode("utf-8", "surrogateescape")) <= MAX_NAME
+
+
+def is_overlay_whiteout(store: Store, key: str, stat: Stat, marks: Marks) -> bool:
+    """Whether the entry at ``key`` is a whiteout in the kernel's spelling."""
+    if stat.kind == stat_module.S_IFCHR:
+        return stat.rdev == 0
+    if not (marks.empty_files and stat.is_file and stat.size == 0):
+        return False
+    return OVERLAY + "whiteout" in store.get_metadata(key) or TRUSTED_OVERLAY + "whiteout" in store.get_xattrs(key)
+
+
+def read_marks(store: Store, directory: str) -> Marks:
+    """Answer the marks of a layer's directory.
+
+    Raises:
+        KeyError: The layer has no such directory.
+    """
+    metadata = store.get_metadata(directory)
+    opaque = _overlay_opaque(store, directory, metadata)
+    long_whiteouts = metadata.get(LONG_WHITEOUTS, ())
+    if not metadata and not opaque and not store.exists(directory + OPAQUE):
+        return NO_MARKS
+    return Marks(
+        opaque == "y" or store.exists(directory + OPAQUE),
+        _redirect(metadata),
+        frozenset(name for name in long_whiteouts if isinstance(name, str)),
+        opaque == "x",
+    )
+
+
+def white_out(store: Store, directory: str, name: str) -> None:
+    """Hide ``name`` of the layers below; nothing changes if it is hidden already."""
+    if fits(name):
+        store.put(directory + PREFIX + name, new_stat(WHITEOUT_MODE))
+        return
+    _set_long_whiteouts(store, directory, _long_whiteouts(store, directory) | {name})
+
+
+def remove_whiteout(store: Store, directory: str, name: str) -> None:
+    """Take back what ``white_out`` did.
+
+    Raises:
+        KeyError: ``name`` is not whited out.
+    """
+    if fits(name):
+        store.delete(directory + PREFIX + name)
+    else:
+        _set_long_whiteouts(store, directory, _long_whiteouts(store, directory) - {name})
+
+
+def is_whited_out(store: Store, directory: str, name: str) -> bool:
+    """Whether the layer has a whiteout of ``name`` of its own, in the spelling that is written."""
+    if fits(name):
+        return store.exists(directory + PREFIX + name)
+    return name in _long_whiteouts(store, directory)
+
+
+def make_opaque(store: Store, directory: str) -> None:
+    """Hide what the layers below have in ``directory``."""
+    store.put(directory + OPAQUE, new_stat(WHITEOUT_MODE))
+
+
+def unmarked(metadata: Metadata) -> Metadata:
+    """The metadata that is the user's: without joinfs's names and overlayfs's."""
+    if not metadata:
+        return metadata
+    return {name: value for name, value in metadata.items() if not name.startswith((RESERVED, OVERLAY))}
+
+
+def unmarked_xattrs(xattrs: dict[str, bytes]) -> dict[str, bytes]:
+    """The extended attributes without overlayfs's marks."""
+    return {name: value for name, value in xattrs.items() if not name.startswith(TRUSTED_OVERLAY)}
+
+
+def _overlay_opaque(store: Store, directory: str, metadata: Metadata) -> str:
+    if not store.capabilities.xattrs:
+        return str(metadata.get(OVERLAY + "opaque", ""))
+    trusted = store.get_xattrs(directory).get(TRUSTED_OVERLAY + "opaque", b"")
+    return trusted.decode("latin-1") or str(metadata.get(OVERLAY + "opaque", ""))
+
+
+def _redirect(metadata: Metadata) -> str | None:
+    """The redirect, unless it is nothing that a directory can be called: then there is nothing below."""
+    redirect = metadata.get(REDIRECT)
+    if not isinstance(redirect, str) or not redirect.endswith("/"):
+        return None
+    try:
+        check_key(redirect)
+    except InvalidKey:
+        return None
+    return redirect
+
+
+def _long_whiteouts(store: Store, directory: str) -> frozenset[str]:
+    return read_marks(store, directory).long_whiteouts
+
+
+def _set_long_whiteouts(store: Store, directory: str, names: frozenset[str]) -> None:
+    metadata = store.get_metadata(directory)
+    metadata.pop(LONG_WHITEOUTS, None)
+    store.set_metadata(directory, {**metadata, **({LONG_WHITEOUTS: sorted(names)} if names else {})})

@@ -1,0 +1,301 @@
+"""Writing to a join: everything goes into the first store, and nothing of it can be half done.
+
+Each change is a row of writes to the first store of which exactly one is seen by who looks at the join.
+Whatever must hold before or after it is written before or after it, in an order that leaves, wherever
+it is cut off, the old state or the new one. What makes this possible is that a whiteout does not hide
+what stands beside it in its own layer: so a name is whited out first, while it still stands there, and
+then deleted or moved away in one step.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from joinfs.errors import DirectoryNotEmpty, InvalidKey, IsADirectory, KeyExists, NotADirectory, Unsupported
+from joinfs.joined.copyup import copy_up
+from joinfs.joined.merge import Found, Merge, Part
+from joinfs.joined.whiteout import (
+    OVERLAY,
+    REDIRECT,
+    check_not_reserved,
+    fits,
+    is_whited_out,
+    make_opaque,
+    read_marks,
+    remove_whiteout,
+    unmarked,
+    white_out,
+)
+from joinfs.stores import Stat, Store
+from joinfs.stores.base import DEFAULT_DIRECTORY_MODE
+from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
+from joinfs.stores.metadata import RESERVED
+from joinfs.stores.value import Metadata, new_stat
+
+
+class Writing(Store):
+    """The writing half of JoinedStore."""
+
+    _upper: Store
+    _merge: Merge
+    _writes: contextlib.AbstractContextManager[bool]
+
+    # ---------------------------------------------------------------- what Store asks for
+
+    def _put(
+        self,
+        key: str,
+        stat: Stat,
+        data: BinaryIO | None,
+        metadata: Metadata,
+        xattrs: dict[str, bytes],
+        buffer_size: int,
+    ) -> Stat:
+        check_not_reserved(key)
+        with self._writing():
+            there = self._standing(key)
+            if there is not None and there.stat.is_directory != stat.is_directory:
+                raise (IsADirectory if there.stat.is_directory else NotADirectory)(f"{key!r} is of the other kind")
+            self._ensure_directory(split(key)[0])
+            if not stat.is_directory:
+                return self._put_value(key, there, stat, data, metadata, xattrs, buffer_size)
+            if there is None:
+                return self._make_directory(key, stat, metadata, xattrs)
+            self._copy_up(there, key)
+            return self._upper.put(key, stat, None, {**unmarked(metadata), **self._marks_of(key)}, xattrs)
+
+    def _delete(self, key: str) -> None:
+        with self._writing():
+            found = self._merge.locate(key)
+            if is_directory_key(key) and any(True for _ in self._merge.list(key)):
+                raise DirectoryNotEmpty(f"{key!r} has entries")
+            self._hide_below(key)
+            if found.index == 0:
+                if is_directory_key(key):
+                    self._clear_marks(key)
+                self._upper.delete(key)
+            if is_directory_key(key):
+                self._merge.forget()
+
+    def _set_metadata(self, key: str, metadata: Metadata) -> None:
+        with self._writing():
+            self._copy_up(self._merge.locate(key), key)
+            self._upper.set_metadata(key, {**unmarked(metadata), **self._marks_of(key)})
+
+    def _set_stat(self, key: str, changes: dict[str, int]) -> Stat:
+        with self._writing():
+            self._copy_up(self._merge.locate(key), key)
+            return self._upper.set_stat(key, **changes)
+
+    def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
+        with self._writing():
+            if not self._upper.capabilities.xattrs:
+                raise Unsupported(f"{self._upper.name} holds no extended attributes outside 'user.'")
+            self._copy_up(self._merge.locate(key), key)
+            self._upper.set_xattr(key, name, value)
+
+    def _rename(self, old: str, new: str) -> None:
+        check_not_reserved(new)
+        with self._writing():
+            found = self._merge.locate(old)
+            target = self._standing(new)
+            if old == new:
+                return
+            self._check_replaceable(target, new)
+            self._ensure_directory(split(new)[0])
+            self._make_movable(found, old)
+            if target is not None and target.stat.is_directory:
+                self._copy_up(target, new)
+                self._hide_below(new)
+                self._clear_marks(new)
+            whited_out = target is None and self._is_whited_out(new)
+            self._hide_below(old)
+            self._upper.rename(old, new)
+            if whited_out and not is_directory_key(new):
+                remove_whiteout(self._upper, *split(new))
+            if is_directory_key(old):
+                self._merge.forget()
+
+    def _exchange(self, first: str, second: str) -> None:
+        with self._writing():
+            for key in (first, second):
+                self._make_movable(self._merge.locate(key), key)
+            for key in (first, second):
+                self._hide_below(key)
+            self._upper.exchange(first, second)
+            self._merge.forget()
+
+    def _link(self, old: str, new: str) -> Stat:
+        check_not_reserved(new)
+        with self._writing():
+            found = self._merge.locate(old)
+            if not self._upper.capabilities.hard_links:
+                raise Unsupported(f"{self._upper.name} has no hard links")
+            if self._standing(new) is not None:
+                raise KeyExists(f"{new!r} is there already")
+            self._copy_up(found, old)
+            self._ensure_directory(split(new)[0])
+            whited_out = self._is_whited_out(new)
+            stat = self._upper.link(old, new)
+            if whited_out:
+                remove_whiteout(self._upper, *split(new))
+            return stat
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            with self._upper.transaction("part of a join's transaction"):
+                yield
+        finally:
+            self._merge.forget()
+
+    # ---------------------------------------------------------------- steps
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Around writes to the first store: one at a time, and known to be ours."""
+        with self._writes:
+            self._merge.parts(ROOT)
+            with self._merge.own_write():
+                yield
+
+    def _standing(self, key: str) -> Found | None:
+        """What stands at ``key``, of either kind; None if nothing does.
+
+        Raises:
+            NotADirectory: Something on the way is not a directory.
+        """
+        if key == ROOT:
+            return self._merge.locate(ROOT)
+        try:
+            return self._merge.find(key.removesuffix("/"))
+        except KeyError:
+            return None
+
+    def _copy_up(self, found: Found, key: str, with_data: bool = True) -> None:
+        """Have ``key`` in the first store, with the directories above it."""
+        if found.index == 0:
+            return
+        self._ensure_directory(split(key)[0])
+        lower_parts = self._merge.parts(key) if found.stat.is_directory else ()
+        copy_up(found, self._upper, key, with_data)
+        if found.stat.is_directory:
+            part = Part(0, self._upper, key, read_marks(self._upper, key))
+            self._merge.remember(key, (part, *lower_parts))
+
+    def _ensure_directory(self, directory: str) -> None:
+        """Have a directory of the join in the first store too: copied up, or made if it is not there.
+
+        Raises:
+            NotADirectory: Something on the way is not a directory.
+        """
+        for key in [*ancestors(directory), directory] if directory != ROOT else []:
+            try:
+                parts = self._merge.parts(key)
+            except KeyError:
+                if self._standing(key) is not None:
+                    raise NotADirectory(f"{key.removesuffix('/')!r} is not a directory") from None
+                self._make_directory(key, new_stat(DEFAULT_DIRECTORY_MODE, *self._default_owner()), {}, {})
+                continue
+            if parts[0].index > 0:
+                top = parts[0]
+                self._copy_up(Found(top.index, top.store, top.prefix, top.store.stat(top.prefix)), key)
+
+    def _make_directory(self, key: str, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes]) -> Stat:
+        """Make a directory where nothing stands; what a lower store has there stays hidden.
+
+        The whiteout beside it hides that until the directory is opaque itself.
+        """
+        whited_out = self._is_whited_out(key)
+        made = self._upper.put(key, stat, None, unmarked(metadata), xattrs)
+        if whited_out:
+            make_opaque(self._upper, key)
+            remove_whiteout(self._upper, *split(key))
+            made = self._upper.set_stat(key, mtime=made.mtime, atime=made.atime)
+        self._merge.remember(key, (Part(0, self._upper, key, read_marks(self._upper, key)),))
+        return made
+
+    def _put_value(
+        self,
+        key: str,
+        there: Found | None,
+        stat: Stat,
+        data: BinaryIO | None,
+        metadata: Metadata,
+        xattrs: dict[str, bytes],
+        buffer_size: int,
+    ) -> Stat:
+        whited_out = there is None and self._is_whited_out(key)
+        made = self._upper.put(key, stat, data, unmarked(metadata), xattrs, buffer_size)
+        if whited_out:
+            remove_whiteout(self._upper, *split(key))
+        return made
+
+    def _is_whited_out(self, key: str) -> bool:
+        """Whether the first store has a whiteout of ``key``, where nothing stands now."""
+        return self._merge.below(key) is not None and is_whited_out(self._upper, *split(key))
+
+    def _hide_below(self, key: str) -> None:
+        """White out ``key`` if lower stores have something there; what the first store has is seen still."""
+        if self._merge.below(key) is None:
+            return
+        directory, name = split(key)
+        self._ensure_directory(directory)
+        white_out(self._upper, directory, name)
+        if not fits(name):
+            self._merge.forget()
+
+    def _make_movable(self, found: Found, key: str) -> None:
+        """Have ``key`` in the first store such that it can be moved in one step.
+
+        A merged directory gets a redirect: to where its lower part is looked for now, so nothing is seen
+        of it; and there it is looked for still when the directory has moved.
+        """
+        lower_key = self._lower_key(key) if is_directory_key(key) else ROOT
+        self._copy_up(found, key)
+        if not is_directory_key(key):
+            return
+        top, *lower_parts = self._merge.parts(key)
+        if lower_parts and top.marks.redirect is None:
+            metadata = self._upper.get_metadata(key)
+            self._upper.set_metadata(key, {**metadata, REDIRECT: lower_key})
+            top = top._replace(marks=top.marks._replace(redirect=lower_key))
+            self._merge.remember(key, (top, *lower_parts))
+
+    def _lower_key(self, directory: str) -> str:
+        """The key under which the stores below the first are asked for a directory of the join."""
+        if directory == ROOT:
+            return ROOT
+        for part in self._merge.parts(directory)[:1]:
+            if part.index == 0 and part.marks.redirect is not None:
+                return part.marks.redirect
+        above, name = split(directory)
+        return f"{self._lower_key(above)}{name}/"
+
+    def _clear_marks(self, directory: str) -> None:
+        """Empty an empty directory of the first store of its marks; nothing below shows meanwhile.
+
+        Its name must be whited out already if a lower store has it: so the redirect, which outranks
+        that, goes first, and the whiteouts inside after it.
+        """
+        marks = self._marks_of(directory)
+        if marks:
+            metadata = self._upper.get_metadata(directory)
+            self._upper.set_metadata(directory, {n: v for n, v in metadata.items() if n not in marks})
+        for name, _ in tuple(self._upper.list(directory)):
+            self._upper.delete(directory + name)
+
+    def _marks_of(self, key: str) -> Metadata:
+        """The marks in the metadata of a key of the first store."""
+        if not is_directory_key(key):
+            return {}
+        metadata = self._upper.get_metadata(key)
+        return {n: v for n, v in metadata.items() if n.startswith((RESERVED, OVERLAY))}
+
+    def _check_replaceable(self, target: Found | None, new: str) -> None:
+        if target is None:
+            return
+        if target.stat.is_directory != is_directory_key(new):
+            raise (IsADirectory if target.stat.is_directory else NotADirectory)(f"{new!r} is of the other kind")
+        if target.stat.is_directory and any(True for _ in self._merge.list(new)):
+            raise DirectoryNotEmpty(f"{new!r} has entries")

@@ -1,0 +1,127 @@
+"""Stores, and opening them by URL.
+
+A URL is ``SCHEME:PATH``, with ``?ro`` at its end for a store that is to take no writes (a ``?`` or ``%``
+in the path is then spelled ``%3F``, ``%25``). Schemes are those of ``REGISTRY``, and what other packages
+register under the entry point group ``joinfs.stores``. A bare path is recognised by what it is.
+"""
+
+import difflib
+import importlib
+import os
+import zipfile
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from urllib.parse import unquote
+
+from joinfs.errors import UsageError
+from joinfs.stores.base import Store
+from joinfs.stores.value import Capabilities, Stat, Usage, Value
+
+__all__ = ["REGISTRY", "Capabilities", "Stat", "Store", "Usage", "Value", "open_store"]
+
+ENTRY_POINTS = "joinfs.stores"
+SQLITE_MAGIC = b"SQLite format 3\0"
+
+Opener = Callable[[str, bool], Store]
+
+
+def _lazily(module: str, name: str) -> Opener:
+    """An opener that imports a store's module when it is first used."""
+
+    def opener(path: str, read_only: bool) -> Store:
+        cls = getattr(importlib.import_module(f"joinfs.stores.{module}"), name)
+        store: Store = cls(path, read_only=read_only)
+        return store
+
+    return opener
+
+
+def _open_memory(path: str, read_only: bool) -> Store:
+    from joinfs.stores.memory import MemoryStore
+
+    if path or read_only:
+        raise UsageError("'memory:' stands alone: a store in memory has no path, and would stay empty if read-only")
+    return MemoryStore()
+
+
+REGISTRY: dict[str, Opener] = {
+    "dir": _lazily("directory", "DirectoryStore"),
+    "memory": _open_memory,
+    "sqlite": _lazily("sqlite", "SQLiteStore"),
+    "zip": _lazily("zip", "ZipStore"),
+}
+
+
+def open_store(spec: str | os.PathLike[str], *, read_only: bool = False, connect: bool = True) -> Store:
+    """Answer the store that a URL or a bare path means.
+
+    Args:
+        spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``memory:``, one of
+            another package's schemes, or the path of something that is there.
+        read_only: Have it take no writes, as ``?ro`` does.
+        connect: Answer it connected.
+
+    Raises:
+        UsageError: There is no such scheme, or nothing (known) at the path.
+        StoreUnavailable, CorruptStore: As ``Store.connect``.
+    """
+    text = os.fspath(spec)
+    scheme, colon, rest = text.partition(":")
+    # A path that is there is a path, also when it has a colon in its name.
+    if not colon or "/" in scheme or os.path.lexists(text):
+        opener, path = REGISTRY[recognise(text)], text
+    else:
+        opener = _opener(scheme)
+        path, read_only = _path_and_query(rest, read_only)
+    store = opener(path, read_only)
+    if connect:
+        store.connect()
+    return store
+
+
+def recognise(path: str) -> str:
+    """Answer the scheme for what is at ``path``.
+
+    Raises:
+        UsageError: Nothing is there, or nothing that joinfs can tell.
+    """
+    if os.path.isdir(path):
+        return "dir"
+    if not os.path.exists(path):
+        hint = f"; 'sqlite:{path}' makes a new one" if Path(path).suffix in {".db", ".sqlite", ".sqlite3"} else ""
+        raise UsageError(f"there is no store at {path}{hint}")
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC:
+                return "sqlite"
+        if zipfile.is_zipfile(path):
+            return "zip"
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    raise UsageError(
+        f"{path} is neither a directory, nor an SQLite database, nor a zip archive; if it is one and damaged, "
+        f"say which with 'sqlite:{path}' or 'zip:{path}'"
+    )
+
+
+def _opener(scheme: str) -> Opener:
+    if scheme in REGISTRY:
+        return REGISTRY[scheme]
+    others = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if scheme in others:
+        opener: Opener = others[scheme].load()
+        return opener
+    known = sorted([*REGISTRY, *others])
+    near = difflib.get_close_matches(scheme, known, 1)
+    meant = f"; did you mean '{near[0]}:'?" if near else ""
+    raise UsageError(f"'{scheme}:' is not a kind of store; there are {', '.join(f'{s}:' for s in known)}{meant}")
+
+
+def _path_and_query(rest: str, read_only: bool) -> tuple[str, bool]:
+    path, question, query = rest.partition("?")
+    if not question:
+        return rest, read_only
+    if query != "ro":
+        raise UsageError(f"'?{query}' is not known after a store's path; there is '?ro' (a '?' in a path is '%3F')")
+    return unquote(path), True

@@ -1,0 +1,220 @@
+"""Attributes of a file of the host: owner, mode, times, metadata and foreign extended attributes.
+
+Metadata are the attributes ``user.NAME``. Which of them are not text but other JSON values is in
+``user.joinfs.types``, a JSON list of names: an attribute alone cannot tell ``5`` from ``"5"``.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import stat as stat_module
+from typing import Any
+
+from joinfs.errors import NoSuchAttribute, Unsupported
+from joinfs.stores.metadata import from_bytes, to_bytes
+from joinfs.stores.value import Metadata, Stat
+
+_USER = "user."
+_TYPES = "user.joinfs.types"
+_NOT_KEPT = {errno.ENOTSUP, errno.EPERM, errno.EACCES}
+Place = str | bytes | int
+
+
+def _xattr_name(name: str) -> bytes:
+    return (_USER + name).encode("utf-8", "surrogateescape")
+
+
+def _text(name: str | bytes) -> str:
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def _through(descriptor: int) -> str:
+    """A path to what a descriptor is open on, also where it was opened with ``O_PATH``."""
+    return f"/proc/self/fd/{descriptor}"
+
+
+def _inside(directory: int, name: bytes) -> bytes:
+    """A path to a name in a directory, for calls that have no variant for descriptors."""
+    return f"/proc/self/fd/{directory}/".encode() + name
+
+
+class FileAttributes:
+    """Reads and writes them. Files are given by descriptor, or by directory and name where they may be symlinks."""
+
+    def __init__(self, store_name: str) -> None:
+        self._store_name = store_name
+
+    def are_kept_by(self, descriptor: int) -> bool:
+        """Whether the file system of ``descriptor`` has ``user.`` attributes at all."""
+        try:
+            os.getxattr(descriptor, _TYPES)
+        except OSError as error:
+            return error.errno not in {errno.ENOTSUP, errno.ENOSYS}
+        return True
+
+    # ---------------------------------------------------------------- reading
+
+    def _all(self, place: Place, prefix_wanted: bool) -> dict[str, bytes]:
+        """The attributes in ``user.``, or those outside it."""
+        follow = {} if isinstance(place, int) else {"follow_symlinks": False}
+        found = {}
+        try:
+            names = os.listxattr(place, **follow)
+        except OSError as error:
+            if error.errno == errno.ENOTSUP:
+                return {}
+            raise
+        for raw in names:
+            name = _text(raw)
+            if name.startswith(_USER) == prefix_wanted:
+                with contextlib.suppress(OSError):  # gone since, or not ours to read
+                    found[name] = os.getxattr(place, raw, **follow)
+        return found
+
+    def metadata(self, directory: int, name: bytes, stat: Stat) -> Metadata:
+        """The metadata of a name; symlinks and special files have none."""
+        if not (stat.is_file or stat.is_directory):
+            return {}
+        return self._decoded(self._all(_inside(directory, name), prefix_wanted=True))
+
+    def _decoded(self, raw: dict[str, bytes]) -> Metadata:
+        typed: list[str] = []
+        with contextlib.suppress(ValueError):
+            typed = json.loads(raw.pop(_TYPES, b"[]"))
+        return {
+            name.removeprefix(_USER): _json_or_text(data) if name.removeprefix(_USER) in typed else from_bytes(data)
+            for name, data in raw.items()
+        }
+
+    def foreign(self, directory: int, name: bytes) -> dict[str, bytes]:
+        """The attributes of a name outside ``user.``."""
+        return self._all(_inside(directory, name), prefix_wanted=False)
+
+    # ---------------------------------------------------------------- writing
+
+    def apply(self, descriptor: int, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes]) -> None:
+        """Give an open file owner, mode, attributes and times, in the order in which they survive each other."""
+        native = os.fstat(descriptor)
+        if (native.st_uid, native.st_gid) != (stat.uid, stat.gid):
+            with contextlib.suppress(PermissionError):
+                os.fchown(descriptor, stat.uid, stat.gid)
+        os.fchmod(descriptor, stat_module.S_IMODE(stat.mode))
+        for name, data in self._encoded(metadata).items():
+            self._set(descriptor, name, data)
+        self._set_all_foreign(descriptor, xattrs)
+        os.utime(descriptor, ns=(stat.atime, stat.mtime))
+
+    def apply_at(
+        self, directory: int, name: bytes, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes]
+    ) -> None:
+        """The same for a name that is new, and may be a symlink or a special file."""
+        if stat.is_directory:
+            descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+            try:
+                self.apply(descriptor, stat, metadata, xattrs)
+            finally:
+                os.close(descriptor)
+            return
+        with contextlib.suppress(PermissionError):
+            os.chown(name, stat.uid, stat.gid, dir_fd=directory, follow_symlinks=False)
+        if not stat.is_symlink:
+            os.chmod(_inside(directory, name), stat_module.S_IMODE(stat.mode))
+        self._set_all_foreign(_inside(directory, name), xattrs)
+        os.utime(name, ns=(stat.atime, stat.mtime), dir_fd=directory, follow_symlinks=False)
+
+    def _set_all_foreign(self, place: Place, xattrs: dict[str, bytes]) -> None:
+        """Set what the host lets us; the rest is left out, as ``Store.put`` says."""
+        follow = {} if isinstance(place, int) else {"follow_symlinks": False}
+        for name, value in xattrs.items():
+            try:
+                os.setxattr(place, name, value, **follow)
+            except OSError as error:
+                if error.errno not in _NOT_KEPT:
+                    raise
+
+    def _encoded(self, metadata: Metadata) -> dict[bytes, bytes]:
+        encoded = {_xattr_name(name): to_bytes(value) for name, value in metadata.items()}
+        typed = sorted(name for name, value in metadata.items() if not isinstance(value, str))
+        if typed:
+            encoded[_TYPES.encode()] = json.dumps(typed).encode()
+        return encoded
+
+    def _set(self, place: Place, name: bytes, data: bytes) -> None:
+        try:
+            os.setxattr(place, name, data)
+        except OSError as error:
+            if error.errno in {errno.ENOTSUP, errno.EPERM}:
+                raise Unsupported(f"{self._store_name} cannot hold metadata here") from error
+            raise
+
+    def replace_metadata(self, descriptor: int, metadata: Metadata) -> None:
+        """Make ``metadata`` the whole metadata of a file; after a failure it has the old."""
+        place = _through(descriptor)
+        if metadata and stat_module.S_IFMT(os.fstat(descriptor).st_mode) not in {stat_module.S_IFREG, stat_module.S_IFDIR}:
+            raise Unsupported(f"{self._store_name} holds no metadata on symlinks and special files")
+        if stat_module.S_ISLNK(os.fstat(descriptor).st_mode):
+            return
+        old = {name.encode("utf-8", "surrogateescape"): data for name, data in self._all_through(place).items()}
+        try:
+            self._make(place, old, self._encoded(metadata))
+        except BaseException:
+            now = {name.encode("utf-8", "surrogateescape"): data for name, data in self._all_through(place).items()}
+            self._make(place, now, old)
+            raise
+
+    def _all_through(self, place: str) -> dict[str, bytes]:
+        found = {}
+        for raw in os.listxattr(place):
+            if _text(raw).startswith(_USER):
+                found[_text(raw)] = os.getxattr(place, raw)
+        return found
+
+    def _make(self, place: str, old: dict[bytes, bytes], new: dict[bytes, bytes]) -> None:
+        """Removing comes first: the room for attributes is small."""
+        for name in old.keys() - new.keys():
+            os.removexattr(place, name)
+        for name, data in new.items():
+            if old.get(name) != data:
+                self._set(place, name, data)
+
+    def change(self, descriptor: int, directory: int, name: bytes, changes: dict[str, int]) -> None:
+        """Change owner, mode and times of what an ``O_PATH`` descriptor is on; it is ``name`` in ``directory``."""
+        symlink = stat_module.S_ISLNK(os.fstat(descriptor).st_mode)
+        if "uid" in changes or "gid" in changes:
+            owner = (changes.get("uid", -1), changes.get("gid", -1))
+            if symlink:
+                os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
+            else:
+                os.chown(_through(descriptor), *owner)
+        if "mode" in changes and not symlink:
+            os.chmod(_through(descriptor), stat_module.S_IMODE(changes["mode"]))
+        if "atime" in changes or "mtime" in changes:
+            native = os.fstat(descriptor)
+            times = (changes.get("atime", native.st_atime_ns), changes.get("mtime", native.st_mtime_ns))
+            if symlink:
+                os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
+            else:
+                os.utime(_through(descriptor), ns=times)
+
+    def set_foreign(self, directory: int, file_name: bytes, name: str, value: bytes | None) -> None:
+        """Set or remove (None) one attribute outside ``user.``."""
+        place = _inside(directory, file_name)
+        try:
+            if value is None:
+                os.removexattr(place, name, follow_symlinks=False)
+            else:
+                os.setxattr(place, name, value, follow_symlinks=False)
+        except OSError as error:
+            if error.errno == errno.ENODATA:
+                raise NoSuchAttribute(name) from error
+            if error.errno == errno.ENOTSUP:
+                raise Unsupported(f"{self._store_name} cannot hold {name}") from error
+            raise
+
+
+def _json_or_text(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return from_bytes(data)

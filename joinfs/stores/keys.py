@@ -1,0 +1,52 @@
+"""Keys: what is one, and how they nest.
+
+A key is components joined by ``/``. A directory's key ends in ``/``; the root's is the empty string.
+A component is what a file can be called on Linux: 1 to 255 bytes, without NUL or ``/``, and not ``.``
+or ``..``. Bytes that are not UTF-8 stand in a ``str`` as ``surrogateescape`` puts them. Stores whose
+medium has other keys too spell those with :mod:`joinfs.stores.escape`.
+"""
+
+from joinfs.errors import InvalidKey, NameTooLong
+
+ROOT = ""
+MAX_NAME = 255
+
+
+def check_name(name: str) -> None:
+    """Raise ``InvalidKey`` (or ``NameTooLong``) unless ``name`` can be one component of a key."""
+    if name in {"", ".", ".."} or "\0" in name or "/" in name:
+        raise InvalidKey(f"{name!r} cannot be part of a key: use a name that is not empty, '.', '..' or has a NUL")
+    if len(name) > MAX_NAME // 4 and len(name.encode("utf-8", "surrogateescape")) > MAX_NAME:
+        raise NameTooLong(f"{name[:40]!r}... is longer than {MAX_NAME} bytes")
+
+
+def check_key(key: str) -> None:
+    """Raise ``InvalidKey`` unless ``key`` is a key; the root's and directories' included."""
+    if not isinstance(key, str):
+        raise InvalidKey(f"a key is a str, not {type(key).__name__}")
+    if key == ROOT:
+        return
+    for name in key.removesuffix("/").split("/"):
+        check_name(name)
+
+
+def is_directory_key(key: str) -> bool:
+    """Whether ``key`` is spelled as a directory's."""
+    return key == ROOT or key.endswith("/")
+
+
+def directory_key(key: str) -> str:
+    """The same place as a directory's key: ``a`` and ``a/`` both give ``a/``."""
+    return key if is_directory_key(key) else key + "/"
+
+
+def split(key: str) -> tuple[str, str]:
+    """``(key of the parent directory, name)``: ``a/b`` and ``a/b/`` give ``("a/", "b")``."""
+    parent, slash, name = key.removesuffix("/").rpartition("/")
+    return parent + slash, name
+
+
+def ancestors(key: str) -> list[str]:
+    """The keys of the directories above ``key``, outermost first, the root left out."""
+    parts = key.removesuffix("/").split("/")[:-1]
+    return ["/".join(parts[: n + 1]) + "/" for n in range(len(parts))]

@@ -1,0 +1,253 @@
+"""A store in memory: a tree of inodes, as a file system has, so that nothing a join or a mount does is foreign to it."""
+
+import contextlib
+import io
+import itertools
+import stat as stat_module
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from joinfs.errors import (
+    DirectoryNotEmpty,
+    InvalidKey,
+    IsADirectory,
+    KeyExists,
+    NoSuchAttribute,
+    NotADirectory,
+)
+from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
+from joinfs.stores.keys import is_directory_key
+from joinfs.stores.value import NANOSECONDS, Capabilities, Metadata, Stat, Value, new_stat, now
+
+
+@dataclass(slots=True)
+class _Inode:
+    stat: Stat
+    data: bytes = b""
+    metadata: Metadata = field(default_factory=dict)
+    xattrs: dict[str, bytes] = field(default_factory=dict)
+    entries: dict[str, "_Inode"] = field(default_factory=dict)
+
+
+class MemoryStore(Store):
+    """A store that lives as long as its object; disconnecting keeps what is in it.
+
+    One lock guards the tree. A transaction holds it until its end, so other threads wait and see all of
+    it or nothing, and rolls back by putting the inodes back as they were.
+    """
+
+    capabilities = Capabilities(xattrs=True, hard_links=True, transactions=True, persistent=False)
+    name = "memory:"
+
+    def __init__(self, event_manager: Any = None) -> None:
+        super().__init__(event_manager)
+        self._connected = False
+        self._lock = threading.RLock()
+        self._ids = itertools.count(1)
+        self._undo: list[Any] | None = None
+        self._root = self._new(new_stat(DEFAULT_DIRECTORY_MODE, *self._default_owner()))
+
+    def connect(self, credentials: Any = None) -> None:
+        self._connected = True
+
+    def disconnect(self) -> None:
+        self._connected = False
+
+    def is_connected(self) -> bool:
+        return self._connected
+
+    # ---------------------------------------------------------------- finding
+
+    def _new(self, stat: Stat) -> _Inode:
+        return _Inode(stat._replace(nlink=1, file_id=next(self._ids), ctime=now(), birth=now()))
+
+    def _walk(self, key: str) -> _Inode:
+        self._check_connected()
+        inode = self._root
+        for name in key.removesuffix("/").split("/") if key else ():
+            inode = inode.entries[name]
+        return inode
+
+    def _inode(self, key: str) -> _Inode:
+        with self._lock:
+            inode = self._walk(key)
+        if inode.stat.is_directory != is_directory_key(key):
+            raise KeyError(key)
+        return inode
+
+    def stat(self, key: str) -> Stat:
+        return self._inode(key).stat
+
+    def lookup(self, key: str) -> Stat:
+        with self._lock:
+            return self._walk(key).stat
+
+    def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        with self._lock:
+            entries = tuple(self._inode(prefix).entries.items())
+        return ((name, inode.stat) for name, inode in entries)
+
+    def get(self, key: str) -> Value:
+        inode = self._inode(key)
+        data, stat = inode.data, inode.stat
+        return Value(
+            lambda: io.BufferedReader(io.BytesIO(data)),  # type: ignore[arg-type]
+            inode.metadata, len(data), stat.birth / NANOSECONDS, stat.mtime / NANOSECONDS,
+        )
+
+    def get_metadata(self, key: str, select: Any = None) -> Metadata:
+        metadata = self._inode(key).metadata
+        return dict(metadata) if select is None else {n: metadata[n] for n in select if n in metadata}
+
+    def get_xattrs(self, key: str) -> dict[str, bytes]:
+        return dict(self._inode(key).xattrs)
+
+    def read(self, key: str, offset: int, size: int) -> bytes:
+        return self._inode(key).data[offset : offset + size]
+
+    # ---------------------------------------------------------------- changing
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            self._undo = undo = []
+            try:
+                yield
+            except BaseException:
+                for step in reversed(undo):
+                    step()
+                raise
+            finally:
+                self._undo = None
+
+    def _changed(self, inode: _Inode) -> None:
+        """Before an inode is changed: remember how it was, if a transaction may have to put it back."""
+        if self._undo is None:
+            return
+        old = (inode.stat, inode.data, inode.metadata, inode.xattrs, dict(inode.entries))
+
+        def put_back() -> None:
+            inode.stat, inode.data, inode.metadata, inode.xattrs, inode.entries = old
+
+        self._undo.append(put_back)
+
+    def _restat(self, inode: _Inode, **changes: int) -> None:
+        self._changed(inode)
+        inode.stat = inode.stat._replace(ctime=now(), **changes)
+
+    def _parent(self, key: str, make: bool = False) -> tuple[_Inode, str]:
+        *above, name = key.removesuffix("/").split("/")
+        inode = self._root
+        for part in above:
+            child = inode.entries.get(part)
+            if child is None:
+                if not make:
+                    raise KeyError(key)
+                child = self._new(new_stat(DEFAULT_DIRECTORY_MODE, *self._default_owner()))
+                self._enter(inode, part, child)
+            if not child.stat.is_directory:
+                raise NotADirectory(f"{part!r} in {key!r} is not a directory")
+            inode = child
+        return inode, name
+
+    def _enter(self, parent: _Inode, name: str, child: _Inode) -> None:
+        self._restat(parent, mtime=now())
+        parent.entries[name] = child
+
+    def _leave(self, parent: _Inode, name: str) -> None:
+        self._restat(parent, mtime=now())
+        child = parent.entries.pop(name)
+        if not child.stat.is_directory:
+            self._restat(child, nlink=child.stat.nlink - 1)
+
+    def _put(self, key, stat, data, metadata, xattrs, buffer_size):  # type: ignore[no-untyped-def]
+        self._check_connected()
+        content = b"" if data is None else b"".join(iter(lambda: data.read(buffer_size), b""))
+        with self._lock:
+            if key == "":
+                inode = self._root
+            else:
+                parent, name = self._parent(key, make=True)
+                inode = parent.entries.get(name)
+                if inode is None:
+                    inode = self._new(stat)
+                    self._enter(parent, name, inode)
+                elif inode.stat.is_directory != stat.is_directory:
+                    raise (IsADirectory if inode.stat.is_directory else NotADirectory)(key)
+            self._changed(inode)
+            inode.data, inode.metadata, inode.xattrs = content, metadata, xattrs
+            self._restat(inode, mode=stat.mode, uid=stat.uid, gid=stat.gid, rdev=stat.rdev,
+                         atime=stat.atime, mtime=stat.mtime, size=len(content))
+            return inode.stat
+
+    def _delete(self, key: str) -> None:
+        with self._lock:
+            inode = self._inode(key)
+            if inode.entries:
+                raise DirectoryNotEmpty(f"{key!r} has entries")
+            if key == "":
+                raise InvalidKey("the root cannot be deleted")
+            self._leave(*self._parent(key))
+
+    def _set_metadata(self, key: str, metadata: Metadata) -> None:
+        with self._lock:
+            inode = self._inode(key)
+            self._restat(inode)
+            inode.metadata = metadata
+
+    def _set_stat(self, key: str, changes: dict[str, int]) -> Stat:
+        with self._lock:
+            inode = self._inode(key)
+            if "mode" in changes:
+                changes["mode"] = inode.stat.kind | stat_module.S_IMODE(changes["mode"])
+            self._restat(inode, **changes)
+            return inode.stat
+
+    def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
+        with self._lock:
+            inode = self._inode(key)
+            xattrs = dict(inode.xattrs)
+            if value is None and xattrs.pop(name, None) is None:
+                raise NoSuchAttribute(name)
+            if value is not None:
+                xattrs[name] = value
+            self._restat(inode)
+            inode.xattrs = xattrs
+
+    def _rename(self, old: str, new: str) -> None:
+        with self._lock:
+            inode = self._inode(old)
+            target_parent, name = self._parent(new, make=True)
+            there = target_parent.entries.get(name)
+            if there is inode:
+                return
+            if there is not None:
+                if there.stat.is_directory != inode.stat.is_directory:
+                    raise (IsADirectory if there.stat.is_directory else NotADirectory)(new)
+                if there.entries:
+                    raise DirectoryNotEmpty(new)
+                self._leave(target_parent, name)
+            parent, old_name = self._parent(old)
+            self._restat(parent, mtime=now())
+            del parent.entries[old_name]
+            self._enter(target_parent, name, inode)
+            self._restat(inode)
+
+    def _exchange(self, first: str, second: str) -> None:
+        with self._lock:
+            one, other = self._inode(first), self._inode(second)
+            (p1, n1), (p2, n2) = self._parent(first), self._parent(second)
+            self._enter(p1, n1, other)
+            self._enter(p2, n2, one)
+
+    def _link(self, old: str, new: str) -> Stat:
+        with self._lock:
+            inode = self._inode(old)
+            parent, name = self._parent(new, make=True)
+            if name in parent.entries:
+                raise KeyExists(f"{new!r} is there already")
+            self._enter(parent, name, inode)
+            self._restat(inode, nlink=inode.stat.nlink + 1)
+            return inode.stat

@@ -1,0 +1,59 @@
+"""Metadata as extended attributes, and back.
+
+``metadata[NAME]`` is the attribute ``user.NAME``. A ``str`` is its text in UTF-8; any other JSON value
+is its JSON text. Bytes that are not UTF-8 are a ``str`` with ``surrogateescape``, so they survive.
+Names that begin with ``joinfs.`` are joinfs's own.
+"""
+
+import json
+from typing import Any
+
+from joinfs.errors import Unsupported
+
+RESERVED = "joinfs."
+
+
+def to_bytes(value: Any) -> bytes:
+    """Answer the attribute's bytes for a metadata value.
+
+    Raises:
+        Unsupported: The value is neither a str nor JSON.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
+    return to_json(value).encode()
+
+
+def from_bytes(data: bytes, old: Any = "") -> Any:
+    """Answer the metadata value for an attribute's bytes.
+
+    Args:
+        data: The attribute.
+        old: The value that it replaces. If that is not a str, and ``data`` is JSON of its type, the
+            value is of that type as well.
+    """
+    text = data.decode("utf-8", "surrogateescape")
+    if isinstance(old, str):
+        return text
+    try:
+        new = json.loads(text)
+    except ValueError:
+        return text
+    return new if type(new) is type(old) else text
+
+
+def to_json(value: Any) -> str:
+    """Answer ``value`` as JSON text, in ASCII.
+
+    Raises:
+        Unsupported: It is not JSON.
+    """
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise Unsupported(f"metadata must be text, or JSON values: {error}") from error
+
+
+def visible(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata without joinfs's own names."""
+    return {name: value for name, value in metadata.items() if not name.startswith(RESERVED)}

@@ -1,0 +1,159 @@
+"""The connections of a ``SQLiteStore``: which thread uses which, and what a transaction is.
+
+A connection is lent to one thread at a time. Who writes holds one from BEGIN IMMEDIATE to COMMIT, and all
+that the same thread asks for meanwhile goes through it; so a thread sees its own writes and the others do
+not. Writers of one process queue at a lock, which is fair and quick; SQLite's own waiting, which polls,
+is for those of other processes.
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+
+from joinfs.errors import NotConnected, StoreLocked, StoreUnavailable
+from joinfs.stores.sqlite_schema import connect, explained, open_database
+
+# More than this many stay open only while they are lent: each is two descriptors and its page cache.
+IDLE = 8
+
+# What a process inherited by fork: closing it would undo the locks of the process that opened it.
+_inherited: list[sqlite3.Connection] = []
+
+
+class Connections:
+    """Opens a store's file, and lends connections to it.
+
+    Args:
+        path: The file, without symlinks.
+        name: What messages call the store.
+        read_only: Do not try to open it for writing.
+        timeout: Seconds to wait for another writer.
+
+    Attributes:
+        writable: Whether the file can be written.
+
+    Raises:
+        StoreUnavailable, CorruptStore: As for ``open_database``.
+    """
+
+    def __init__(self, path: str, name: str, read_only: bool, timeout: float) -> None:
+        self._path = path
+        self._name = name
+        self._timeout = timeout
+        self._process = os.getpid()
+        self._closed = False
+        self._writer = threading.Lock()
+        self._held = threading.local()
+        first, self.writable = open_database(path, name, read_only, timeout)
+        self._idle = [first]
+
+    def is_open(self) -> bool:
+        """Whether they can be used: not after ``close``, and not in a forked process."""
+        return not self._closed and os.getpid() == self._process
+
+    def close(self) -> None:
+        """Close what is not lent; what is lent closes when it is given back."""
+        self._closed = True
+        self._close_idle()
+
+    def take(self) -> sqlite3.Connection:
+        """Answer a connection for the caller alone, until it calls ``give``."""
+        if not self.is_open():
+            raise NotConnected(f"{self._name} is not connected: call connect()")
+        # No lock here and in give: a stream that is collected gives its connection back at any moment,
+        # also in the middle of these lines. pop and append are atomic.
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return connect(self._path, self.writable, self._timeout)
+
+    def give(self, connection: sqlite3.Connection) -> None:
+        """Take a connection back; what it has not committed is rolled back."""
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            connection.close()  # which rolls back as well
+            return
+        self._idle.append(connection)
+        if self._closed:
+            self._close_idle()
+        elif len(self._idle) > IDLE:
+            self._idle.pop().close()
+
+    def _close_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                if os.getpid() == self._process:
+                    connection.close()
+                else:
+                    _inherited.append(connection)
+
+    def held(self) -> sqlite3.Connection | None:
+        """The connection on which this thread writes, if it does."""
+        connection: sqlite3.Connection | None = getattr(self._held, "connection", None)
+        return connection
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for some statements; each sees the newest state, unless this thread writes."""
+        with explained(self._name):
+            if connection := self.held():
+                yield connection
+                return
+            connection = self.take()
+            try:
+                yield connection
+            finally:
+                self.give(connection)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction. Inside another of this thread it is a part of it that fails or succeeds alone."""
+        with explained(self._name):
+            if connection := self.held():
+                with self._part(connection):
+                    yield connection
+                return
+            if not self._writer.acquire(timeout=self._timeout):
+                raise StoreLocked(f"{self._name}: another thread has been writing for {self._timeout:g} s")
+            try:
+                with self._whole() as connection:
+                    yield connection
+            finally:
+                self._writer.release()
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[sqlite3.Connection]:
+        connection = self.take()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            self._held.connection = connection
+            yield connection
+            self._check_begun(connection)
+            connection.execute("COMMIT")
+        finally:
+            self._held.connection = None
+            self.give(connection)
+
+    @contextlib.contextmanager
+    def _part(self, connection: sqlite3.Connection) -> Iterator[None]:
+        self._check_begun(connection)
+        connection.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK TO part")
+                connection.execute("RELEASE part")
+            raise
+        connection.execute("RELEASE part")
+
+    def _check_begun(self, connection: sqlite3.Connection) -> None:
+        # A full disk or an error of the medium can make SQLite roll back all by itself. What the caller
+        # does after it has caught that error must not be committed piece by piece.
+        if not connection.in_transaction:
+            raise StoreUnavailable(f"{self._name}: the transaction was undone after an error of the medium")

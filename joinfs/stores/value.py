@@ -1,0 +1,264 @@
+"""What stores answer: a key's value, its attributes, and the room that is left."""
+
+import io
+import stat as stat_module
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple, Self
+
+MEBIBYTE = 1 << 20
+NANOSECONDS = 1_000_000_000
+
+Metadata = dict[str, Any]
+
+
+class Stat(NamedTuple):
+    """The attributes of a key, as stat(2) knows them.
+
+    Attributes:
+        mode: Type and permission bits, ``S_IFREG | 0o644`` for instance.
+        size: Bytes of data; of a symlink, of its target.
+        rdev: Device number of a device node, else 0.
+        atime, mtime, ctime, birth: Nanoseconds since the epoch.
+        nlink: How many keys share the data. Stores answer 1 for a directory; the file system counts.
+        file_id: Names the data within its store where it may have several names or where the store
+            knows it for good (an inode number); None where only the key names it.
+    """
+
+    mode: int
+    size: int = 0
+    uid: int = 0
+    gid: int = 0
+    rdev: int = 0
+    atime: int = 0
+    mtime: int = 0
+    ctime: int = 0
+    birth: int = 0
+    nlink: int = 1
+    file_id: int | None = None
+
+    @property
+    def kind(self) -> int:
+        """The type bits of the mode: ``stat.S_IFDIR``, ``stat.S_IFREG``, ``stat.S_IFLNK``, ..."""
+        return stat_module.S_IFMT(self.mode)
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether this is a directory."""
+        return self.kind == stat_module.S_IFDIR
+
+    @property
+    def is_file(self) -> bool:
+        """Whether this is a regular file."""
+        return self.kind == stat_module.S_IFREG
+
+    @property
+    def is_symlink(self) -> bool:
+        """Whether this is a symbolic link; its data is the target."""
+        return self.kind == stat_module.S_IFLNK
+
+
+class Usage(NamedTuple):
+    """Room in a store, in the terms of statvfs(3): blocks of ``block_size`` bytes, and files."""
+
+    block_size: int = 4096
+    blocks: int = 0
+    blocks_free: int = 0
+    blocks_available: int = 0
+    files: int = 0
+    files_free: int = 0
+
+
+class Capabilities(NamedTuple):
+    """What a store can hold and do. What it cannot, it refuses with ``Unsupported``.
+
+    Attributes:
+        writable: Takes writes.
+        attributes: Keeps mode, owner and times.
+        metadata: Regular files and directories carry metadata.
+        metadata_on_all: So do symlinks and special files.
+        xattrs: Holds extended attributes outside ``user.``.
+        special: Holds devices, FIFOs and sockets.
+        hard_links: Several keys can share one file.
+        bytes_names: Holds names that are not UTF-8.
+        local: Regular files can be opened as local ones, with ``open_local``.
+        transactions: ``transaction`` is all or nothing.
+        persistent: Keeps its keys from one connection to the next.
+        thread_safe: May be called from several threads at once.
+    """
+
+    writable: bool = True
+    attributes: bool = True
+    metadata: bool = True
+    metadata_on_all: bool = True
+    xattrs: bool = False
+    special: bool = True
+    hard_links: bool = False
+    bytes_names: bool = True
+    local: bool = False
+    transactions: bool = False
+    persistent: bool = True
+    thread_safe: bool = True
+
+
+READ_ONLY = Capabilities(writable=False, transactions=False)
+
+
+def now() -> int:
+    """Nanoseconds since the epoch."""
+    return time.time_ns()
+
+
+def new_stat(mode: int, uid: int = 0, gid: int = 0, rdev: int = 0) -> Stat:
+    """The attributes of something that is made now."""
+    time_ns = now()
+    return Stat(mode, 0, uid, gid, rdev, time_ns, time_ns, time_ns, time_ns)
+
+
+class Value:
+    """What ``get`` answers: the data of a key, and what is known about it.
+
+    Unpacks to ``(data, metadata)``. In a ``with`` statement it gives the data stream, and closes it at
+    the end. The data is opened when it is first asked for; a stream that is open goes on answering the
+    value as it was when it was opened, whatever is written meanwhile.
+
+    Attributes:
+        metadata: A dict of the caller's own.
+        size: Bytes of data.
+        created, modified: Seconds since the epoch.
+    """
+
+    __slots__ = ("_data", "_open", "created", "metadata", "modified", "size")
+
+    def __init__(
+        self,
+        open_data: Callable[[], BinaryIO],
+        metadata: Mapping[str, Any],
+        size: int,
+        created: float = 0.0,
+        modified: float = 0.0,
+    ) -> None:
+        self._open = open_data
+        self._data: BinaryIO | None = None
+        self.metadata: Metadata = dict(metadata)
+        self.size = size
+        self.created = created
+        self.modified = modified
+
+    @property
+    def data(self) -> BinaryIO:
+        """A readable stream of the data, at its beginning when first asked for."""
+        if self._data is None:
+            self._data = self._open()
+        return self._data
+
+    def range(self, start: int | None = None, end: int | None = None) -> BinaryIO:
+        """A stream of the bytes from ``start`` up to, not including, ``end``; each may be left out."""
+        first = max(start or 0, 0)
+        last = self.size if end is None else min(end, self.size)
+        stream = self._open()
+        stream.seek(first)
+        return io.BufferedReader(_Window(stream, max(last - first, 0)))
+
+    def iterdata(self, buffer_size: int = MEBIBYTE) -> Iterator[bytes]:
+        """The data from here on, in pieces of at most ``buffer_size`` bytes."""
+        while piece := self.data.read(buffer_size):
+            yield piece
+
+    def close(self) -> None:
+        """Close the data stream, if it was opened."""
+        if self._data is not None:
+            self._data.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.data
+        yield self.metadata
+
+    def __enter__(self) -> BinaryIO:
+        return self.data
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class _Window(io.RawIOBase):
+    """The next ``left`` bytes of a stream, which it closes with itself."""
+
+    def __init__(self, stream: BinaryIO, left: int) -> None:
+        self._stream = stream
+        self._left = left
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._stream.read(min(len(buffer), self._left))
+        buffer[: len(piece)] = piece
+        self._left -= len(piece)
+        return len(piece)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class RangeStream(io.RawIOBase):
+    """A seekable stream over a function that reads ranges; wrap it in ``io.BufferedReader``.
+
+    Args:
+        read_range: ``read_range(offset, size)`` answers up to ``size`` bytes, short only at the end.
+        size: Bytes in all.
+        on_close: Called once, when the stream is closed.
+    """
+
+    def __init__(
+        self,
+        read_range: Callable[[int, int], bytes],
+        size: int,
+        on_close: Callable[[], object] | None = None,
+    ) -> None:
+        self._read_range = read_range
+        self._size = size
+        self._offset = 0
+        self._on_close = on_close
+
+    @classmethod
+    def open(
+        cls,
+        read_range: Callable[[int, int], bytes],
+        size: int,
+        on_close: Callable[[], object] | None = None,
+        buffer_size: int = 1 << 17,
+    ) -> BinaryIO:
+        """The same, buffered."""
+        return io.BufferedReader(cls(read_range, size, on_close), buffer_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"negative seek position {base + offset}")
+        self._offset = base + offset
+        return self._offset
+
+    def tell(self) -> int:
+        return self._offset
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._read_range(self._offset, len(buffer))
+        buffer[: len(piece)] = piece
+        self._offset += len(piece)
+        return len(piece)
+
+    def close(self) -> None:
+        if not self.closed and self._on_close is not None:
+            self._on_close()
+        super().close()
+
+    def __enter__(self) -> Self:
+        return self
