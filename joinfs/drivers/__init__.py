@@ -1,0 +1,39 @@
+"""Drivers: what stands between the kernel and the file system's operations."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from joinfs.config import MountOptions
+from joinfs.errors import MountError
+from joinfs.filesystem.operations import Operations
+
+
+class Driver(Protocol):
+    """A way to mount."""
+
+    def serve(
+        self, operations: Operations, mountpoint: str, options: MountOptions, on_ready: Callable[[], None]
+    ) -> None:
+        """Mount, answer the kernel until somebody unmounts, and return.
+
+        ``on_ready`` is called once, in any thread, when the mount answers. Whatever the caller of a
+        verb is to be told goes to the kernel; this raises only if there was never a mount.
+
+        Raises:
+            MountError: It could not be mounted.
+        """
+
+
+def pick(name: str) -> Driver:
+    """Answer the driver of that name; ``auto`` is the best for this machine.
+
+    Raises:
+        MountError: It needs something that is not installed.
+    """
+    try:
+        from joinfs.drivers.fusepy import FusepyDriver
+    except ModuleNotFoundError as error:
+        raise MountError("fusepy is not installed; install it with: pip install fusepy") from error
+    except OSError as error:
+        raise MountError("libfuse 2 is not installed; install it with: apt-get install libfuse2 fuse3") from error
+    return FusepyDriver()

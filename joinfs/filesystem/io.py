@@ -25,7 +25,7 @@ class FileVerbs(State):
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         truncate = bool(flags & os.O_TRUNC)
         if writing or truncate:
-            self._check_writable()
+            self.check_writable()
         content = self._content(found)
         try:
             if writing or truncate:
@@ -36,6 +36,14 @@ class FileVerbs(State):
             self._release(found, content)
             raise
         return self._files.add(FileHandle(found, content, flags))
+
+    def node_of(self, handle: int) -> int:
+        """Answer the node that a handle is open on."""
+        return self._files[handle].node.id
+
+    def is_open(self, node: int) -> bool:
+        """Whether anyone has a node open."""
+        return self._nodes[node].content is not None
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Answer up to ``size`` bytes from ``offset``; short only at the end of the file."""

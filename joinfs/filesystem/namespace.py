@@ -89,7 +89,7 @@ class NamespaceVerbs(State):
     def _make(
         self, parent: int, name: str, mode: int, caller: Caller, rdev: int = 0, target: bytes | None = None
     ) -> Entry:
-        self._check_writable()
+        self.check_writable()
         check_name(name)
         directory = self._directory(parent)
         with self._nodes.lock:
@@ -121,7 +121,7 @@ class NamespaceVerbs(State):
 
     def link(self, node: int, new_parent: int, new_name: str) -> Entry:
         """Give a file a further name; the entry is counted as by ``lookup``."""
-        self._check_writable()
+        self.check_writable()
         check_name(new_name)
         found, directory = self._nodes[node], self._directory(new_parent)
         if found.stat.is_directory:
@@ -141,7 +141,7 @@ class NamespaceVerbs(State):
 
     def unlink(self, parent: int, name: str) -> None:
         """Remove a name that is not a directory's. Who has the file open keeps it."""
-        self._check_writable()
+        self.check_writable()
         directory = self._directory(parent)
         with self._nodes.lock:
             node = self._nodes.find(directory, name)
@@ -153,7 +153,7 @@ class NamespaceVerbs(State):
 
     def rmdir(self, parent: int, name: str) -> None:
         """Remove an empty directory."""
-        self._check_writable()
+        self.check_writable()
         directory = self._directory(parent)
         with self._nodes.lock:
             node = self._nodes.find(directory, name)
@@ -178,7 +178,7 @@ class NamespaceVerbs(State):
         Args:
             flags: 0, ``RENAME_NOREPLACE`` or ``RENAME_EXCHANGE``, as renameat2(2) has them.
         """
-        self._check_writable()
+        self.check_writable()
         check_name(new_name)
         directory, new_directory = self._directory(parent), self._directory(new_parent)
         if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:

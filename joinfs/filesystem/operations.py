@@ -2,7 +2,7 @@
 
 This is what a driver calls. Node numbers, handles and tuples go in and out; what goes wrong comes out as
 ``KeyError``, a ``JoinfsError`` or an ``OSError``, which ``errors.errno_of`` turns into a number. Every
-method may be called from several threads at once.
+method may be called from several threads at once where ``is_thread_safe`` says so.
 
 The verbs are in modules by what they act on: names in ``namespace``, open files in ``io``, open
 directories in ``directories``, extended attributes in ``xattrs``; attributes are here.
@@ -60,7 +60,7 @@ class Operations(NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
             atime, mtime: Nanoseconds, or ``NOW``. None, here and above, is "leave".
             handle: An open handle on the node, if the kernel gave one.
         """
-        self._check_writable()
+        self.check_writable()
         found = self._nodes[node]
         if size is not None:
             self._truncate(found, size)
@@ -108,9 +108,14 @@ class Operations(NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
         found = self._nodes[node]
         self._nodes.refresh(found)
         if mask & os.W_OK and (found.stat.is_file or found.stat.is_directory):
-            self._check_writable()
+            self.check_writable()
         if not access_allowed(found.stat, mask & 7, caller.uid, _groups(caller)):
             raise PermissionDenied("the permission bits do not allow it")
+
+    @property
+    def is_thread_safe(self) -> bool:
+        """Whether verbs may be called from several threads at once."""
+        return self._store.capabilities.thread_safe
 
     def statfs(self) -> Usage:
         """Answer how much room there is."""

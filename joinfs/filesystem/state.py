@@ -78,7 +78,8 @@ class State:
         self._files: Handles[FileHandle] = Handles()
         self._directories: Handles[DirectoryHandle] = Handles()
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
+        """Raise ``ReadOnly`` if no change is taken."""
         if self._settings.read_only or not self._store.capabilities.writable:
             raise ReadOnly("the mount is read-only")
 

@@ -80,7 +80,7 @@ class XattrVerbs(State):
             NotPermitted: The name is joinfs's own.
             Unsupported: The first store cannot hold it.
         """
-        self._check_writable()
+        self.check_writable()
         found = self._nodes[node]
         if len(value) > MOST_BYTES:
             raise ValueTooLarge(f"{name} of {len(value)} bytes")
@@ -111,7 +111,7 @@ class XattrVerbs(State):
 
     def removexattr(self, node: int, name: str) -> None:
         """Remove an attribute; errors as for ``setxattr``."""
-        self._check_writable()
+        self.check_writable()
         found = self._nodes[node]
         with self._nodes.lock:
             if name.startswith(USER):

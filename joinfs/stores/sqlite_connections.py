@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 
 from joinfs.errors import NotConnected, StoreLocked, StoreUnavailable
-from joinfs.stores.sqlite_schema import connect, explained, open_database
+from joinfs.stores.sqlite_schema import connect, explained, open_database, shrink
 
 # More than this many stay open only while they are lent: each is two descriptors and its page cache.
 IDLE = 8
@@ -54,8 +54,10 @@ class Connections:
         return not self._closed and os.getpid() == self._process
 
     def close(self) -> None:
-        """Close what is not lent; what is lent closes when it is given back."""
+        """Close what is not lent; what is lent closes when it is given back, a stream's when it is closed."""
         self._closed = True
+        if self.writable and self._idle and os.getpid() == self._process:
+            shrink(self._idle[-1])
         self._close_idle()
 
     def take(self) -> sqlite3.Connection:
@@ -67,7 +69,7 @@ class Connections:
         try:
             return self._idle.pop()
         except IndexError:
-            return connect(self._path, self.writable, self._timeout)
+            return connect(self._path, "rw" if self.writable else "ro", self._timeout)
 
     def give(self, connection: sqlite3.Connection) -> None:
         """Take a connection back; what it has not committed is rolled back."""
@@ -111,30 +113,46 @@ class Connections:
                 self.give(connection)
 
     @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """As ``reading``, but all statements see one state."""
+        with self.reading() as connection:
+            if not connection.in_transaction:
+                connection.execute("BEGIN")  # giving it back ends it
+            yield connection
+
+    @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
+        """As ``transaction``, and ``sqlite3.Error`` inside of it is explained as well."""
+        with explained(self._name), self.transaction() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction. Inside another of this thread it is a part of it that fails or succeeds alone."""
-        with explained(self._name):
-            if connection := self.held():
-                with self._part(connection):
-                    yield connection
-                return
-            if not self._writer.acquire(timeout=self._timeout):
-                raise StoreLocked(f"{self._name}: another thread has been writing for {self._timeout:g} s")
-            try:
-                with self._whole() as connection:
-                    yield connection
-            finally:
-                self._writer.release()
+        if connection := self.held():
+            with self._part(connection):
+                yield connection
+            return
+        if not self._writer.acquire(timeout=self._timeout):
+            raise StoreLocked(f"{self._name}: another thread has been writing for {self._timeout:g} s")
+        try:
+            with self._whole() as connection:
+                yield connection
+        finally:
+            self._writer.release()
 
     @contextlib.contextmanager
     def _whole(self) -> Iterator[sqlite3.Connection]:
-        connection = self.take()
+        with explained(self._name):
+            connection = self.take()
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            with explained(self._name):
+                connection.execute("BEGIN IMMEDIATE")
             self._held.connection = connection
             yield connection
             self._check_begun(connection)
-            connection.execute("COMMIT")
+            with explained(self._name):
+                connection.execute("COMMIT")
         finally:
             self._held.connection = None
             self.give(connection)
@@ -142,7 +160,8 @@ class Connections:
     @contextlib.contextmanager
     def _part(self, connection: sqlite3.Connection) -> Iterator[None]:
         self._check_begun(connection)
-        connection.execute("SAVEPOINT part")
+        with explained(self._name):
+            connection.execute("SAVEPOINT part")
         try:
             yield
         except BaseException:
@@ -150,7 +169,8 @@ class Connections:
                 connection.execute("ROLLBACK TO part")
                 connection.execute("RELEASE part")
             raise
-        connection.execute("RELEASE part")
+        with explained(self._name):
+            connection.execute("RELEASE part")
 
     def _check_begun(self, connection: sqlite3.Connection) -> None:
         # A full disk or an error of the medium can make SQLite roll back all by itself. What the caller

@@ -31,6 +31,7 @@ PAGE_SIZE = 8192
 # What the write-ahead log is cut down to once its contents are in the database: one big value must not
 # leave a log of its own size behind.
 LOG_BYTES = 64 << 20
+SHRINK_BYTES = 256 << 20
 
 SCHEMA = """
 -- What has attributes. Never reused: an id that was seen once means the same file for ever (st_ino).
@@ -142,7 +143,7 @@ def open_database(path: str, name: str, read_only: bool, timeout: float) -> tupl
     """
     writable = _can_write(path, name, read_only)
     with explained(name):
-        connection = connect(path, writable, timeout)
+        connection = connect(path, "rwc" if writable else "ro", timeout)
         try:
             if _is_new(connection):
                 _create(connection, name, writable, timeout)
@@ -155,15 +156,20 @@ def open_database(path: str, name: str, read_only: bool, timeout: float) -> tupl
     return connection, writable
 
 
-def connect(path: str, writable: bool, timeout: float) -> sqlite3.Connection:
+def connect(path: str, mode: str, timeout: float) -> sqlite3.Connection:
     """Answer a further connection to a file that was opened with :func:`open_database`.
+
+    Args:
+        path: The file.
+        mode: ``ro`` or ``rw``; ``rwc`` makes the file.
+        timeout: Seconds to wait for another writer.
 
     Raises:
         sqlite3.Error: As SQLite reports it.
     """
-    mode = "mode=rwc" if writable else _reading_mode(path)
+    how = "immutable=1" if mode == "ro" and _is_left_alone(path) else f"mode={mode}"
     connection = sqlite3.connect(
-        f"file:{urllib.parse.quote(os.fsencode(path))}?{mode}",
+        f"file:{urllib.parse.quote(os.fsencode(path))}?{how}",
         uri=True,
         timeout=timeout,
         isolation_level=None,
@@ -178,15 +184,26 @@ def connect(path: str, writable: bool, timeout: float) -> sqlite3.Connection:
     return connection
 
 
-def _reading_mode(path: str) -> str:
-    """``immutable`` for a file beside which SQLite can make no log, and beside which there is none.
+def _is_left_alone(path: str) -> bool:
+    """Whether SQLite can make no log beside the file, and there is none: nobody has it open for writing.
 
-    Without a log nobody has the file open for writing, and SQLite refuses a database in WAL mode if it can
-    neither find nor make the files that go with it.
+    SQLite refuses a database in WAL mode if it can neither find nor make the files that go with it,
+    unless it is told that the file does not change.
     """
-    directory = os.path.dirname(path)
-    closed = not os.access(directory, os.W_OK, effective_ids=True) and not os.path.exists(path + "-wal")
-    return "immutable=1" if closed else "mode=ro"
+    room = os.access(os.path.dirname(path), os.W_OK, effective_ids=True)
+    return not room and not os.path.exists(path + "-wal")
+
+
+def shrink(connection: sqlite3.Connection) -> None:
+    """Give room back to the host if a quarter of the file is unused, unless somebody is writing.
+
+    At most SHRINK_BYTES, since pages may have to be moved; the rest is for the next time, or for new data.
+    """
+    with contextlib.suppress(sqlite3.Error):  # the file stays as large as it is, no more
+        if _pragma(connection, "freelist_count") * 4 > _pragma(connection, "page_count"):
+            connection.execute("PRAGMA busy_timeout = 0")
+            # By executescript, since execute would stop after the first page.
+            connection.executescript(f"PRAGMA incremental_vacuum({SHRINK_BYTES // PAGE_SIZE})")
 
 
 def _can_write(path: str, name: str, read_only: bool) -> bool:

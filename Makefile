@@ -1,0 +1,45 @@
+# make demo    mount three stores as one directory and show it
+# make test    run every test
+# make check   ruff, mypy --strict, import-linter
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MOUNTING := fuse3 libfuse2
+TESTING := git rsync attr acl sqlite3 tar
+
+.PHONY: demo test check clean mounting testing
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/installed mounting
+	@$(BIN)/python -m joinfs.demo
+
+test: $(VENV)/tested mounting testing
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/tested
+	$(BIN)/ruff check joinfs tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "joinfs needs Python 3.11 or newer; say which with: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "making a virtual environment failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/tested: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test,check]'
+	@touch $@ $(VENV)/installed
+
+# libfuse2 is called libfuse2t64 on newer Ubuntus.
+mounting:
+	@sh -c '. ./.ci/packages; need "$(MOUNTING)"'
+
+testing:
+	@sh -c '. ./.ci/packages; need "$(TESTING)"'
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,98 @@
+"""The command: arguments in; messages and exit codes out.
+
+Exit codes: 0 done; 1 it could not be done, with one sentence on standard error; 2 it was not asked for
+properly.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from joinfs import __version__
+from joinfs.config import DRIVERS, MountConfig, parse_options, parse_store
+from joinfs.errors import JoinfsError, UsageError
+from joinfs.mount import end, log_to, serve, start
+from joinfs.mountpoint import check_machine, check_mountpoint
+
+MOUNT_EXAMPLE = """\
+STORE is a URL (dir:PATH, sqlite:PATH, zip:PATH, memory:), the path of a directory, database or archive, or
+NAME=URL. The first has priority and takes the writes.
+
+example:
+  joinfs mount sqlite:changes.db ~/data archive.zip /mnt/data
+"""
+UMOUNT_EXAMPLE = """\
+example:
+  joinfs umount /mnt/data
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    top = argparse.ArgumentParser(prog="joinfs", description="Join stores and mount the result as a directory.")
+    top.add_argument("--version", action="version", version=f"joinfs {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    form = argparse.RawDescriptionHelpFormatter
+    mount = commands.add_parser("mount", help="mount stores, joined", epilog=MOUNT_EXAMPLE, formatter_class=form)
+    mount.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground")
+    mount.add_argument("-o", dest="options", metavar="OPT[,OPT...]", action="append", default=[], help="mount options: ro, allow_other, attr_timeout=SECONDS, ...")
+    mount.add_argument("--driver", choices=DRIVERS, default="auto", help="how to speak to the kernel")
+    mount.add_argument("--read-only", action="store_true", help="take no changes; the same as -o ro")
+    mount.add_argument("--log-file", metavar="F", help="where the server writes its log")
+    mount.add_argument("stores", metavar="STORE", nargs="+", help="what to join")
+    mount.add_argument("mountpoint", metavar="MOUNTPOINT", help="an empty directory, as a rule")
+    umount = commands.add_parser("umount", help="unmount, and wait until all is committed", epilog=UMOUNT_EXAMPLE, formatter_class=form)
+    umount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and answer its exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        if given.command == "mount":
+            _mount(_config(given))
+        else:
+            end(given.mountpoint)
+    except (JoinfsError, OSError) as error:
+        print(f"joinfs: {_sentence(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _config(given: argparse.Namespace) -> MountConfig:
+    try:
+        options = parse_options([*given.options, *(["ro"] if given.read_only else [])])
+        stores = tuple(parse_store(text) for text in given.stores)
+    except UsageError as error:
+        print(f"joinfs: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    log_file = None if given.log_file is None else os.path.abspath(given.log_file)
+    return MountConfig(
+        stores=stores,
+        mountpoint=os.path.abspath(given.mountpoint),
+        options=options,
+        driver=given.driver,
+        foreground=given.foreground,
+        log_file=log_file,
+    )
+
+
+def _mount(config: MountConfig) -> None:
+    # Before the server leaves the terminal, and the directory that relative paths are relative to.
+    check_mountpoint(config.mountpoint)
+    check_machine(config.options.allow_other)
+    if config.foreground:
+        log_to(config.log_file)
+        serve(config, lambda: None)
+    else:
+        start(config)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}"
+    return " ".join(str(error).split())

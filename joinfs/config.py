@@ -1,0 +1,133 @@
+"""What a mount is asked to be: store specs and mount options, parsed. No I/O happens here."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from joinfs.errors import UsageError
+
+DRIVERS = ("auto", "fusepy")
+_NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*)=(.+)", re.DOTALL)
+
+
+class StoreSpec(NamedTuple):
+    """A store as it was asked for: ``name`` is what messages and attributes call it, if it was given one."""
+
+    url: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MountOptions:
+    """How to mount.
+
+    Attributes:
+        read_only: Take no changes.
+        allow_other: Let other users in; None is "if root mounts".
+        suid, dev, exec: Honour set-user-ID bits, devices, executables.
+        atime: Let the kernel ask for access times.
+        attr_timeout, entry_timeout: Seconds for which the kernel believes attributes, and names.
+        negative_timeout: Seconds for which the kernel believes that a name is not there.
+        fsname: What mount(8) shows as the source.
+    """
+
+    read_only: bool = False
+    allow_other: bool | None = None
+    suid: bool = False
+    dev: bool = False
+    exec: bool = True
+    atime: bool = False
+    attr_timeout: float = 1.0
+    entry_timeout: float = 1.0
+    negative_timeout: float = 0.0
+    fsname: str = "joinfs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MountConfig:
+    """A whole mount: the stores in their order, where, and how."""
+
+    stores: tuple[StoreSpec, ...]
+    mountpoint: str
+    options: MountOptions = MountOptions()
+    driver: str = "auto"
+    foreground: bool = False
+    log_file: str | None = None
+
+
+def parse_store(text: str) -> StoreSpec:
+    """Parse ``URL``, a path, or ``NAME=URL``; a path that looks like the last begins with ``./``."""
+    named = _NAMED.fullmatch(text)
+    spec = StoreSpec(named[2], named[1]) if named else StoreSpec(text)
+    if not spec.url:
+        raise UsageError("a store is a URL or a path, and this one is empty")
+    return spec
+
+
+def _seconds(name: str, value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(f"-o {name}={value}: give a number of seconds, 0 or more")
+    return seconds
+
+
+def _word(name: str, value: str) -> str:
+    if not value or "," in value:
+        raise UsageError(f"-o {name}=: give a name without commas")
+    return value
+
+
+_FLAGS: dict[str, dict[str, Any]] = {
+    "ro": {"read_only": True},
+    "rw": {"read_only": False},
+    "allow_other": {"allow_other": True},
+    "noallow_other": {"allow_other": False},
+    "suid": {"suid": True},
+    "nosuid": {"suid": False},
+    "dev": {"dev": True},
+    "nodev": {"dev": False},
+    "exec": {"exec": True},
+    "noexec": {"exec": False},
+    "atime": {"atime": True},
+    "noatime": {"atime": False},
+    "default_permissions": {},  # always so
+}
+_VALUES: dict[str, Callable[[str, str], Any]] = {
+    "attr_timeout": _seconds,
+    "entry_timeout": _seconds,
+    "negative_timeout": _seconds,
+    "fsname": _word,
+}
+
+
+def parse_options(texts: Iterable[str], options: MountOptions | None = None) -> MountOptions:
+    """Parse what followed each ``-o``: options with commas between them, later ones outranking earlier.
+
+    Raises:
+        UsageError: One is not known, or its value makes no sense.
+    """
+    options = options or MountOptions()
+    for text in ",".join(texts).split(","):
+        if text:
+            options = replace(options, **_parse_option(text))
+    return options
+
+
+def _parse_option(text: str) -> dict[str, Any]:
+    name, equals, value = text.partition("=")
+    if name in _FLAGS:
+        if equals:
+            raise UsageError(f"-o {name} takes no value")
+        return _FLAGS[name]
+    if name in _VALUES:
+        if not equals:
+            raise UsageError(f"-o {name} needs a value: {name}=...")
+        return {name: _VALUES[name](name, value)}
+    near = difflib.get_close_matches(name, [*_FLAGS, *_VALUES], 1)
+    meant = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted([*_FLAGS, *_VALUES]))}"
+    raise UsageError(f"-o {name} is not an option of joinfs; {meant}")

@@ -1,0 +1,264 @@
+"""The composition root: opens stores, joins them, mounts the result, and takes it all down again."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+
+from joinfs.config import MountConfig, MountOptions, StoreSpec, parse_options
+from joinfs.drivers import pick
+from joinfs.errors import JoinfsError, MountError
+from joinfs.filesystem.operations import Operations, Settings
+from joinfs.joined.store import JoinedStore
+from joinfs.mountpoint import check_apart, check_machine, check_mountpoint, locked, note_of, unmount
+from joinfs.stores import Store, open_store
+
+log = logging.getLogger(__name__)
+
+STARTED = b"ready"
+
+
+def open_join(specs: tuple[StoreSpec, ...]) -> JoinedStore:
+    """Answer the join of some stores; not connected yet.
+
+    Raises:
+        UsageError: One of them is not there, or of no known kind.
+    """
+    stores = []
+    for spec in specs:
+        store = open_store(spec.url, connect=False)
+        store.name = spec.name or store.name
+        stores.append(store)
+    return JoinedStore(stores)
+
+
+# -------------------------------------------------------------------- in this process
+
+
+@contextlib.contextmanager
+def mount(store: Store, mountpoint: str | os.PathLike[str], *, driver: str = "auto", **options: object) -> Iterator[str]:
+    """Mount a store for the length of a ``with`` block, served by a thread of this process.
+
+    What Python writes to ``store`` meanwhile shows in the mount.
+
+    Args:
+        store: Any store; connected for as long if it is not.
+        mountpoint: A directory.
+        driver: ``auto`` or ``fusepy``.
+        **options: As for ``-o``: ``ro=True``, ``allow_other=True``, ``attr_timeout=0``, ...
+
+    Yields:
+        The real path of the mountpoint.
+
+    Raises:
+        UsageError: The mountpoint or an option is no good.
+        MountError: The machine would not mount; or, at the end, the mount is in use, and stays.
+        StoreError, OSError: At the end: something could not be committed.
+    """
+    texts = [name if value is True else f"{name}={value}" for name, value in options.items() if value is not False]
+    config = MountConfig(stores=(), mountpoint=os.fspath(mountpoint), options=parse_options(texts), driver=driver)
+    place = check_mountpoint(config.mountpoint)
+    check_machine(config.options.allow_other)
+    check_apart(store, place)
+    with contextlib.ExitStack() as closing:
+        if not store.is_connected():
+            closing.enter_context(store)
+        operations = closing.enter_context(_operations(store, config.options))
+        closing.enter_context(_served_by_thread(operations, place, config))
+        yield place
+
+
+@contextlib.contextmanager
+def _served_by_thread(operations: Operations, mountpoint: str, config: MountConfig) -> Iterator[None]:
+    started, failed = threading.Event(), list[BaseException]()
+
+    def serve() -> None:
+        try:
+            pick(config.driver).serve(operations, mountpoint, config.options, started.set)
+        except BaseException as error:  # handed to the thread that waits
+            failed.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=serve, name=f"joinfs {mountpoint}", daemon=True)
+    thread.start()
+    started.wait()
+    if failed:
+        raise failed[0]
+    try:
+        yield
+    finally:
+        if thread.is_alive():
+            unmount(mountpoint)
+        thread.join()
+
+
+@contextlib.contextmanager
+def _operations(store: Store, options: MountOptions) -> Iterator[Operations]:
+    """The file system over a connected store, held for one writer; what is staged is committed at the end."""
+    with contextlib.nullcontext() if options.read_only else locked(store):
+        operations = Operations(store, Settings(read_only=options.read_only))
+        try:
+            yield operations
+        finally:
+            operations.close()
+
+
+# -------------------------------------------------------------------- as a server
+
+
+def serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
+    """Open the stores, mount their join, and serve until somebody unmounts it.
+
+    Returns when everything is committed.
+
+    Raises:
+        JoinfsError, OSError: It could not be mounted; or, at the end, something could not be committed.
+    """
+    mountpoint = check_mountpoint(config.mountpoint)
+    join = open_join(config.stores)
+    check_apart(join, mountpoint)
+    check_machine(config.options.allow_other)
+    driver = pick(config.driver)
+    with _note(mountpoint), join, _operations(join, config.options) as operations:
+        with _libfuse_said() as said:
+
+            def ready() -> None:
+                said.give_back()
+                on_ready()
+
+            try:
+                driver.serve(operations, mountpoint, config.options, ready)
+            except MountError as error:
+                raise MountError(f"{error}: {said.text()}" if said.text() else str(error)) from error
+
+
+@contextlib.contextmanager
+def _note(mountpoint: str) -> Iterator[None]:
+    """Hold the mount's note for as long as the server lives; an error at the end is left in it."""
+    path = note_of(mountpoint)
+    with path.open("w") as note:
+        fcntl.flock(note, fcntl.LOCK_EX)
+        try:
+            yield
+        except (JoinfsError, OSError) as error:
+            note.write(f"{error}\n")
+            raise
+        path.unlink(missing_ok=True)
+
+
+class _libfuse_said:  # noqa: N801 - reads as the context manager that it is
+    """Keeps what libfuse writes to standard error while it mounts, to be told in one sentence."""
+
+    def __enter__(self) -> "_libfuse_said":
+        sys.stderr.flush()
+        self._kept = tempfile.TemporaryFile()
+        self._saved = os.dup(2)
+        self._taken = True
+        os.dup2(self._kept.fileno(), 2)
+        return self
+
+    def give_back(self) -> None:
+        """Let standard error be what it was."""
+        if self._taken:
+            self._taken = False
+            os.dup2(self._saved, 2)
+
+    def text(self) -> str:
+        """The last line that was written."""
+        self._kept.seek(0)
+        lines = self._kept.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.give_back()
+        os.close(self._saved)
+        self._kept.close()
+
+
+def start(config: MountConfig) -> None:
+    """Start a server in the background and return when its mount answers.
+
+    Raises:
+        MountError: It did not come up; the sentence is the server's.
+    """
+    receiving, sending = os.pipe()
+    if os.fork() == 0:
+        os.close(receiving)
+        _become_server(config, sending)
+    os.close(sending)
+    with os.fdopen(receiving, "rb") as told:
+        answer = told.read()
+    os.wait()
+    if not answer.startswith(STARTED):
+        raise MountError(answer.decode(errors="replace").strip() or "the server died before it could mount")
+
+
+def _become_server(config: MountConfig, sending: int) -> None:
+    """Leave the terminal and its session behind, and serve. Never returns."""
+    os.setsid()
+    if os.fork() > 0:
+        os._exit(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+
+    def tell(message: bytes) -> None:
+        with contextlib.suppress(OSError):
+            os.write(sending, message)
+            os.close(sending)
+
+    def ready() -> None:
+        os.chdir("/")  # not before: stores may have been given by relative paths
+        tell(STARTED)
+
+    status = 1
+    try:
+        log_to(config.log_file)
+        serve(config, ready)
+        status = 0
+    except (JoinfsError, OSError) as error:
+        log.error("%s", error)
+        tell(str(error).encode())
+    except BaseException:
+        log.exception("the server failed")
+        tell(b"the server failed; --log-file FILE shows how")
+    finally:
+        logging.shutdown()
+        os._exit(status)
+
+
+def log_to(path: str | None) -> None:
+    """Write the log to a file, or to standard error.
+
+    Raises:
+        UsageError: The file cannot be written.
+    """
+    handler = logging.StreamHandler() if path is None else logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger("joinfs").addHandler(handler)
+
+
+def end(mountpoint: str) -> None:
+    """Unmount, and return when the server has committed everything and has gone.
+
+    Raises:
+        UsageError: There is no mount.
+        MountError: It is in use; or the server could not commit everything.
+    """
+    note = note_of(mountpoint)
+    with contextlib.ExitStack() as closing:
+        held = None
+        with contextlib.suppress(FileNotFoundError):
+            held = closing.enter_context(note.open())
+        unmount(mountpoint)
+        if held is None:
+            return
+        fcntl.flock(held, fcntl.LOCK_EX)
+        failure = held.read().strip()
+    if failure:
+        raise MountError(f"not everything could be committed: {failure}")

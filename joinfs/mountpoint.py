@@ -1,0 +1,175 @@
+"""What can be wrong with a mountpoint, or with stores for it, before anything is mounted; and unmounting."""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import stat as stat_module
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from joinfs.errors import MountError, StoreLocked, UsageError
+from joinfs.stores import Store
+
+DEVICE = "/dev/fuse"
+FUSE_CONF = "/etc/fuse.conf"
+_SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check_mountpoint(path: str) -> str:
+    """Answer the real path of a directory that can be mounted on.
+
+    Raises:
+        UsageError: It is not there, not a directory, or a mount already.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise UsageError(f"the mountpoint {path} does not exist; make it with: mkdir -p {path}") from None
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise UsageError(f"{path} is the rest of a mount whose server died; run: joinfs umount {path}") from None
+        raise UsageError(f"the mountpoint {path} cannot be reached: {error.strerror}") from None
+    if not stat_module.S_ISDIR(mode):
+        raise UsageError(f"the mountpoint {path} is not a directory")
+    if os.path.ismount(path):
+        raise UsageError(f"{path} is a mount already; unmount it first with: joinfs umount {path}")
+    return os.path.realpath(path)
+
+
+def check_machine(allow_other: bool | None) -> None:
+    """Raise ``MountError`` if this machine does not let us mount at all."""
+    if not os.path.exists(DEVICE):
+        raise MountError(f"there is no {DEVICE}: load the kernel's module with 'modprobe fuse', or give the container the device")
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        raise MountError(f"you may not open {DEVICE}; have root run: chmod 666 {DEVICE}")
+    if os.geteuid() != 0 and fusermount() is None:
+        raise MountError("mounting without root needs fusermount; install it with: apt-get install fuse3")
+    if allow_other and os.geteuid() != 0 and not _user_allow_other():
+        raise MountError(f"-o allow_other without root needs the line 'user_allow_other' in {FUSE_CONF}")
+
+
+def _user_allow_other() -> bool:
+    with contextlib.suppress(OSError):
+        return "user_allow_other" in Path(FUSE_CONF).read_text().split()
+    return False
+
+
+def fusermount() -> str | None:
+    """The set-user-ID program that mounts and unmounts for ordinary users."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), _SYSTEM_PATH])
+    return shutil.which("fusermount", path=path) or shutil.which("fusermount3", path=path)
+
+
+# -------------------------------------------------------------------- stores
+
+
+def leaves(store: Store) -> Iterator[Store]:
+    """The stores that a store is joined of, in their order; itself if it is not joined."""
+    for layer in getattr(store, "layers", ()) or (store,):
+        if layer is store:
+            yield store
+        else:
+            yield from leaves(layer)
+
+
+def check_apart(store: Store, mountpoint: str) -> None:
+    """Raise ``UsageError`` if the mountpoint is inside a layer, or a layer inside the mountpoint."""
+    for leaf in leaves(store):
+        place = getattr(leaf, "path", None)
+        if place is None:
+            continue
+        real = os.path.realpath(place)
+        if os.path.commonpath([real, mountpoint]) in {real, mountpoint}:
+            raise UsageError(
+                f"the mountpoint {mountpoint} and the store {leaf.name} are inside each other; mount somewhere else"
+            )
+
+
+@contextlib.contextmanager
+def locked(store: Store) -> Iterator[None]:
+    """Hold the first store of a join for one writer.
+
+    The lock is flock(2) on the medium itself, so it holds whatever path it was reached by, and is gone
+    when its holder is.
+
+    Raises:
+        StoreLocked: Another mount writes to it.
+    """
+    upper = next(leaves(store))
+    path = getattr(upper, "path", None)
+    if path is None or not upper.capabilities.writable:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise StoreLocked(f"another mount writes to {upper.name}; unmount that, or mount with another first store") from None
+    finally:
+        os.close(descriptor)
+
+
+# -------------------------------------------------------------------- unmounting
+
+
+def runtime_directory() -> Path:
+    """Where a running mount leaves its note; made if need be.
+
+    Raises:
+        MountError: It is somebody else's.
+    """
+    if os.geteuid() == 0:
+        place = Path("/run/joinfs")
+    elif os.environ.get("XDG_RUNTIME_DIR"):
+        place = Path(os.environ["XDG_RUNTIME_DIR"]) / "joinfs"
+    else:
+        place = Path(f"/tmp/joinfs-{os.geteuid()}")  # the owner is checked below
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if place.lstat().st_uid != os.geteuid() or not stat_module.S_ISDIR(place.lstat().st_mode):
+        raise MountError(f"{place} belongs to somebody else; remove it")
+    return place
+
+
+def note_of(mountpoint: str) -> Path:
+    """The note of the mount at ``mountpoint``: locked while its server lives; what it says went wrong at the end."""
+    name = hashlib.blake2b(os.fsencode(os.path.realpath(mountpoint)), digest_size=16).hexdigest()
+    return runtime_directory() / name
+
+
+def unmount(mountpoint: str, lazy: bool = False) -> None:
+    """Take a mount away.
+
+    Args:
+        lazy: Take it out of sight at once, also while it is in use.
+
+    Raises:
+        UsageError: There is no mount.
+        MountError: It is in use, or not ours to unmount.
+    """
+    if os.geteuid() == 0:
+        if _libc.umount2(os.fsencode(mountpoint), 2 if lazy else 0) != 0:
+            raise _unmount_error(mountpoint, ctypes.get_errno())
+        return
+    program = fusermount()
+    if program is None:
+        raise MountError("unmounting without root needs fusermount; install it with: apt-get install fuse3")
+    command = [program, "-u", *(["-z"] if lazy else []), "--", mountpoint]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        busy = "busy" in done.stderr
+        raise _unmount_error(mountpoint, errno.EBUSY if busy else errno.EINVAL)
+
+
+def _unmount_error(mountpoint: str, number: int) -> Exception:
+    if number == errno.EBUSY:
+        return MountError(f"{mountpoint} is in use; close what is open there (see: fuser -vm {mountpoint}) and try again")
+    if number in {errno.EINVAL, errno.ENOENT}:
+        return UsageError(f"{mountpoint} is not a mount of yours")
+    return MountError(f"{mountpoint} could not be unmounted: {os.strerror(number)}")
