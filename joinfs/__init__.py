@@ -1,1 +1,65 @@
-"""Join key-value stores into one, and mount the result as a directory."""
+"""Join key-value stores into one, and mount the result as a directory.
+
+    import joinfs
+
+    store = joinfs.JoinedStore([joinfs.open_store("sqlite:changes.db"), joinfs.open_store("/data")])
+    with store, joinfs.mount(store, "/mnt/x"):
+        ...
+
+Importing this needs neither libfuse nor any optional library.
+"""
+
+from joinfs.errors import JoinfsError, StoreError
+from joinfs.events import (
+    EventManager,
+    StoreDeleteEvent,
+    StoreEvent,
+    StoreKeyEvent,
+    StoreProgressEndEvent,
+    StoreProgressEvent,
+    StoreProgressStartEvent,
+    StoreProgressStepEvent,
+    StoreSetEvent,
+    StoreTransactionEndEvent,
+    StoreTransactionEvent,
+    StoreTransactionStartEvent,
+    StoreUpdateEvent,
+)
+from joinfs.joined.store import JoinedStore
+from joinfs.mount import mount
+from joinfs.stores import Capabilities, Stat, Store, Usage, Value, open_store
+from joinfs.stores.directory import DirectoryStore
+from joinfs.stores.memory import MemoryStore
+from joinfs.stores.sqlite import SQLiteStore
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Capabilities",
+    "DirectoryStore",
+    "EventManager",
+    "JoinedStore",
+    "JoinfsError",
+    "MemoryStore",
+    "SQLiteStore",
+    "Stat",
+    "Store",
+    "StoreDeleteEvent",
+    "StoreError",
+    "StoreEvent",
+    "StoreKeyEvent",
+    "StoreProgressEndEvent",
+    "StoreProgressEvent",
+    "StoreProgressStartEvent",
+    "StoreProgressStepEvent",
+    "StoreSetEvent",
+    "StoreTransactionEndEvent",
+    "StoreTransactionEvent",
+    "StoreTransactionStartEvent",
+    "StoreUpdateEvent",
+    "Usage",
+    "Value",
+    "__version__",
+    "mount",
+    "open_store",
+]

@@ -124,31 +124,38 @@ def serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
     check_apart(join, mountpoint)
     check_machine(config.options.allow_other)
     driver = pick(config.driver)
-    with _note(mountpoint), join, _operations(join, config.options) as operations:
-        with _libfuse_said() as said:
+    with _note(mountpoint) as note, join, _operations(join, config.options) as operations, _libfuse_said() as said:
 
-            def ready() -> None:
-                said.give_back()
-                on_ready()
+        def ready() -> None:
+            note.was_mounted = True
+            said.give_back()
+            on_ready()
 
-            try:
-                driver.serve(operations, mountpoint, config.options, ready)
-            except MountError as error:
-                raise MountError(f"{error}: {said.text()}" if said.text() else str(error)) from error
+        try:
+            driver.serve(operations, mountpoint, config.options, ready)
+        except MountError as error:
+            raise MountError(f"{error}: {said.text()}" if said.text() else str(error)) from error
+
+
+class _Note:
+    """What a running mount leaves where ``end`` finds it: a file, locked for as long as the server lives."""
+
+    was_mounted = False
 
 
 @contextlib.contextmanager
-def _note(mountpoint: str) -> Iterator[None]:
-    """Hold the mount's note for as long as the server lives; an error at the end is left in it."""
-    path = note_of(mountpoint)
-    with path.open("w") as note:
-        fcntl.flock(note, fcntl.LOCK_EX)
+def _note(mountpoint: str) -> Iterator[_Note]:
+    """Hold the mount's note; what goes wrong after it was mounted is left in it, for who unmounts."""
+    path, note = note_of(mountpoint), _Note()
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            yield
+            yield note
         except (JoinfsError, OSError) as error:
-            note.write(f"{error}\n")
+            file.write(f"{error}\n" if note.was_mounted else "")
             raise
-        path.unlink(missing_ok=True)
+        finally:
+            path.unlink(missing_ok=True)
 
 
 class _libfuse_said:  # noqa: N801 - reads as the context manager that it is

@@ -153,6 +153,7 @@ class FilesystemActor:
 
     def set_metadata(self, path, metadata):
         node = self.operations.walk(path.split("/"))
+        self.operations.setxattr(node, "user.k", b"")  # so that it is a change, and copies up, whatever was there
         for name in self.operations.listxattr(node):
             self.operations.removexattr(node, name)
         for name, text in metadata.items():
