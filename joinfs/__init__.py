@@ -31,6 +31,7 @@ from joinfs.stores import Capabilities, Stat, Store, Usage, Value, open_store
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.memory import MemoryStore
 from joinfs.stores.sqlite import SQLiteStore
+from joinfs.stores.zip import ZipStore
 
 __version__ = "0.1.0"
 
@@ -59,6 +60,7 @@ __all__ = [
     "StoreUpdateEvent",
     "Usage",
     "Value",
+    "ZipStore",
     "__version__",
     "mount",
     "open_store",
