@@ -7,6 +7,7 @@ with ``.wh..wh.joinfs.``, which no listing shows and no join takes for an entry.
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import stat as stat_module
@@ -187,7 +188,31 @@ class DirectoryStore(Store):
             stat = self._native(directory, name, key)
             if not stat.is_file:
                 raise Unsupported(f"{key!r} is not a regular file")
-            return os.open(name, flags | safe, dir_fd=directory)
+            try:
+                return os.open(name, flags | safe, dir_fd=directory)
+            except PermissionError:
+                if stat.uid != os.geteuid():
+                    raise
+                return self._open_own(directory, name, flags)
+
+    def _open_own(self, directory: int, name: bytes, flags: int) -> int:
+        """Open our own file against its mode, as who has just created it with mode 0444 may write to it.
+
+        Whether the caller may was the mount's to check.
+        """
+        pinned = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory)
+        place = f"/proc/self/fd/{pinned}"
+        try:
+            native = os.fstat(pinned)
+            if not stat_module.S_ISREG(native.st_mode):
+                raise Unsupported(f"{name!r} is not a regular file")
+            os.chmod(place, stat_module.S_IMODE(native.st_mode) | stat_module.S_IRUSR | stat_module.S_IWUSR)
+            try:
+                return os.open(place, flags)
+            finally:
+                os.chmod(place, stat_module.S_IMODE(native.st_mode))
+        finally:
+            os.close(pinned)
 
     def get(self, key: str) -> Value:
         with self._at(key) as (directory, name):
@@ -196,8 +221,6 @@ class DirectoryStore(Store):
         return Value(lambda: self._data(key, stat), metadata, stat.size, stat.ctime / NANOSECONDS, stat.mtime / NANOSECONDS)
 
     def _data(self, key: str, stat: Stat) -> BinaryIO:
-        import io
-
         if stat.is_file:
             return os.fdopen(self._open(key, os.O_RDONLY), "rb")
         if not stat.is_symlink:
