@@ -1,0 +1,13 @@
+"""For authors of stores: the contract that every store keeps, and the reference model.
+
+    from joinfs.testing import StoreContract
+
+    class TestMine(StoreContract):
+        def make_store(self, place):
+            return MyStore(place / "medium")
+"""
+
+from joinfs.testing.contract import ReadOnlyContract, StoreContract
+from joinfs.testing.model import Entry, Tree
+
+__all__ = ["Entry", "ReadOnlyContract", "StoreContract", "Tree"]
