@@ -8,7 +8,6 @@ See Also:
     fuse.h and fuse.c of libfuse 2.9; SEMANTICS.md, The mount.
 """
 
-import ctypes
 import logging
 import os
 import stat as stat_module
@@ -21,7 +20,7 @@ from joinfs.config import MountOptions
 from joinfs.drivers.hidden import HiddenFiles, Path
 from joinfs.errors import JoinfsError, MountError, errno_of
 from joinfs.filesystem.attributes import Attributes
-from joinfs.filesystem.operations import NOW, ROOT, Caller, Operations
+from joinfs.filesystem.operations import NOW, Caller, Operations
 
 log = logging.getLogger(__name__)
 

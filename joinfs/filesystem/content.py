@@ -138,7 +138,7 @@ class Content:
         """Read from the store, ahead of who reads on where the last read ended."""
         start, window = self._window
         inside = offset - start
-        if 0 <= inside and inside + size <= len(window):
+        if inside >= 0 and inside + size <= len(window):
             return window[inside : inside + size]
         sequential = offset == 0 or offset == start + len(window) or 0 < inside <= len(window)
         wanted = max(size, READ_AHEAD) if sequential else size

@@ -9,9 +9,9 @@ then deleted or moved away in one step.
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from joinfs.errors import DirectoryNotEmpty, InvalidKey, IsADirectory, KeyExists, NotADirectory, Unsupported
+from joinfs.errors import DirectoryNotEmpty, IsADirectory, KeyExists, NotADirectory, Unsupported
 from joinfs.joined.copyup import copy_up
 from joinfs.joined.merge import Found, Merge, Part
 from joinfs.joined.whiteout import (

@@ -325,14 +325,15 @@ class Store(Announcing, BulkMethods, ABC):
 
         Args:
             key: A key that does not end in ``/``.
-            value: ``(readable file-like, metadata)``, or a ``Value``.
+            value: ``(readable file-like, metadata)``, or a ``Value``, which is closed then.
             buffer_size: Bytes to hold in memory at a time.
 
         Emits StoreProgress events while data is moved, then StoreSetEvent, or StoreUpdateEvent if the
         key was there. Errors and what holds after a failure: as for ``put``.
         """
         data, metadata = value
-        self.put(key, self._stat_for_value(key), data, metadata, self._kept_xattrs(key), buffer_size)
+        with contextlib.closing(value) if isinstance(value, Value) else contextlib.nullcontext():
+            self.put(key, self._stat_for_value(key), data, metadata, self._kept_xattrs(key), buffer_size)
 
     def set_data(self, key: str, data: BinaryIO, buffer_size: int = MEBIBYTE) -> None:
         """Replace the data of ``key``, which need not be there yet; its metadata stays.

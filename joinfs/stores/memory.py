@@ -1,11 +1,11 @@
-"""A store in memory: a tree of inodes, as a file system has, so that nothing a join or a mount does is foreign to it."""
+"""A store in memory: a tree of inodes, as a file system has."""
 
 import contextlib
 import io
 import itertools
 import stat as stat_module
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -18,7 +18,8 @@ from joinfs.errors import (
     NotADirectory,
 )
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
-from joinfs.stores.keys import is_directory_key
+from joinfs.stores.keys import ROOT, is_directory_key
+from joinfs.stores.metadata import copied
 from joinfs.stores.value import NANOSECONDS, Capabilities, Metadata, Stat, Value, new_stat, now
 
 
@@ -46,7 +47,7 @@ class MemoryStore(Store):
         self._connected = False
         self._lock = threading.RLock()
         self._ids = itertools.count(1)
-        self._undo: list[Any] | None = None
+        self._undo: list[Callable[[], None]] | None = None
         self._root = self._new(new_stat(DEFAULT_DIRECTORY_MODE, *self._default_owner()))
 
     def connect(self, credentials: Any = None) -> None:
@@ -92,14 +93,12 @@ class MemoryStore(Store):
     def get(self, key: str) -> Value:
         inode = self._inode(key)
         data, stat = inode.data, inode.stat
-        return Value(
-            lambda: io.BufferedReader(io.BytesIO(data)),  # type: ignore[arg-type]
-            inode.metadata, len(data), stat.birth / NANOSECONDS, stat.mtime / NANOSECONDS,
-        )
+        seconds = (stat.birth / NANOSECONDS, stat.mtime / NANOSECONDS)
+        return Value(lambda: io.BytesIO(data), copied(inode.metadata), len(data), *seconds)
 
     def get_metadata(self, key: str, select: Any = None) -> Metadata:
         metadata = self._inode(key).metadata
-        return dict(metadata) if select is None else {n: metadata[n] for n in select if n in metadata}
+        return copied(metadata if select is None else {n: metadata[n] for n in select if n in metadata})
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
         return dict(self._inode(key).xattrs)
@@ -112,7 +111,8 @@ class MemoryStore(Store):
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._lock:
-            self._undo = undo = []
+            undo: list[Callable[[], None]] = []
+            self._undo = undo
             try:
                 yield
             except BaseException:
@@ -162,40 +162,53 @@ class MemoryStore(Store):
         if not child.stat.is_directory:
             self._restat(child, nlink=child.stat.nlink - 1)
 
-    def _put(self, key, stat, data, metadata, xattrs, buffer_size):  # type: ignore[no-untyped-def]
-        self._check_connected()
+    def _put(
+        self,
+        key: str,
+        stat: Stat,
+        data: BinaryIO | None,
+        metadata: Metadata,
+        xattrs: dict[str, bytes],
+        buffer_size: int,
+    ) -> Stat:
         content = b"" if data is None else b"".join(iter(lambda: data.read(buffer_size), b""))
+        kept = copied(metadata)
         with self._lock:
-            if key == "":
-                inode = self._root
-            else:
-                parent, name = self._parent(key, make=True)
-                inode = parent.entries.get(name)
-                if inode is None:
-                    inode = self._new(stat)
-                    self._enter(parent, name, inode)
-                elif inode.stat.is_directory != stat.is_directory:
-                    raise (IsADirectory if inode.stat.is_directory else NotADirectory)(key)
+            inode = self._made(key, stat)
             self._changed(inode)
-            inode.data, inode.metadata, inode.xattrs = content, metadata, xattrs
-            self._restat(inode, mode=stat.mode, uid=stat.uid, gid=stat.gid, rdev=stat.rdev,
-                         atime=stat.atime, mtime=stat.mtime, size=len(content))
+            inode.data, inode.metadata, inode.xattrs = content, kept, xattrs
+            given = {name: getattr(stat, name) for name in ("mode", "uid", "gid", "rdev", "atime", "mtime")}
+            self._restat(inode, size=len(content), **given)
             return inode.stat
+
+    def _made(self, key: str, stat: Stat) -> _Inode:
+        """The inode at ``key``, new or there already, for something of the kind of ``stat``."""
+        if key == ROOT:
+            return self._root
+        parent, name = self._parent(key, make=True)
+        inode = parent.entries.get(name)
+        if inode is None:
+            inode = self._new(stat)
+            self._enter(parent, name, inode)
+        elif inode.stat.is_directory != stat.is_directory:
+            raise (IsADirectory if inode.stat.is_directory else NotADirectory)(f"{key!r} is of the other kind")
+        return inode
 
     def _delete(self, key: str) -> None:
         with self._lock:
             inode = self._inode(key)
             if inode.entries:
                 raise DirectoryNotEmpty(f"{key!r} has entries")
-            if key == "":
+            if key == ROOT:
                 raise InvalidKey("the root cannot be deleted")
             self._leave(*self._parent(key))
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
         with self._lock:
             inode = self._inode(key)
+            kept = copied(metadata)
             self._restat(inode)
-            inode.metadata = metadata
+            inode.metadata = kept
 
     def _set_stat(self, key: str, changes: dict[str, int]) -> Stat:
         with self._lock:
@@ -225,9 +238,9 @@ class MemoryStore(Store):
                 return
             if there is not None:
                 if there.stat.is_directory != inode.stat.is_directory:
-                    raise (IsADirectory if there.stat.is_directory else NotADirectory)(new)
+                        raise (IsADirectory if there.stat.is_directory else NotADirectory)(f"{new!r} is of the other kind")
                 if there.entries:
-                    raise DirectoryNotEmpty(new)
+                    raise DirectoryNotEmpty(f"{new!r} has entries")
                 self._leave(target_parent, name)
             parent, old_name = self._parent(old)
             self._restat(parent, mtime=now())

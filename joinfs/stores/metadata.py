@@ -6,6 +6,7 @@ Names that begin with ``joinfs.`` are joinfs's own.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from joinfs.errors import Unsupported
@@ -54,6 +55,9 @@ def to_json(value: Any) -> str:
         raise Unsupported(f"metadata must be text, or JSON values: {error}") from error
 
 
-def visible(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The metadata without joinfs's own names."""
-    return {name: value for name, value in metadata.items() if not name.startswith(RESERVED)}
+def copied(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that shares nothing with the original; errors as for ``to_json``."""
+    if all(type(value) is str for value in metadata.values()):
+        return dict(metadata)
+    copy: dict[str, Any] = json.loads(to_json(dict(metadata)))
+    return copy

@@ -63,6 +63,11 @@ def data(content: bytes) -> BinaryIO:
     return io.BytesIO(content)
 
 
+def read_and_close(stream: BinaryIO) -> bytes:
+    with stream:
+        return stream.read()
+
+
 class _Reading:
     """The half of the contract that needs no writing; the store has ``CONTENTS``."""
 
@@ -82,7 +87,8 @@ class _Reading:
     def test_get_answers_data_and_metadata(self, filled: Store) -> None:
         value = filled.get("a")
         stream, metadata = value
-        assert stream.read() == b"0123456789"
+        with stream:
+            assert stream.read() == b"0123456789"
         assert metadata == {}
         assert value.size == 10
 
@@ -93,10 +99,9 @@ class _Reading:
 
     def test_a_value_has_ranges_and_pieces(self, filled: Store) -> None:
         value = filled.get("a")
-        assert value.range(2, 5).read() == b"234"
-        assert value.range(8).read() == b"89"
-        assert value.range(None, 2).read() == b"01"
-        assert value.range(20, 30).read() == b""
+        for start, end, expected in ((2, 5, b"234"), (8, None, b"89"), (None, 2, b"01"), (20, 30, b"")):
+            with value.range(start, end) as stream:
+                assert stream.read() == expected
         assert list(value.iterdata(4)) == [b"0123", b"4567", b"89"]
         value.close()
 
@@ -172,8 +177,8 @@ class _Reading:
 
     def test_several_keys_are_read_at_once(self, filled: Store) -> None:
         keys = ["a", "d/b"]
-        assert [stream.read() for stream, _ in filled.multiget(iter(keys))] == [b"0123456789", b"bee"]
-        assert [stream.read() for stream in filled.multiget_data(iter(keys))] == [b"0123456789", b"bee"]
+        assert [read_and_close(stream) for stream, _ in filled.multiget(iter(keys))] == [b"0123456789", b"bee"]
+        assert [read_and_close(stream) for stream in filled.multiget_data(iter(keys))] == [b"0123456789", b"bee"]
         assert list(filled.multiget_metadata(iter(keys))) == [{}, {}]
 
     def test_to_file_writes_a_file(self, filled: Store, tmp_path: Path) -> None:
