@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from typing import Self
 
 from joinfs.config import MountConfig, MountOptions, StoreSpec, parse_options
 from joinfs.drivers import pick
@@ -124,7 +125,7 @@ def serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
     check_apart(join, mountpoint)
     check_machine(config.options.allow_other)
     driver = pick(config.driver)
-    with _note(mountpoint) as note, join, _operations(join, config.options) as operations, _libfuse_said() as said:
+    with _note(mountpoint) as note, join, _operations(join, config.options) as operations, _LibfuseSaid() as said:
 
         def ready() -> None:
             note.was_mounted = True
@@ -158,10 +159,10 @@ def _note(mountpoint: str) -> Iterator[_Note]:
             path.unlink(missing_ok=True)
 
 
-class _libfuse_said:  # noqa: N801 - reads as the context manager that it is
+class _LibfuseSaid:
     """Keeps what libfuse writes to standard error while it mounts, to be told in one sentence."""
 
-    def __enter__(self) -> "_libfuse_said":
+    def __enter__(self) -> Self:
         sys.stderr.flush()
         self._kept = tempfile.TemporaryFile()
         self._saved = os.dup(2)

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from joinfs.config import MountOptions
-from joinfs.errors import MountError
+from joinfs.config import DRIVERS, MountOptions
+from joinfs.errors import MountError, UsageError
 from joinfs.filesystem.operations import Operations
 
 
@@ -25,13 +25,16 @@ class Driver(Protocol):
 
 
 def pick(name: str) -> Driver:
-    """Answer the driver of that name; ``auto`` is the best for this machine.
+    """Answer the driver of that name, one of ``config.DRIVERS``; ``auto`` is the best for this machine.
 
     Raises:
         MountError: It needs something that is not installed.
     """
+    if name not in DRIVERS:
+        raise UsageError(f"there is no driver {name!r}; there are {', '.join(DRIVERS)}")
     try:
-        from joinfs.drivers.fusepy import FusepyDriver
+        # Here, because importing joinfs must not need libfuse.
+        from joinfs.drivers.fusepy import FusepyDriver  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MountError("fusepy is not installed; install it with: pip install fusepy") from error
     except OSError as error:

@@ -85,7 +85,7 @@ class FileVerbs(State):
             self._release(opened.node, opened.content)
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
-        """Allocate, punch or zero a range, as fallocate(2) does."""
+        """Allocate, punch or zero a range."""
         if offset < 0 or length <= 0:
             raise InvalidArgument(f"fallocate of {length} bytes at {offset}")
         self._writable(handle).content.allocate(mode, offset, length)

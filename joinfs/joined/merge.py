@@ -30,18 +30,18 @@ MOST_DIRECTORIES = 20_000
 
 
 class Part(NamedTuple):
-    """One layer's share of a directory: ``store`` is layer number ``index``, ``prefix`` its key there."""
+    """One layer's share of a directory: ``store`` is layer number ``layer``, ``prefix`` its key there."""
 
-    index: int
+    layer: int
     store: Store
     prefix: str
     marks: Marks = NO_MARKS
 
 
 class Found(NamedTuple):
-    """Where a key of the join is: in layer ``index``, as ``key`` there, which is spelled as its kind is."""
+    """Where a key of the join is: in layer number ``layer``, as ``key`` there, which is spelled as its kind is."""
 
-    index: int
+    layer: int
     store: Store
     key: str
     stat: Stat
@@ -136,12 +136,12 @@ class Merge:
                 continue
             if not stat.is_directory:
                 return
-            part = self._part(parent.index, parent.store, f"{parent.prefix}{name}/")
+            part = self._part(parent.layer, parent.store, f"{parent.prefix}{name}/")
             yield part
             if part.marks.opaque:
                 return
             if part.marks.redirect is not None:
-                yield from self._resolve(part.marks.redirect, part.index + 1)
+                yield from self._resolve(part.marks.redirect, part.layer + 1)
                 return
             if parent is not parents[-1] and hides(parent, name):
                 return
@@ -182,7 +182,7 @@ class Merge:
         """
         if key == ROOT:
             top = self.parts(ROOT)[0]
-            return Found(top.index, top.store, top.prefix, top.store.stat(top.prefix))
+            return Found(top.layer, top.store, top.prefix, top.store.stat(top.prefix))
         found = self.find(key.removesuffix("/"))
         if found.stat.is_directory != is_directory_key(key):
             raise KeyError(key)
@@ -199,7 +199,7 @@ class Merge:
             parts = self.parts(above)
         except KeyError:
             return None
-        return find_in([part for part in parts if part.index > 0], name)
+        return find_in([part for part in parts if part.layer > 0], name)
 
     def list(self, directory: str) -> Iterator[tuple[str, Stat]]:
         """Yield what is directly in a directory of the join, merged.
@@ -257,7 +257,7 @@ def find_in(parts: Sequence[Part], name: str) -> Found | None:
         stat, hidden = look(part, name)
         if stat is not None:
             slash = "/" if stat.is_directory else ""
-            return Found(part.index, part.store, f"{part.prefix}{name}{slash}", stat)
+            return Found(part.layer, part.store, f"{part.prefix}{name}{slash}", stat)
         if hidden or (part is not parts[-1] and hides(part, name)):
             return None
     return None

@@ -76,7 +76,7 @@ class JoinedStore(Writing):
     def is_connected(self) -> bool:
         return all(layer.is_connected() for layer in self.layers)
 
-    @property
+    @property  # type: ignore[override]
     def capabilities(self) -> Capabilities:
         """Those of the first store, which takes the writes; local and thread-safe as all allow."""
         return self._upper.capabilities._replace(
@@ -87,11 +87,14 @@ class JoinedStore(Writing):
     @property
     def changes(self) -> int:
         """A number that every write through this object, or through one of its stores, changes."""
-        return self._own_changes + sum(layer.changes for layer in self.layers)
+        return self._own_changes + self._changes_below()
 
     @changes.setter
     def changes(self, value: int) -> None:
-        self._own_changes = value - sum(layer.changes for layer in self.layers)
+        self._own_changes = value - self._changes_below()
+
+    def _changes_below(self) -> int:
+        return sum(int(layer.changes) for layer in self.layers)
 
     def _check_writable(self, key: str) -> None:
         if self.is_connected() and not self._upper.capabilities.writable:
@@ -165,7 +168,7 @@ class JoinedStore(Writing):
             self._upper.sync()
         else:
             found = self._find(key)
-            if found.index == 0:
+            if found.layer == 0:
                 self._upper.sync(found.key)
 
     def origin(self, key: str) -> dict[str, str]:

@@ -70,7 +70,7 @@ class Writing(Store):
             if is_directory_key(key) and any(True for _ in self._merge.list(key)):
                 raise DirectoryNotEmpty(f"{key!r} has entries")
             self._hide_below(key)
-            if found.index == 0:
+            if found.layer == 0:
                 if is_directory_key(key):
                     self._clear_marks(key)
                 self._upper.delete(key)
@@ -174,7 +174,7 @@ class Writing(Store):
 
     def _copy_up(self, found: Found, key: str, with_data: bool = True) -> None:
         """Have ``key`` in the first store, with the directories above it."""
-        if found.index == 0:
+        if found.layer == 0:
             return
         self._ensure_directory(split(key)[0])
         lower_parts = self._merge.parts(key) if found.stat.is_directory else ()
@@ -197,9 +197,9 @@ class Writing(Store):
                     raise NotADirectory(f"{key.removesuffix('/')!r} is not a directory") from None
                 self._make_directory(key, new_stat(DEFAULT_DIRECTORY_MODE, *self._default_owner()), {}, {})
                 continue
-            if parts[0].index > 0:
+            if parts[0].layer > 0:
                 top = parts[0]
-                self._copy_up(Found(top.index, top.store, top.prefix, top.store.stat(top.prefix)), key)
+                self._copy_up(Found(top.layer, top.store, top.prefix, top.store.stat(top.prefix)), key)
 
     def _make_directory(self, key: str, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes]) -> Stat:
         """Make a directory where nothing stands; what a lower store has there stays hidden.
@@ -267,7 +267,7 @@ class Writing(Store):
         if directory == ROOT:
             return ROOT
         for part in self._merge.parts(directory)[:1]:
-            if part.index == 0 and part.marks.redirect is not None:
+            if part.layer == 0 and part.marks.redirect is not None:
                 return part.marks.redirect
         above, name = split(directory)
         return f"{self._lower_key(above)}{name}/"

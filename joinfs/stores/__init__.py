@@ -38,11 +38,10 @@ def _lazily(module: str, name: str) -> Opener:
 
 
 def _open_memory(path: str, read_only: bool) -> Store:
-    from joinfs.stores.memory import MemoryStore
-
     if path or read_only:
         raise UsageError("'memory:' stands alone: a store in memory has no path, and would stay empty if read-only")
-    return MemoryStore()
+    cls: Callable[[], Store] = importlib.import_module("joinfs.stores.memory").MemoryStore
+    return cls()
 
 
 REGISTRY: dict[str, Opener] = {

@@ -174,7 +174,7 @@ class Tree:
         if first.startswith(second + "/") or second.startswith(first + "/"):
             raise InvalidKey(first)
         for path in (first, second):
-            self._change(path, lambda entry: None)
+            self._change(path, lambda _: None)
         moved = self._taken(first, second)
         self.entries |= self._taken(second, first) | moved
 

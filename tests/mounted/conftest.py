@@ -60,7 +60,7 @@ class User:
 
     def run(self, command, **options):
         options = {"check": True, "capture_output": True, "text": True, "timeout": TIMEOUT, **self.options(), **options}
-        return subprocess.run(command, **options)
+        return subprocess.run(command, **options)  # noqa: PLW1510 - it is among the options
 
     def joinfs(self, *arguments, **options):
         """Run the command and answer how it went."""
