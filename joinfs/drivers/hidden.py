@@ -110,11 +110,12 @@ class HiddenFiles:
     def settle(self) -> None:
         """Remove all doomed names now."""
         with self._lock:
-            while self._doomed:
-                _, doomed = self._doomed.popitem()
+            for path, doomed in tuple(self._doomed.items()):
                 # The caller of unlink(2) has its answer already; the file is there still, and nothing is lost.
                 try:
                     with contextlib.suppress(KeyError):
                         self._operations.unlink(doomed.parent, doomed.name)
                 except (JoinfsError, OSError):
                     log.exception("%s could not be removed", doomed.name)
+                # Not earlier: who comes meanwhile must find it here, and wait for the lock.
+                self._doomed.pop(path, None)

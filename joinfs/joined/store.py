@@ -76,8 +76,8 @@ class JoinedStore(Writing):
     def is_connected(self) -> bool:
         return all(layer.is_connected() for layer in self.layers)
 
-    @property  # type: ignore[override]
-    def capabilities(self) -> Capabilities:
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
         """Those of the first store, which takes the writes; local and thread-safe as all allow."""
         return self._upper.capabilities._replace(
             local=any(layer.capabilities.local for layer in self.layers),
