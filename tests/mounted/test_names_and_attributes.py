@@ -1,0 +1,232 @@
+"""Names, attributes and listings through the kernel.
+
+SEMANTICS.md, Keys and paths; Owners and modes; Times; Inode numbers; Listing; Renaming; Space.
+"""
+
+import ctypes
+import errno
+import os
+import stat
+import subprocess
+
+import pytest
+
+LOWER_TIME = 1_500_000_000_123_456_789
+
+
+@pytest.fixture
+def lower(scratch, user):
+    place = scratch / "lower"
+    (place / "d" / "s").mkdir(parents=True)
+    (place / "d" / "f").write_bytes(b"lower f")
+    (place / "d" / "s" / "deep").write_bytes(b"deep")
+    (place / "link").symlink_to("d/f")
+    for path in [place, *place.rglob("*")]:
+        if user.uid is not None:
+            os.chown(path, user.uid, user.uid, follow_symlinks=False)
+        os.utime(path, ns=(LOWER_TIME, LOWER_TIME), follow_symlinks=False)
+    return place
+
+
+@pytest.fixture
+def mnt(mount, upper, lower):
+    with mount(upper, lower) as mountpoint:
+        yield mountpoint
+
+
+def test_names_of_any_bytes(mnt):
+    raw = os.fsencode(mnt)
+    names = [b"\xff\xfe", "é☃".encode(), b"a\nb", b"\\x", b"*", b"x" * 255, b"\x01", b" "]
+    for name in names:
+        with open(raw + b"/d/" + name, "wb") as file:
+            file.write(name)
+    assert sorted(os.listdir(raw + b"/d")) == sorted([*names, b"f", b"s"])
+    for name in names:
+        with open(raw + b"/d/" + name, "rb") as file:
+            assert file.read() == name
+
+
+def test_a_name_that_is_too_long_is_told_as_such(mnt):
+    for call in (os.stat, os.mkdir, os.unlink, os.listdir, lambda path: os.rename(mnt / "link", path)):
+        with pytest.raises(OSError) as told:
+            call(mnt / ("x" * 256))
+        assert told.value.errno == errno.ENAMETOOLONG
+
+
+def test_names_for_whiteouts_are_refused(mnt):
+    with pytest.raises(OSError) as told:
+        (mnt / ".wh.x").write_bytes(b"")
+    assert told.value.errno == errno.EINVAL
+    assert not (mnt / ".wh.f").exists()
+
+
+def test_what_is_made_belongs_to_its_maker_less_the_umask(mnt, user):
+    user.run(["sh", "-c", f"umask 027; echo > {mnt}/file; mkdir {mnt}/dir; mkfifo {mnt}/pipe"])
+    me = os.geteuid() if user.uid is None else user.uid
+    for name, mode in (("file", 0o640), ("dir", 0o750), ("pipe", 0o640)):
+        native = (mnt / name).stat()
+        assert (native.st_uid, stat.S_IMODE(native.st_mode)) == (me, mode)
+
+
+def test_a_set_group_id_directory_gives_its_group(mnt, user):
+    if user.uid is not None or os.geteuid() != 0:
+        pytest.skip("needs root: gives a directory another group")
+    (mnt / "shared").mkdir()
+    os.chown(mnt / "shared", -1, 1234)
+    (mnt / "shared").chmod(0o2777)
+    subprocess.run(["sh", "-c", f"echo > {mnt}/shared/f; mkdir {mnt}/shared/d"], user=65534, group=65534, check=True, timeout=20)
+    assert (mnt / "shared" / "f").stat().st_gid == 1234
+    assert (mnt / "shared" / "f").stat().st_uid == 65534
+    assert (mnt / "shared" / "d").stat().st_gid == 1234
+    assert (mnt / "shared" / "d").stat().st_mode & stat.S_ISGID
+
+
+def test_the_kernel_checks_permissions(mnt, user):
+    if user.uid is not None or os.geteuid() != 0:
+        pytest.skip("needs root: asks as another user")
+    (mnt / "secret").write_text("secret")
+    (mnt / "secret").chmod(0o600)
+    asked = subprocess.run(["cat", mnt / "secret"], user=65534, group=65534, capture_output=True, check=False, timeout=20)
+    assert b"Permission denied" in asked.stderr
+
+
+def test_times_are_exact_and_can_be_left_or_now(mnt):
+    path = mnt / "d" / "f"
+    assert path.stat().st_mtime_ns == LOWER_TIME
+    os.utime(path, ns=(1_600_000_000_000_000_001, 1_400_000_000_999_999_999))
+    assert (path.stat().st_atime_ns, path.stat().st_mtime_ns) == (1_600_000_000_000_000_001, 1_400_000_000_999_999_999)
+    set_times(path, OMIT, 1_300_000_000_000_000_007)
+    assert (path.stat().st_atime_ns, path.stat().st_mtime_ns) == (1_600_000_000_000_000_001, 1_300_000_000_000_000_007)
+    set_times(path, NOW, OMIT)
+    assert path.stat().st_atime_ns > 1_700_000_000_000_000_000
+    assert path.stat().st_mtime_ns == 1_300_000_000_000_000_007
+
+
+NOW, OMIT = (1 << 30) - 1, (1 << 30) - 2
+
+
+def set_times(path, *times):
+    def timespec(value):
+        return (0, value) if value in {NOW, OMIT} else divmod(value, 10**9)
+
+    values = (ctypes.c_long * 4)(*timespec(times[0]), *timespec(times[1]))
+    assert ctypes.CDLL(None).utimensat(-100, os.fsencode(path), values, 0) == 0
+
+
+def test_copying_up_changes_no_time_that_is_seen(mnt):
+    with (mnt / "d" / "s" / "deep").open("r+b"):
+        pass
+    os.setxattr(mnt / "d" / "f", "user.k", b"v")
+    for name in ("d", "d/s", "d/f", "d/s/deep"):
+        assert (mnt / name).stat().st_mtime_ns == LOWER_TIME, name
+
+
+def test_modes_owners_and_sizes_change(mnt, user):
+    path = mnt / "d" / "f"
+    path.chmod(0o4755)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o4755
+    os.truncate(path, 3)
+    assert path.read_bytes() == b"low"
+    assert path.stat().st_blocks == 1
+    if user.uid is None and os.geteuid() == 0:
+        os.chown(path, 12, 34)
+        os.lchown(mnt / "link", 56, 78)
+        assert (path.stat().st_uid, path.stat().st_gid) == (12, 34)
+        assert ((mnt / "link").lstat().st_uid, (mnt / "link").lstat().st_gid) == (56, 78)
+
+
+def test_an_inode_number_stays_while_a_file_is_copied_up_renamed_and_written(mnt):
+    before = (mnt / "d" / "f").stat().st_ino
+    assert {entry.name: entry.inode() for entry in os.scandir(mnt / "d")}["f"] == before
+    os.setxattr(mnt / "d" / "f", "user.k", b"v")
+    (mnt / "d" / "f").write_bytes(b"new")
+    assert (mnt / "d" / "f").stat().st_ino == before
+    (mnt / "d" / "f").rename(mnt / "g")
+    assert (mnt / "g").stat().st_ino == before
+    assert (mnt / "g").stat().st_dev == mnt.stat().st_dev
+
+
+def test_an_inode_number_stays_over_a_remount(mount, upper, lower):
+    numbers = []
+    for _ in range(2):
+        with mount(upper, lower) as mnt:
+            numbers.append([(mnt / name).lstat().st_ino for name in ("d", "d/f", "d/s/deep", "link")])
+    assert numbers[0] == numbers[1]
+
+
+def test_hard_links_are_one_file(mnt):
+    os.link(mnt / "d" / "f", mnt / "second")
+    os.link(mnt / "second", mnt / "third")
+    assert (mnt / "third").stat().st_nlink == 3
+    assert (mnt / "third").stat().st_ino == (mnt / "second").stat().st_ino
+    (mnt / "third").write_bytes(b"shared")
+    assert (mnt / "second").read_bytes() == (mnt / "d" / "f").read_bytes() == b"shared"
+    (mnt / "second").unlink()
+    assert (mnt / "third").read_bytes() == b"shared"
+    with pytest.raises(FileExistsError):
+        os.link(mnt / "third", mnt / "link")
+
+
+def test_symlinks_and_special_files(mnt, user):
+    assert os.readlink(mnt / "link") == "d/f"
+    assert (mnt / "link").read_bytes() == b"lower f"
+    os.symlink("x" * 1000, mnt / "long")
+    assert os.readlink(mnt / "long") == "x" * 1000
+    user.run(["mkfifo", str(mnt / "pipe")])
+    assert stat.S_ISFIFO((mnt / "pipe").stat().st_mode)
+    if user.uid is None and os.geteuid() == 0:
+        os.mknod(mnt / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        assert (mnt / "null").stat().st_rdev == os.makedev(1, 3)
+
+
+def test_a_merged_directory_is_renamed_without_a_copy(mnt, scratch, lower):
+    (mnt / "d" / "own").write_bytes(b"own")
+    (mnt / "d").rename(mnt / "moved")
+    assert sorted(os.listdir(mnt / "moved")) == ["f", "own", "s"]
+    assert (mnt / "moved" / "s" / "deep").read_bytes() == b"deep"
+    assert not (mnt / "d").exists()
+    if (scratch / "upper").is_dir():
+        assert not (scratch / "upper" / "moved" / "f").exists()
+    (mnt / "d").mkdir()
+    assert os.listdir(mnt / "d") == []
+
+
+def test_renames_that_rename_2_refuses(mnt):
+    (mnt / "e").mkdir()
+    (mnt / "e" / "x").write_bytes(b"")
+    for old, new, number in (
+        ("d", "e", errno.ENOTEMPTY), ("d", "link", errno.ENOTDIR), ("link", "e", errno.EISDIR), ("d", "d/s/x", errno.EINVAL),
+    ):  # fmt: skip
+        with pytest.raises(OSError) as told:
+            os.rename(mnt / old, mnt / new)
+        assert told.value.errno == number, (old, new)
+
+
+def test_removing_checks_kinds(mnt):
+    for call, name, number in (
+        (os.rmdir, "d", errno.ENOTEMPTY), (os.rmdir, "link", errno.ENOTDIR), (os.unlink, "d", errno.EISDIR),
+        (os.mkdir, "d", errno.EEXIST), (os.unlink, "none", errno.ENOENT), (os.mkdir, "none/x", errno.ENOENT),
+    ):  # fmt: skip
+        with pytest.raises(OSError) as told:
+            call(mnt / name)
+        assert told.value.errno == number, name
+
+
+def test_a_large_directory_lists_while_entries_come_and_go(mnt):
+    (mnt / "many").mkdir()
+    for number in range(1000):
+        (mnt / "many" / f"stays{number}").touch()
+    seen = []
+    for turn, entry in enumerate(os.scandir(mnt / "many")):
+        seen.append(entry.name)
+        if turn % 10 == 0:
+            (mnt / "many" / f"comes{turn}").touch()
+    assert sorted(n for n in seen if n.startswith("stays")) == sorted(f"stays{n}" for n in range(1000))
+    user_run = subprocess.run(["rm", "-rf", str(mnt / "many")], check=True, timeout=60)
+    assert user_run.returncode == 0
+
+
+def test_df_tells_the_room_of_the_first_store(mnt, scratch):
+    ours, below = os.statvfs(mnt), os.statvfs(scratch)
+    assert ours.f_blocks * ours.f_frsize == below.f_blocks * below.f_frsize
+    assert ours.f_namemax == 255
