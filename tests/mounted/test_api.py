@@ -1,0 +1,75 @@
+"""Mounting from Python: ``with joinfs.mount(store, mountpoint)``. SEMANTICS.md, Changes by others."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+import joinfs
+from joinfs.errors import MountError, UsageError
+
+
+@pytest.fixture
+def mnt(tmp_path):
+    (tmp_path / "mnt").mkdir()
+    yield tmp_path / "mnt"
+    if os.path.ismount(tmp_path / "mnt"):
+        subprocess.run(["umount", "-l", tmp_path / "mnt"], check=False, timeout=20)
+
+
+def test_a_store_is_mounted_for_a_block(mnt):
+    lower = joinfs.MemoryStore()
+    with joinfs.JoinedStore([joinfs.MemoryStore(), lower]) as store:
+        lower.set("d/a", (io.BytesIO(b"lower"), {"k": "v"}))
+        with joinfs.mount(store, mnt) as place:
+            assert place == str(mnt)
+            assert (mnt / "d" / "a").read_bytes() == b"lower"
+            assert os.getxattr(mnt / "d" / "a", "user.k") == b"v"
+            (mnt / "d" / "new").write_bytes(b"from the mount")
+            (mnt / "d" / "a").unlink()
+            assert store.to_bytes("d/new") == b"from the mount"
+            assert not store.exists("d/a")
+        assert os.listdir(mnt) == []
+        assert store.is_connected()
+    assert lower.user_tag == ""
+
+
+def test_any_store_can_be_mounted_and_is_connected_if_need_be(mnt, tmp_path):
+    store = joinfs.SQLiteStore(tmp_path / "x.db")
+    with joinfs.mount(store, mnt, attr_timeout=0, entry_timeout=0):
+        (mnt / "f").write_text("text")
+        store.set("p", (io.BytesIO(b"from Python"), {}))
+        assert (mnt / "p").read_bytes() == b"from Python"
+    assert not store.is_connected()
+    with store:
+        assert store.to_bytes("f") == b"text"
+
+
+def test_a_mount_in_use_stays_and_says_so(mnt):
+    store = joinfs.MemoryStore()
+    block = joinfs.mount(store, mnt)
+    with block:
+        (mnt / "f").touch()
+        file = (mnt / "f").open()
+        subprocess.run(["umount", mnt], check=False, capture_output=True, timeout=20)
+        assert os.path.ismount(mnt)
+        file.close()
+
+
+def test_what_is_wrong_is_told_before_anything_is_mounted(mnt, tmp_path):
+    store = joinfs.MemoryStore()
+    for place, options in ((tmp_path / "none", {}), (mnt, {"alow_other": True}), (mnt, {"driver": "none"})):
+        with pytest.raises(UsageError), joinfs.mount(store, place, **options):
+            pass
+    with pytest.raises(UsageError), joinfs.mount(joinfs.DirectoryStore(tmp_path), mnt):
+        pass
+    assert not os.path.ismount(mnt)
+    assert issubclass(MountError, joinfs.JoinfsError)
+
+
+def test_importing_joinfs_needs_no_libfuse():
+    program = "import sys; sys.modules['fuse'] = None; import joinfs, joinfs.cli; joinfs.open_store('memory:'); print('fine')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+    assert done.stdout == "fine\n", done.stderr
