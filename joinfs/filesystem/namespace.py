@@ -36,8 +36,8 @@ class NamespaceVerbs(State):
             NameTooLong: No name is that long.
         """
         directory = self._directory(parent)
-        node = self._nodes.find(directory, name)
-        return self._entry(node)
+        node = self._nodes.find(directory, name, count=True)
+        return Entry(node.id, node.attributes())
 
     def walk(self, names: "tuple[str, ...] | list[str]") -> int:
         """Answer the node of a path from the root, and count nothing: for drivers that are given paths.

@@ -131,8 +131,13 @@ class NodeTable:
 
     # ---------------------------------------------------------------- finding
 
-    def find(self, parent: Node, name: str) -> Node:
+    def find(self, parent: Node, name: str, count: bool = False) -> Node:
         """Answer the node of ``name`` in a directory, asking the store if need be.
+
+        Args:
+            parent: The directory.
+            name: One component.
+            count: Count in the same step that the kernel is told of the node.
 
         Raises:
             KeyError: There is none.
@@ -142,7 +147,12 @@ class NodeTable:
         now = time.monotonic()
         child = parent.children.get(name)
         if child is not None and child.expires > now:
-            return child
+            if not count:
+                return child
+            with self.lock:
+                if parent.children.get(name) is child:
+                    self.count(child)
+                    return child
         if self._absent.get((parent.id, name), 0.0) > now:
             raise KeyError(name)
         version = self._version
@@ -151,7 +161,7 @@ class NodeTable:
         except KeyError:
             self._miss(parent, name, version)
             raise
-        return self._found(parent, name, stat, version)
+        return self._found(parent, name, stat, version, count)
 
     def _look(self, parent: Node, name: str, now: float) -> Stat:
         if parent.listed is not None and parent.listed_until > now and name in parent.listed:
@@ -169,17 +179,25 @@ class NodeTable:
                 self._absent.clear()
             self._absent[parent.id, name] = time.monotonic() + self._ttl
 
-    def _found(self, parent: Node, name: str, stat: Stat, version: int) -> Node:
+    def _found(self, parent: Node, name: str, stat: Stat, version: int, count: bool) -> Node:
         """Take in what the store said, unless a change overtook it: then that is what holds."""
         with self.lock:
-            if version != self._version:
-                if name in parent.children:
-                    return parent.children[name]
-                stat = self._look(parent, name, time.monotonic())
-            return self.add_name(parent, name, stat)
+            node = parent.children.get(name) if version != self._version else None
+            if node is None:
+                if version != self._version:
+                    stat = self._look(parent, name, time.monotonic())
+                node = self.add_name(parent, name, stat)
+            if count:
+                self.count(node)
+            else:
+                self._consider_idle(node)
+            return node
 
     def add_name(self, parent: Node, name: str, stat: Stat) -> Node:
-        """Answer the node that ``name`` stands for by now, with these attributes. Hold the lock."""
+        """Answer the node that ``name`` stands for by now, with these attributes.
+
+        Hold the lock, and until it is counted or in use: nobody else keeps a new node.
+        """
         node = parent.children.get(name)
         if node is not None and not self._is_same(node, stat):
             self.remove_name(parent, name)
@@ -191,7 +209,6 @@ class NodeTable:
             self._idle.pop(parent.id, None)
         self._absent.pop((parent.id, name), None)
         self.update(node, stat)
-        self._consider_idle(node)
         return node
 
     def _is_same(self, node: Node, stat: Stat) -> bool:

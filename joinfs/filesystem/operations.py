@@ -8,11 +8,11 @@ The verbs are in modules by what they act on: names in ``namespace``, open files
 directories in ``directories``, extended attributes in ``xattrs``; attributes are here.
 """
 
-import contextlib
+import logging
 import os
 import pwd
 
-from joinfs.errors import InvalidArgument, IsADirectory, PermissionDenied
+from joinfs.errors import InvalidArgument, IsADirectory, JoinfsError, PermissionDenied
 from joinfs.filesystem.attributes import Attributes
 from joinfs.filesystem.directories import DirectoryVerbs
 from joinfs.filesystem.io import FileVerbs
@@ -24,6 +24,9 @@ from joinfs.stores import Usage
 from joinfs.stores.value import now
 
 __all__ = ["NOW", "ROOT", "Attributes", "Caller", "DirectoryEntry", "Entry", "Operations", "Settings"]
+
+
+log = logging.getLogger(__name__)
 
 
 class Operations(NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
@@ -124,14 +127,25 @@ class Operations(NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
     def close(self) -> None:
         """Commit all staged data and let go of all content.
 
+        What cannot be committed is kept: ``close`` can be called again.
+
         Raises:
-            StoreError, OSError: The first thing that could not be committed, after all were tried.
+            JoinfsError, OSError: The first thing that could not be committed, after all were tried.
         """
-        with contextlib.ExitStack() as closing:
-            for node in self._nodes.opened():
-                if node.content is not None:
-                    closing.callback(node.content.close)
-                    closing.callback(node.content.commit)
+        failed: list[JoinfsError | OSError] = []
+        for node in self._nodes.opened():
+            content = node.content
+            if content is None:
+                continue
+            try:
+                content.commit()
+            except (JoinfsError, OSError) as error:
+                log.error("%s could not be committed: %s", node.path(), error)
+                failed.append(error)
+            else:
+                content.close()
+        if failed:
+            raise failed[0]
 
 
 def _groups(caller: Caller) -> frozenset[int]:

@@ -144,7 +144,7 @@ def _read_explained(
 
 
 def _copied(db: sqlite3.Connection, node: int, size: int) -> BinaryIO:
-    file = tempfile.TemporaryFile()
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     for offset in range(0, size, CHUNK):
         file.write(read_chunks(db, node, size, offset, CHUNK))
     file.seek(0)
