@@ -32,6 +32,8 @@ PAGE_SIZE = 8192
 # leave a log of its own size behind.
 LOG_BYTES = 64 << 20
 SHRINK_BYTES = 256 << 20
+# One page of the smallest kind. SQLite itself takes a file of less for a new database, and would write over it.
+LEAST_BYTES = 512
 
 SCHEMA = """
 -- What has attributes. Never reused: an id that was seen once means the same file for ever (st_ino).
@@ -213,15 +215,17 @@ def _can_write(path: str, name: str, read_only: bool) -> bool:
         raise StoreUnavailable(f"{name}: the directory {directory} does not exist; make it first")
     room = os.access(directory, os.W_OK, effective_ids=True)
     try:
-        mode = os.stat(path).st_mode
+        native = os.stat(path)
     except FileNotFoundError:
         if room and not read_only:
             return True
         raise StoreUnavailable(f"{name}: the file does not exist and cannot be made") from None
     except OSError as error:
         raise StoreUnavailable(f"{name}: the file cannot be reached: {error.strerror}") from error
-    if not stat_module.S_ISREG(mode):
+    if not stat_module.S_ISREG(native.st_mode):
         raise StoreUnavailable(f"{name}: this is not a regular file")
+    if 0 < native.st_size < LEAST_BYTES:
+        raise CorruptStore(f"{name}: this is not an SQLite database")
     return room and not read_only and os.access(path, os.W_OK, effective_ids=True)
 
 

@@ -1,0 +1,85 @@
+"""Opening stores by URL and by path. SEMANTICS.md, Bad input."""
+
+import sqlite3
+import zipfile
+
+import pytest
+
+import joinfs
+from joinfs.errors import UsageError
+from joinfs.stores import REGISTRY
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "dir").mkdir()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("f", "x")
+    with joinfs.SQLiteStore(tmp_path / "x.db"):
+        pass
+    (tmp_path / "file").write_text("nothing known")
+    return tmp_path
+
+
+def opened(spec, **options):
+    store = joinfs.open_store(spec, **options)
+    store.disconnect()
+    return store
+
+
+def test_each_kind_opens_in_one_line(place):
+    for spec, cls in (
+        (f"dir:{place}/dir", joinfs.DirectoryStore), (f"{place}/dir", joinfs.DirectoryStore),
+        (f"zip:{place}/a.zip", joinfs.ZipStore), (place / "a.zip", joinfs.ZipStore),
+        (f"sqlite:{place}/new", joinfs.SQLiteStore), (f"{place}/x.db", joinfs.SQLiteStore),
+        ("memory:", joinfs.MemoryStore),
+    ):  # fmt: skip
+        assert type(opened(spec)) is cls
+    assert (place / "new").exists()
+
+
+def test_a_store_is_connected_unless_it_is_not_to_be(place):
+    with joinfs.open_store(f"dir:{place}/dir") as store:
+        assert store.is_connected()
+    assert not joinfs.open_store(f"sqlite:{place}/later", connect=False).is_connected()
+    assert not (place / "later").exists()
+
+
+def test_read_only_by_url_and_by_argument(place):
+    for spec, options in ((f"dir:{place}/dir?ro", {}), (f"{place}/dir", {"read_only": True}), (f"sqlite:{place}/x.db?ro", {})):
+        with joinfs.open_store(spec, **options) as store:
+            assert not store.capabilities.writable
+
+
+def test_a_path_may_have_any_letters(place):
+    for name in ("a:b", "q?ro", "100%"):
+        (place / name).mkdir()
+        assert opened(f"{place}/{name}").path == str(place / name)
+    assert opened(f"dir:{place}/q%3Fro?ro").path == str(place / "q?ro")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("{p}/none", "no store at"), ("{p}/none.db", "'sqlite:{p}/none.db' makes a new one"), ("{p}/file", "neither"),
+        ("sqlte:x", "did you mean 'sqlite:'"), ("nothing:x", "there are dir:"), ("memory:x", "stands alone"), ("dir:{p}/dir?x", "'?ro'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_store_is_told(place, spec, words):
+    with pytest.raises(UsageError) as told:
+        joinfs.open_store(spec.format(p=place))
+    assert words.format(p=place) in str(told.value)
+
+
+def test_others_can_register_theirs(place, monkeypatch):
+    monkeypatch.setitem(REGISTRY, "mine", lambda path, read_only: joinfs.MemoryStore())
+    assert type(opened("mine:anything")) is joinfs.MemoryStore
+
+
+def test_a_database_of_others_is_recognised_and_refused(place):
+    database = sqlite3.connect(place / "theirs.db")
+    database.execute("create table theirs (x)")
+    database.commit()
+    database.close()
+    with pytest.raises(joinfs.StoreError, match=r"theirs\.db"):
+        joinfs.open_store(place / "theirs.db")

@@ -1,0 +1,172 @@
+"""What is SQLite's own. SEMANTICS.md, SQLite; Transactions."""
+
+import io
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from joinfs.errors import CorruptStore, ReadOnly, StoreUnavailable
+from joinfs.stores.sqlite import SQLiteStore
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "x.db"
+
+
+def raw(path, statement, *arguments):
+    database = sqlite3.connect(path)
+    try:
+        answer = database.execute(statement, arguments).fetchall()
+        database.commit()
+    finally:
+        database.close()
+    return answer
+
+
+def test_a_foreign_database_is_refused_and_left_alone(path):
+    raw(path, "create table theirs (x)")
+    before = path.read_bytes()
+    with pytest.raises(CorruptStore, match=r"x\.db"):
+        SQLiteStore(path).connect()
+    assert path.read_bytes() == before
+
+
+def test_a_newer_schema_is_refused_and_left_alone(path):
+    with SQLiteStore(path):
+        pass
+    raw(path, "pragma user_version = 999")
+    before = path.read_bytes()
+    with pytest.raises(CorruptStore, match="newer"):
+        SQLiteStore(path).connect()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"no database" * 100, b"SQLite format 3\0" + b"\xff" * 5000, b"S"])
+def test_what_is_no_database_is_refused(path, content):
+    path.write_bytes(content)
+    with pytest.raises(CorruptStore, match=r"x\.db"):
+        SQLiteStore(path).connect()
+    assert path.read_bytes() == content
+
+
+def test_an_empty_file_is_a_new_database(path):
+    path.touch()
+    with SQLiteStore(path) as store:
+        store.set("a", (io.BytesIO(b"1"), {}))
+        assert list(store.keys()) == ["a"]
+
+
+def test_a_place_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(StoreUnavailable):
+        SQLiteStore(tmp_path / "none" / "x.db").connect()
+    with pytest.raises((StoreUnavailable, CorruptStore)):
+        SQLiteStore(tmp_path).connect()
+
+
+def test_read_only_takes_no_writes(path):
+    with SQLiteStore(path) as store:
+        store.set("a", (io.BytesIO(b"1"), {}))
+    with SQLiteStore(path, read_only=True) as store:
+        assert store.to_bytes("a") == b"1"
+        with pytest.raises(ReadOnly):
+            store.delete("a")
+
+
+def test_a_directory_with_many_files_is_renamed_by_changing_few_rows(path):
+    with SQLiteStore(path) as store:
+        with store.transaction("many"):
+            for number in range(2000):
+                store.set(f"d/s/{number}", (io.BytesIO(b""), {}))
+    tables = [name for (name,) in raw(path, "select name from sqlite_master where type = 'table' and name not like 'sqlite_%'")]
+
+    def rows():
+        return {name: set(raw(path, f"select * from {name}")) for name in tables}
+
+    before = rows()
+    with SQLiteStore(path) as store:
+        store.rename("d/", "e/")
+        assert store.exists("e/s/1999")
+    changed = sum(len(rows()[name] ^ before[name]) for name in tables)
+    assert changed < 10
+
+
+WRITER = """
+import io, sys
+from joinfs.stores.sqlite import SQLiteStore
+with SQLiteStore(sys.argv[1]) as store:
+    for number in range(60):
+        store.set(f"{sys.argv[2]}/{number}", (io.BytesIO(sys.argv[2].encode() * 5000), {"n": number}))
+        store.set_data("shared", io.BytesIO(sys.argv[2].encode() * 400_000))
+"""
+
+
+def test_processes_write_side_by_side_and_lose_nothing(path):
+    with SQLiteStore(path):
+        pass
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), name]) for name in "abc"]
+    try:
+        assert [writer.wait(100) for writer in writers] == [0, 0, 0]
+    finally:
+        for writer in writers:
+            writer.kill()
+    with SQLiteStore(path) as store:
+        assert len(list(store.keys())) == 181
+        assert all(store.to_bytes(f"{name}/59") == name.encode() * 5000 for name in "abc")
+        shared = store.to_bytes("shared")
+        assert shared == shared[:1] * 400_000
+
+
+KILLED = """
+import io, sys
+from joinfs.stores.sqlite import SQLiteStore
+store = SQLiteStore(sys.argv[1])
+store.connect()
+store.set("kept", (io.BytesIO(b"kept"), {}))
+with store.transaction("never ends"):
+    store.set("half", (io.BytesIO(b"x" * 3_000_000), {}))
+    store.delete("old")
+    print("half", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_process_that_is_killed_in_a_transaction_leaves_nothing_of_it(path):
+    with SQLiteStore(path) as store:
+        store.set("old", (io.BytesIO(b"old"), {}))
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+    assert process.stdout.readline() == b"half\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    with SQLiteStore(path) as store:
+        assert sorted(store.keys()) == ["kept", "old"]
+        assert store.to_bytes("old") == b"old"
+    assert raw(path, "pragma integrity_check") == [("ok",)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, 3 << 18, (5 << 18) + 77])
+def test_data_of_sizes_around_those_of_chunks(path, size):
+    data = os.urandom(size)
+    with SQLiteStore(path) as store:
+        store.set("a", (io.BytesIO(data), {}), 100_000)
+        assert store.stat("a").size == size
+        assert store.to_bytes("a") == data
+        for offset in (0, 1, (1 << 18) - 1, 1 << 18, size - 1, size):
+            if offset >= 0:
+                assert store.read("a", offset, 300_000) == data[offset : offset + 300_000]
+
+
+def test_what_is_replaced_or_deleted_leaves_no_chunks(path):
+    with SQLiteStore(path) as store:
+        store.set("a", (io.BytesIO(b"x" * 3_000_000), {}))
+        store.set("a", (io.BytesIO(b"small"), {}))
+        store.set("b", (io.BytesIO(b"x" * 3_000_000), {}))
+        store.rename("a", "b")
+        store.set("c", (io.BytesIO(b"x" * 3_000_000), {}))
+        store.delete("c")
+    names = [name for (name,) in raw(path, "select name from sqlite_master where type = 'table' and name like '%chunk%'")]
+    assert [raw(path, f"select count(*) from {name}") for name in names] == [[(0,)]]
