@@ -99,10 +99,10 @@ class FileAttributes:
         if (native.st_uid, native.st_gid) != (stat.uid, stat.gid):
             with contextlib.suppress(PermissionError):
                 os.fchown(descriptor, stat.uid, stat.gid)
-        os.fchmod(descriptor, stat_module.S_IMODE(stat.mode))
         for name, data in self._encoded(metadata).items():
             self._set(descriptor, name, data)
         self._set_all_foreign(descriptor, xattrs)
+        os.fchmod(descriptor, stat_module.S_IMODE(stat.mode))  # after those: it may take the right to write away
         os.utime(descriptor, ns=(stat.atime, stat.mtime))
 
     def apply_at(

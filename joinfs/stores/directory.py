@@ -188,12 +188,15 @@ class DirectoryStore(Store):
             stat = self._native(directory, name, key)
             if not stat.is_file:
                 raise Unsupported(f"{key!r} is not a regular file")
-            try:
-                return os.open(name, flags | safe, dir_fd=directory)
-            except PermissionError:
-                if stat.uid != os.geteuid():
-                    raise
-                return self._open_own(directory, name, flags)
+            return self._open_file(directory, name, stat, flags | safe)
+
+    def _open_file(self, directory: int, name: bytes, stat: Stat, flags: int) -> int:
+        try:
+            return os.open(name, flags, dir_fd=directory)
+        except PermissionError:
+            if stat.uid != os.geteuid():
+                raise
+            return self._open_own(directory, name, flags & ~os.O_NOFOLLOW)
 
     def _open_own(self, directory: int, name: bytes, flags: int) -> int:
         """Open our own file against its mode, as who has just created it with mode 0444 may write to it.
@@ -280,7 +283,8 @@ class DirectoryStore(Store):
                     _fill(descriptor, data, buffer_size)
                     self._attributes.apply(descriptor, stat, metadata, xattrs)
                     if there is not None and there.is_file and there.nlink > 1:
-                        self._overwrite(directory, name, descriptor, stat, metadata, xattrs)
+                        with self._open_to_overwrite(directory, name, there) as target:
+                            self._overwrite(target, descriptor, stat, metadata, xattrs)
                     else:
                         _give_name(descriptor, temporary, directory, name)
             return stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
@@ -364,28 +368,26 @@ class DirectoryStore(Store):
         finally:
             os.close(descriptor)
 
+    @contextlib.contextmanager
+    def _open_to_overwrite(self, directory: int, name: bytes, there: Stat) -> Iterator[int]:
+        descriptor = self._open_file(directory, name, there, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
     def _overwrite(
-        self,
-        directory: int,
-        name: bytes,
-        source: int,
-        stat: Stat,
-        metadata: Metadata,
-        xattrs: dict[str, bytes],
+        self, target: int, source: int, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes]
     ) -> None:
         """Copy into a file that has other names too, and must stay the same file for them.
 
         This is the one write that is not atomic; the data is complete beside it before it begins.
         """
-        target = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
-        try:
-            size = os.fstat(source).st_size
-            _copy_range(source, target, size)
-            os.ftruncate(target, size)
-            self._attributes.replace_metadata(target, metadata)
-            self._attributes.apply(target, stat, {}, xattrs)
-        finally:
-            os.close(target)
+        size = os.fstat(source).st_size
+        _copy_range(source, target, size)
+        os.ftruncate(target, size)
+        self._attributes.replace_metadata(target, metadata)
+        self._attributes.apply(target, stat, {}, xattrs)
 
     def _delete(self, key: str) -> None:
         if key == ROOT:
