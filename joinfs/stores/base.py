@@ -24,6 +24,7 @@ from joinfs.errors import (
     IsADirectory,
     NotConnected,
     ReadOnly,
+    StoreError,
     Unsupported,
 )
 from joinfs.stores.announcing import Announcing
@@ -434,7 +435,7 @@ class Store(Announcing, BulkMethods, ABC):
         """Give ``old`` the key ``new``: a value, or (both ending in ``/``) a directory with all below it.
 
         A value or an empty directory that is at ``new`` is replaced. Atomic where the store can; where it
-        cannot, data is copied before it is deleted. Nothing happens if both name one file.
+        cannot, data is copied before it is deleted, so that after a crash both may be there. Nothing happens if both name one file.
 
         Raises:
             KeyError: ``old`` is not there.
@@ -460,7 +461,13 @@ class Store(Announcing, BulkMethods, ABC):
             return
         if is_directory_key(new) and self.exists(new) and any(True for _ in self.list(new)):
             raise DirectoryNotEmpty(f"{new!r} has entries")
-        self._copy(old, new)
+        try:
+            self._copy(old, new)
+        except BaseException:
+            if is_directory_key(new):
+                with contextlib.suppress(KeyError, StoreError):
+                    self._delete_tree(new)
+            raise
         self._delete_tree(old)
 
     def exchange(self, first: str, second: str) -> None:

@@ -56,6 +56,12 @@ def unescape(spelling: str) -> tuple[str, bool]:
     return key, beside
 
 
+def is_piece(spelling: str) -> bool:
+    """Whether a directory is only the beginning of a name that is too long for one component."""
+    last = spelling.removesuffix("/").rpartition("/")[2]
+    return last.startswith(MARK) and last.endswith(MORE)
+
+
 def _is_ordinary(part: str) -> bool:
     if part in {"", ".", ".."} or part.startswith(MARK) or "\0" in part:
         return False

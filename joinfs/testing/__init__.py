@@ -8,6 +8,7 @@
 """
 
 from joinfs.testing.contract import ReadOnlyContract, StoreContract
+from joinfs.testing.dictstore import DictStore
 from joinfs.testing.model import Entry, Tree
 
-__all__ = ["Entry", "ReadOnlyContract", "StoreContract", "Tree"]
+__all__ = ["DictStore", "Entry", "ReadOnlyContract", "StoreContract", "Tree"]

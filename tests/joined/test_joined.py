@@ -1,4 +1,4 @@
-"""The rules of the join, on stores of every kind that can be first. SEMANTICS.md, The join."""
+"""The rules of the join, on stores of every kind that can be first."""
 
 import io
 import os
@@ -75,6 +75,7 @@ def values(joined):
 
 
 def test_the_keys_are_the_union_and_the_first_store_that_has_a_key_wins(join):
+    """SEMANTICS.md, Reading."""
     join.layers[0].set("b", (io.BytesIO(b"upper b"), {}))
     assert values(join) == {
         "a": b"lower a", "b": b"upper b", "d/x": b"lower x", "d/y": b"lower y",
@@ -84,6 +85,7 @@ def test_the_keys_are_the_union_and_the_first_store_that_has_a_key_wins(join):
 
 
 def test_a_write_goes_to_the_first_store_whoever_has_the_key(join, upper):
+    """SEMANTICS.md, Writing."""
     join.set("d/x", (io.BytesIO(b"new"), {"n": 1}))
     assert upper.to_bytes("d/x") == b"new"
     assert join.to_bytes("d/x") == b"new"
@@ -91,12 +93,14 @@ def test_a_write_goes_to_the_first_store_whoever_has_the_key(join, upper):
 
 
 def test_a_change_of_metadata_copies_the_key_up_with_its_data(join, upper):
+    """SEMANTICS.md, Writing."""
     join.update_metadata("d/w", {"colour": "red"})
     assert upper.to_bytes("d/w") == b"bottom w"
     assert upper.get_metadata("d/w") == {"from": "bottom", "colour": "red"}
 
 
 def test_copy_up_keeps_attributes_of_the_file_and_of_its_directories(join, upper):
+    """SEMANTICS.md, Writing."""
     bottom = join.layers[2]
     bottom.set_stat("e/", mode=0o2750, uid=12, gid=34, mtime=1_500_000_000_123_456_789)
     bottom.set_stat("e/q", mode=0o640, uid=56, gid=78, mtime=1_400_000_000_000_000_001)
@@ -111,6 +115,7 @@ def test_copy_up_keeps_attributes_of_the_file_and_of_its_directories(join, upper
 
 
 def test_deleting_hides_what_every_lower_store_has(join, upper, again):
+    """SEMANTICS.md, Deleting."""
     join.delete("d/x")
     for joined in (join, again()):
         assert not joined.exists("d/x")
@@ -126,6 +131,7 @@ def test_deleting_hides_what_every_lower_store_has(join, upper, again):
 
 
 def test_what_only_the_first_store_has_is_deleted_without_a_whiteout(join, upper):
+    """SEMANTICS.md, Deleting."""
     join.set("d/new", (io.BytesIO(b""), {}))
     join.delete("d/new")
     assert [name for name, _ in upper.list("d/")] == []
@@ -143,6 +149,7 @@ def test_a_deleted_key_can_be_made_again(join, upper):
 
 
 def test_a_directory_made_where_one_was_deleted_is_opaque(join, upper, again):
+    """SEMANTICS.md, Deleting."""
     for key in ("d/s/z", "d/x", "d/y", "d/w"):
         join.delete(key)
     join.delete("d/s/")
@@ -161,6 +168,7 @@ def test_a_directory_with_entries_in_any_store_is_not_deleted(join):
 
 
 def test_renaming_a_merged_directory_moves_all_of_it_and_copies_no_file(join, upper, again):
+    """SEMANTICS.md, Renaming."""
     join.set("d/own", (io.BytesIO(b"own"), {}))
     join.delete("d/y")
     join.rename("d/", "e/moved/")
@@ -215,6 +223,7 @@ def test_renaming_a_lower_file_copies_it_up_and_hides_the_old_name(join, upper, 
 
 
 def test_two_keys_of_different_kinds_change_places(join, again):
+    """SEMANTICS.md, Renaming."""
     join.exchange("d/", "b")
     for joined in (join, again()):
         assert joined.to_bytes("d") == b"bottom b"
@@ -224,6 +233,7 @@ def test_two_keys_of_different_kinds_change_places(join, again):
 
 
 def test_a_file_in_a_higher_store_ends_a_lower_directory(join):
+    """SEMANTICS.md, Reading."""
     join.layers[0].set("e", (io.BytesIO(b"file"), {}))
     assert join.to_bytes("e") == b"file"
     assert not join.exists("e/q")
@@ -232,6 +242,7 @@ def test_a_file_in_a_higher_store_ends_a_lower_directory(join):
 
 
 def test_whiteouts_and_opaque_directories_of_lower_stores_are_honoured(join):
+    """SEMANTICS.md, Marks of other systems."""
     lower = join.layers[1]
     fill(lower, {".wh.b": b"", "e/.wh..wh..opq": b"", "e/own": b"own"})
     try:
@@ -245,6 +256,7 @@ def test_whiteouts_and_opaque_directories_of_lower_stores_are_honoured(join):
 
 
 def test_names_for_whiteouts_are_refused(join):
+    """SEMANTICS.md, Reserved names."""
     for key in (".wh.x", "d/.wh..wh..opq", ".wh.d/x"):
         with pytest.raises(InvalidKey, match="reserved"):
             join.set(key, (io.BytesIO(b""), {}))
@@ -255,6 +267,7 @@ def test_names_for_whiteouts_are_refused(join):
 
 
 def test_a_name_too_long_for_a_whiteout_of_its_own_is_deleted_all_the_same(join, again):
+    """SEMANTICS.md, Deleting."""
     name = "n" * 255
     lower = join.layers[1]
     lower.set(name, (io.BytesIO(b"long"), {}))
@@ -270,6 +283,7 @@ def test_a_name_too_long_for_a_whiteout_of_its_own_is_deleted_all_the_same(join,
 
 
 def test_marks_are_in_no_metadata(join):
+    """SEMANTICS.md, Reserved names."""
     join.rename("d/", "m/")
     assert join.get_metadata("m/") == {}
     join.set_metadata("m/", {"k": "v"})
@@ -278,6 +292,7 @@ def test_marks_are_in_no_metadata(join):
 
 
 def test_a_hostile_redirect_leads_nowhere(join, again):
+    """SEMANTICS.md, Marks of other systems."""
     upper = join.layers[0]
     for redirect in ("../../etc/", "/", "", "d", "m/", 7, ["x"], "a\0/"):
         upper.put("m/", join.stat("d/"), None, {"joinfs.redirect": redirect})
@@ -285,6 +300,7 @@ def test_a_hostile_redirect_leads_nowhere(join, again):
 
 
 def test_a_directory_that_a_lower_store_gets_meanwhile_is_seen(join):
+    """SEMANTICS.md, Changes by others."""
     assert values(join)["d/x"] == b"lower x"
     bottom = join.layers[2]
     bottom.set("d/s/late", (io.BytesIO(b"late"), {}))
@@ -296,6 +312,7 @@ def test_a_directory_that_a_lower_store_gets_meanwhile_is_seen(join):
 
 
 def test_a_read_only_first_store_makes_the_join_read_only(tmp_path):
+    """SEMANTICS.md, A read-only first store."""
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "k").write_bytes(b"v")
     with JoinedStore([DirectoryStore(tmp_path / "r", read_only=True), MemoryStore()]) as join:
@@ -384,6 +401,7 @@ def test_writes_through_an_open_descriptor_go_to_the_copy(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes a character device 0/0, overlayfs's whiteout")
 def test_overlayfs_marks_of_a_directory_layer_are_read(tmp_path):
+    """SEMANTICS.md, Marks of other systems."""
     for name in ("u", "m", "l/d", "l/x"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "l" / "gone").write_bytes(b"")
