@@ -5,8 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-MOUNTING := fuse3 libfuse2
-TESTING := git rsync attr acl sqlite3 tar
+MOUNTING := fuse3 libfuse2 attr
+TESTING := git rsync acl sqlite3 tar
 
 .PHONY: demo test check clean mounting testing
 .DEFAULT_GOAL := demo

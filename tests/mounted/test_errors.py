@@ -62,8 +62,7 @@ def test_a_full_medium_is_told_and_room_that_is_made_is_used(mount, full_upper, 
     with mount(full_upper, lower) as mnt:
         write_out(mnt / "kept", b"k" * 1000)
         with told(errno.ENOSPC), open(mnt / "too large", "wb", buffering=0) as file:
-            for _ in range(4):
-                file.write(b"x" * MEBIBYTE)
+            file.writelines(b"x" * MEBIBYTE for _ in range(4))
             os.fsync(file.fileno())
         with contextlib.suppress(FileNotFoundError):
             os.unlink(mnt / "too large")
