@@ -1,0 +1,147 @@
+"""Any Python mapping as a store: a dict, shelve, dbm, zict, what zarr keeps its chunks in."""
+
+import contextlib
+import importlib
+import io
+import json
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, BinaryIO
+
+from joinfs.errors import NotRepresentable, Unsupported, UsageError
+from joinfs.stores.base import Store
+from joinfs.stores.flat import FlatStore
+from joinfs.stores.metadata import to_json
+from joinfs.stores.value import Metadata, Value
+from joinfs.stores.views import ReadOnlyStore
+
+BESIDE = ".joinfs/"
+
+
+class MappingStore(FlatStore):
+    """A mapping of names to bytes.
+
+    The mapping's values are the data, as they are. What a mapping has no room for (metadata, attributes)
+    is in further entries: that of ``a/b`` in ``.joinfs/a/b``, as JSON. These entries are no keys. What is
+    in the mapping already needs none.
+
+    A mapping that cannot be written to makes a store that takes no writes. The store closes nothing that
+    it did not open; if the mapping has a ``sync`` method, ``sync`` and ``disconnect`` call it. One thread
+    at a time calls the mapping.
+
+    Args:
+        mapping: ``str`` to ``bytes``. Names that are ``bytes`` (as in dbm) are their UTF-8. A value that
+            is no bytes is an empty file that cannot be read.
+        event_manager, read_only: As for ``FlatStore``.
+    """
+
+    def __init__(self, mapping: Mapping[Any, Any], event_manager: Any = None, read_only: bool = False) -> None:
+        super().__init__(event_manager, read_only or not isinstance(mapping, MutableMapping | _DbmLike))
+        self._mapping: Any = mapping
+        self.name = f"a {type(mapping).__name__}"
+
+    def disconnect(self) -> None:
+        if self.is_connected():
+            self.sync()
+        super().disconnect()
+
+    def sync(self, key: str | None = None) -> None:
+        self._check_connected()
+        if self.capabilities.writable and hasattr(self._mapping, "sync"):
+            with self._lock:
+                self._mapping.sync()
+
+    # ---------------------------------------------------------------- what FlatStore asks for
+
+    def _names(self) -> Iterable[str]:
+        names = [n.decode("utf-8", "surrogateescape") if isinstance(n, bytes) else n for n in self._mapping.keys()]  # noqa: SIM118 - dbm has keys() and cannot be iterated
+        return [name for name in names if isinstance(name, str) and not name.startswith(BESIDE)]
+
+    def _load(self, name: str) -> Value:
+        if name.startswith(BESIDE):
+            raise KeyError(name)
+        with self._spelled(name):
+            data = self._mapping[name]
+        metadata = {}
+        with contextlib.suppress(KeyError, ValueError), self._spelled(name):
+            metadata = json.loads(bytes(self._mapping[BESIDE + name]))
+        if isinstance(data, bytes | bytearray | memoryview):
+            kept = bytes(data)
+            return Value(lambda: io.BytesIO(kept), metadata, len(kept))
+        return Value(lambda: _refuse(name, data), metadata, 0)
+
+    def _save(self, name: str, data: BinaryIO, size: int, metadata: Metadata) -> None:
+        if name.startswith(BESIDE):
+            raise Unsupported(f"what begins with {BESIDE!r} is joinfs's own in a mapping")
+        kept = data.read()
+        with self._spelled(name):
+            before = self._mapping[BESIDE + name] if BESIDE + name in self._mapping else None
+            self._mapping[BESIDE + name] = to_json(metadata).encode()
+            try:
+                self._mapping[name] = kept
+            except BaseException:
+                self._put_back(BESIDE + name, before)
+                raise
+
+    def _put_back(self, name: str, before: Any) -> None:
+        with contextlib.suppress(Exception):
+            if before is None:
+                del self._mapping[name]
+            else:
+                self._mapping[name] = before
+
+    def _remove(self, name: str) -> None:
+        with self._spelled(name):
+            del self._mapping[name]
+            with contextlib.suppress(KeyError):
+                del self._mapping[BESIDE + name]
+
+    @contextlib.contextmanager
+    def _spelled(self, name: str) -> Any:
+        try:
+            yield
+        except UnicodeEncodeError as error:
+            raise NotRepresentable(f"{name!r} cannot be written in {self.name}, whose names must be Unicode") from error
+
+
+class _DbmType(type):
+    def __instancecheck__(cls, thing: object) -> bool:
+        return all(hasattr(thing, name) for name in ("keys", "__getitem__", "__setitem__", "__delitem__"))
+
+
+class _DbmLike(metaclass=_DbmType):
+    """What writes like a mapping without being called one, as dbm.gnu and dbm.ndbm do."""
+
+
+def _refuse(name: str, data: object) -> BinaryIO:
+    raise Unsupported(f"{name!r} is a {type(data).__name__} in the mapping, and has no bytes")
+
+
+def open_python(path: str, read_only: bool) -> Store:
+    """Answer the store for ``python:MODULE:ATTRIBUTE``: a store, a mapping, or a function that makes one.
+
+    Raises:
+        UsageError: There is no such thing, or it is something else.
+    """
+    thing = _import(path)
+    if callable(thing) and not isinstance(thing, Mapping | Store):
+        thing = thing()
+    if isinstance(thing, Store):
+        return ReadOnlyStore(thing) if read_only else thing
+    if isinstance(thing, Mapping | _DbmLike):
+        store = MappingStore(thing, read_only=read_only)
+        store.name = f"python:{path}"
+        return store
+    raise UsageError(f"python:{path} is a {type(thing).__name__}, which is neither a mapping nor a store")
+
+
+def _import(path: str) -> Any:
+    module, colon, attribute = path.partition(":")
+    if not (module and colon and attribute):
+        raise UsageError(f"'python:{path}' must be python:MODULE:ATTRIBUTE, as in python:mypackage.data:CHUNKS")
+    try:
+        thing: Any = importlib.import_module(module)
+        for name in attribute.split("."):
+            thing = getattr(thing, name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"python:{path} cannot be had: {error}") from error
+    return thing

@@ -1,0 +1,190 @@
+"""Another store seen differently: below a prefix, or read-only."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+from joinfs.errors import InvalidKey, ReadOnly, StoreUnavailable
+from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
+from joinfs.stores.keys import ROOT, check_key, directory_key
+from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value, new_stat
+
+
+class _View(Store):
+    """A store whose every method asks another one, which it connects and disconnects with itself."""
+
+    def __init__(self, store: Store, event_manager: Any = None) -> None:
+        super().__init__(event_manager)
+        self.store = store
+        self._prefix = ROOT
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        """Those of the other store."""
+        return self.store.capabilities
+
+    @property
+    def changes(self) -> int:
+        """A number that every write through the other store changes."""
+        return self.store.changes
+
+    @changes.setter
+    def changes(self, value: int) -> None:
+        """Writes are counted by the other store."""
+
+    def connect(self, credentials: Any = None) -> None:
+        self.store.connect(credentials)
+
+    def disconnect(self) -> None:
+        self.store.disconnect()
+
+    def is_connected(self) -> bool:
+        return self.store.is_connected()
+
+    def _key(self, key: str) -> str:
+        """The other store's key for one of ours."""
+        if self._prefix:
+            try:
+                check_key(key)
+            except InvalidKey as error:
+                raise KeyError(key) from error
+        return self._prefix + key
+
+    # ---------------------------------------------------------------- reading
+
+    def stat(self, key: str) -> Stat:
+        return self.store.stat(self._key(key))
+
+    def lookup(self, key: str) -> Stat:
+        return self.store.lookup(self._key(key))
+
+    def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        return self.store.list(self._key(prefix))
+
+    def get(self, key: str) -> Value:
+        return self.store.get(self._key(key))
+
+    def get_data(self, key: str) -> BinaryIO:
+        return self.store.get_data(self._key(key))
+
+    def get_data_range(self, key: str, start: int | None = None, end: int | None = None) -> BinaryIO:
+        return self.store.get_data_range(self._key(key), start, end)
+
+    def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
+        return self.store.get_metadata(self._key(key), select)
+
+    def get_xattrs(self, key: str) -> dict[str, bytes]:
+        return self.store.get_xattrs(self._key(key))
+
+    def read(self, key: str, offset: int, size: int) -> bytes:
+        return self.store.read(self._key(key), offset, size)
+
+    def open_local(self, key: str, flags: int) -> int:
+        return self.store.open_local(self._key(key), flags)
+
+    def usage(self) -> Usage:
+        return self.store.usage()
+
+    def sync(self, key: str | None = None) -> None:
+        self.store.sync(None if key is None else self._key(key))
+
+    # ---------------------------------------------------------------- writing
+
+    def _put(
+        self,
+        key: str,
+        stat: Stat,
+        data: BinaryIO | None,
+        metadata: Metadata,
+        xattrs: dict[str, bytes],
+        buffer_size: int,
+    ) -> Stat:
+        return self.store.put(self._key(key), stat, data, metadata, xattrs, buffer_size)
+
+    def _delete(self, key: str) -> None:
+        if key == ROOT:
+            raise InvalidKey("the root cannot be deleted")
+        self.store.delete(self._key(key))
+
+    def _set_metadata(self, key: str, metadata: Metadata) -> None:
+        self.store.set_metadata(self._key(key), metadata)
+
+    def _set_stat(self, key: str, changes: dict[str, int]) -> Stat:
+        return self.store.set_stat(self._key(key), **changes)
+
+    def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
+        self.store.set_xattr(self._key(key), name, value)
+
+    def _rename(self, old: str, new: str) -> None:
+        self.store.rename(self._key(old), self._key(new))
+
+    def _exchange(self, first: str, second: str) -> None:
+        self.store.exchange(self._key(first), self._key(second))
+
+    def _link(self, old: str, new: str) -> Stat:
+        return self.store.link(self._key(old), self._key(new))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self.store.transaction(f"part of a transaction of {self.name}"):
+            yield
+
+
+class PrefixStore(_View):
+    """A directory of another store, as a store of its own.
+
+    Args:
+        store: The other store; connected and disconnected with this one.
+        prefix: Key of the directory, with or without the ``/`` at its end. If it is not there it is made
+            when this store is connected, provided that the other one takes writes.
+        event_manager: As for ``Store``. The other store's listeners hear of writes too, under its keys.
+    """
+
+    def __init__(self, store: Store, prefix: str, event_manager: Any = None) -> None:
+        super().__init__(store, event_manager)
+        self._prefix = directory_key(prefix)
+        check_key(self._prefix)
+        self.name = f"{store.name}?prefix={self._prefix.removesuffix('/')}"
+
+    def connect(self, credentials: Any = None) -> None:
+        """The same.
+
+        Raises:
+            StoreUnavailable: There is no such directory, and it cannot be made.
+        """
+        if self.is_connected():
+            return
+        super().connect(credentials)
+        if self.store.exists(self._prefix):
+            return
+        try:
+            if not self.store.capabilities.writable:
+                raise StoreUnavailable(f"there is no directory {self._prefix} in {self.store.name}")
+            self.store.put(self._prefix, new_stat(DEFAULT_DIRECTORY_MODE, *self.store._default_owner()))
+        except BaseException:
+            super().disconnect()
+            raise
+
+
+class ReadOnlyStore(_View):
+    """Another store that takes no writes this way.
+
+    Args:
+        store: The other store; connected and disconnected with this one.
+        event_manager: As for ``Store``.
+    """
+
+    def __init__(self, store: Store, event_manager: Any = None) -> None:
+        super().__init__(store, event_manager)
+        self.name = f"{store.name}?ro"
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        """Those of the other store, without writing."""
+        return self.store.capabilities._replace(writable=False)
+
+    def open_local(self, key: str, flags: int) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            raise ReadOnly(f"{self.name} takes no writes")
+        return super().open_local(key, flags)
