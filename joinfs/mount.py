@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -12,10 +13,19 @@ from typing import Self
 
 from joinfs.config import MountConfig, MountOptions, StoreSpec, parse_options
 from joinfs.drivers import pick
-from joinfs.errors import JoinfsError, MountError
+from joinfs.errors import JoinfsError, MountError, UsageError
 from joinfs.filesystem.operations import Operations, Settings
 from joinfs.joined.store import JoinedStore
-from joinfs.mountpoint import check_apart, check_machine, check_mountpoint, locked, note_of, unmount
+from joinfs.mountpoint import (
+    check_apart,
+    check_machine,
+    check_mounted,
+    check_mountpoint,
+    check_upper_apart,
+    locked,
+    note_of,
+    unmount,
+)
 from joinfs.stores import Store, open_store
 
 log = logging.getLogger(__name__)
@@ -44,7 +54,11 @@ def open_join(specs: tuple[StoreSpec, ...]) -> JoinedStore:
 def mount(store: Store, mountpoint: str | os.PathLike[str], *, driver: str = "auto", **options: object) -> Iterator[str]:
     """Mount a store for the length of a ``with`` block, served by a thread of this process.
 
-    What Python writes to ``store`` meanwhile shows in the mount.
+    What Python writes to ``store`` meanwhile shows in the mount. Whatever keeps this process from running
+    Python while it waits for the mount waits for ever, as it is this process that answers: so do not
+    map files of the mount into memory here (``mmap``, ``numpy.memmap``, loading an extension module),
+    but in another process, or mount with the command. Starting processes is safe: for the length of
+    the block ``subprocess`` uses fork(2), not vfork(2).
 
     Args:
         store: Any store; connected for as long if it is not.
@@ -65,12 +79,46 @@ def mount(store: Store, mountpoint: str | os.PathLike[str], *, driver: str = "au
     place = check_mountpoint(config.mountpoint)
     check_machine(config.options.allow_other)
     check_apart(store, place)
+    check_upper_apart(store)
     with contextlib.ExitStack() as closing:
         if not store.is_connected():
             closing.enter_context(store)
         operations = closing.enter_context(_operations(store, config.options))
+        closing.enter_context(_plain_forks)
         closing.enter_context(_served_by_thread(operations, place, config))
         yield place
+
+
+class _PlainForks:
+    """Keeps ``subprocess`` from using vfork(2), which stops us until the new process has executed its program.
+
+    That program, its working directory, or a file that is closed on the way may be in the mount, and then
+    the new process waits for us. See "Disabling use of vfork() or posix_spawn()" in the documentation of
+    subprocess.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._saved: dict[str, bool] = {}
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                for name in ("_USE_VFORK", "_USE_POSIX_SPAWN"):
+                    self._saved[name] = getattr(subprocess, name, False)
+                    setattr(subprocess, name, False)
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                for name, value in self._saved.items():
+                    setattr(subprocess, name, value)
+
+
+_plain_forks = _PlainForks()
 
 
 @contextlib.contextmanager
@@ -123,6 +171,7 @@ def serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
     mountpoint = check_mountpoint(config.mountpoint)
     join = open_join(config.stores)
     check_apart(join, mountpoint)
+    check_upper_apart(join)
     check_machine(config.options.allow_other)
     driver = pick(config.driver)
     with _note(mountpoint) as note, join, _operations(join, config.options) as operations, _LibfuseSaid() as said:
@@ -246,7 +295,10 @@ def log_to(path: str | None) -> None:
     Raises:
         UsageError: The file cannot be written.
     """
-    handler = logging.StreamHandler() if path is None else logging.FileHandler(path)
+    try:
+        handler = logging.StreamHandler() if path is None else logging.FileHandler(path)
+    except OSError as error:
+        raise UsageError(f"the log file {path} cannot be written: {error.strerror}") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger("joinfs").addHandler(handler)
 
@@ -258,6 +310,7 @@ def end(mountpoint: str) -> None:
         UsageError: There is no mount.
         MountError: It is in use; or the server could not commit everything.
     """
+    check_mounted(mountpoint)
     note = note_of(mountpoint)
     with contextlib.ExitStack() as closing:
         held = None

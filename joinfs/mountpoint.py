@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import stat as stat_module
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from joinfs.errors import MountError, StoreLocked, UsageError
 from joinfs.stores import Store
+from joinfs.stores.views import View
 
 DEVICE = "/dev/fuse"
 FUSE_CONF = "/etc/fuse.conf"
@@ -70,7 +72,10 @@ def fusermount() -> str | None:
 
 
 def leaves(store: Store) -> Iterator[Store]:
-    """The stores that a store is joined of, in their order; itself if it is not joined."""
+    """The stores that a store is joined of, or a view of, in their order; else itself."""
+    if isinstance(store, View):
+        yield from leaves(store.store)
+        return
     for layer in getattr(store, "layers", ()) or (store,):
         if layer is store:
             yield store
@@ -89,6 +94,20 @@ def check_apart(store: Store, mountpoint: str) -> None:
             raise UsageError(
                 f"the mountpoint {mountpoint} and the store {leaf.name} are inside each other; mount somewhere else"
             )
+
+
+def check_upper_apart(store: Store) -> None:
+    """Raise ``UsageError`` if what is written to the first store of a join would change another one."""
+    upper, *lowers = leaves(store)
+    place = getattr(upper, "path", None)
+    if place is None or not upper.capabilities.writable:
+        return
+    real = os.path.realpath(place)
+    for lower in lowers:
+        other = os.path.realpath(getattr(lower, "path", os.devnull))
+        nested = os.path.isdir(real) and os.path.isdir(other) and os.path.commonpath([real, other]) in {real, other}
+        if other == real or nested:
+            raise UsageError(f"the first store {upper.name} takes the writes, and {lower.name} is in the same place; give it another place")
 
 
 @contextlib.contextmanager
@@ -141,6 +160,20 @@ def note_of(mountpoint: str) -> Path:
     """The note of the mount at ``mountpoint``: locked while its server lives; what it says went wrong at the end."""
     name = hashlib.blake2b(os.fsencode(os.path.realpath(mountpoint)), digest_size=16).hexdigest()
     return runtime_directory() / name
+
+
+def check_mounted(mountpoint: str) -> None:
+    """Raise ``UsageError`` unless there is a mount of joinfs, working or not."""
+    place = os.path.realpath(mountpoint)
+    kind = None
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields = line.split(" ")
+        if re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4]) == place:
+            kind = fields[fields.index("-") + 1]
+    if kind is None:
+        raise UsageError(f"{mountpoint} is not a mount")
+    if kind != "fuse.joinfs":
+        raise UsageError(f"{mountpoint} is a mount of {kind}, not of joinfs; unmount it with: umount {mountpoint}")
 
 
 def unmount(mountpoint: str, lazy: bool = False) -> None:

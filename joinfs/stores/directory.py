@@ -85,6 +85,7 @@ class DirectoryStore(Store):
         self.path = os.path.abspath(path)
         self.name = f"dir:{os.fspath(path)}"
         self._read_only = read_only
+        self.capabilities = Capabilities(writable=not read_only)
         self._root = -1
 
     # ---------------------------------------------------------------- connection

@@ -34,7 +34,7 @@ class MappingStore(FlatStore):
         event_manager, read_only: As for ``FlatStore``.
     """
 
-    def __init__(self, mapping: Mapping[Any, Any], event_manager: Any = None, read_only: bool = False) -> None:
+    def __init__(self, mapping: Any, event_manager: Any = None, read_only: bool = False) -> None:
         super().__init__(event_manager, read_only or not isinstance(mapping, MutableMapping | _DbmLike))
         self._mapping: Any = mapping
         self.name = f"a {type(mapping).__name__}"
@@ -74,7 +74,7 @@ class MappingStore(FlatStore):
             raise Unsupported(f"what begins with {BESIDE!r} is joinfs's own in a mapping")
         kept = data.read()
         with self._spelled(name):
-            before = self._mapping[BESIDE + name] if BESIDE + name in self._mapping else None
+            before = self._mapping.get(BESIDE + name)
             self._mapping[BESIDE + name] = to_json(metadata).encode()
             try:
                 self._mapping[name] = kept

@@ -11,7 +11,7 @@ from joinfs.stores.keys import ROOT, check_key, directory_key
 from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value, new_stat
 
 
-class _View(Store):
+class View(Store):
     """A store whose every method asks another one, which it connects and disconnects with itself."""
 
     def __init__(self, store: Store, event_manager: Any = None) -> None:
@@ -131,7 +131,7 @@ class _View(Store):
             yield
 
 
-class PrefixStore(_View):
+class PrefixStore(View):
     """A directory of another store, as a store of its own.
 
     Args:
@@ -167,7 +167,7 @@ class PrefixStore(_View):
             raise
 
 
-class ReadOnlyStore(_View):
+class ReadOnlyStore(View):
     """Another store that takes no writes this way.
 
     Args:

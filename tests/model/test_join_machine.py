@@ -29,7 +29,7 @@ PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 DATA = st.binary(max_size=40)
 METADATA = st.dictionaries(st.sampled_from(["k", "l"]), st.text(max_size=5).filter(lambda t: "\0" not in t), max_size=2)
 LAYER = st.dictionaries(PATHS, st.one_of(st.none(), DATA), max_size=8)
-MODES = st.sampled_from([0o600, 0o644, 0o700, 0o755])
+MODES = st.sampled_from([0o700, 0o750, 0o755, 0o777])  # an ordinary user must be able to go on after them
 
 
 def layer_entries(choice):

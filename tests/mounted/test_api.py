@@ -58,6 +58,18 @@ def test_a_mount_in_use_stays_and_says_so(mnt):
         file.close()
 
 
+def test_processes_can_be_started_in_the_mount(mnt):
+    """With files of the mount open, and a program in it. SEMANTICS.md, Mounting from Python."""
+    before = subprocess._USE_VFORK
+    with joinfs.mount(joinfs.MemoryStore(), mnt):
+        (mnt / "program").write_text("#!/bin/sh\npwd\n")
+        (mnt / "program").chmod(0o755)
+        with (mnt / "program").open():
+            done = subprocess.run([mnt / "program"], cwd=mnt, capture_output=True, text=True, check=True, timeout=30)
+        assert done.stdout == f"{mnt}\n"
+    assert subprocess._USE_VFORK == before
+
+
 def test_what_is_wrong_is_told_before_anything_is_mounted(mnt, tmp_path):
     store = joinfs.MemoryStore()
     for place, options in ((tmp_path / "none", {}), (mnt, {"alow_other": True}), (mnt, {"driver": "none"})):

@@ -41,7 +41,11 @@ BAD = {
     "damaged archive": (["memory:", "zip:{p}/damaged.zip", "{p}/mnt"], 1, "not a zip archive"),
     "damaged database": (["{p}/damaged.db", "{p}/mnt"], 1, "damaged.db"),
     "foreign database": (["{p}/foreign.db", "{p}/mnt"], 1, "foreign.db"),
-    "log file": (["--log-file", "{p}/none/log", "memory:", "{p}/mnt"], 1, "No such file"),
+    "log file": (["--log-file", "{p}/none/log", "memory:", "{p}/mnt"], 1, "cannot be written: No such file"),
+    "one directory twice": (["{p}/lower", "{p}/lower", "{p}/mnt"], 1, "same place"),
+    "first store inside another": (["{p}/lower/inside", "{p}/lower", "{p}/mnt"], 1, "same place"),
+    "another inside the first store": (["{p}/lower", "memory:", "{p}/lower/inside", "{p}/mnt"], 1, "same place"),
+    "one database twice": (["sqlite:{p}/new.db", "sqlite:{p}/../{p.name}/new.db", "{p}/mnt"], 1, "same place"),
     "unknown option": (["-o", "alow_other", "memory:", "{p}/mnt"], 2, "did you mean 'allow_other'"),
     "option without its value": (["-o", "attr_timeout", "memory:", "{p}/mnt"], 2, "needs a value"),
     "option of no sense": (["-o", "attr_timeout=-1", "memory:", "{p}/mnt"], 2, "seconds"),
@@ -69,6 +73,13 @@ def test_unmounting_what_is_no_mount_is_one_sentence(user, place):
         done = user.joinfs("umount", place / path)
         assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
         assert "not a mount" in done.stderr
+
+
+def test_what_is_not_of_joinfs_is_not_unmounted(user):
+    for path, words in (("/", "not of joinfs"), ("/proc", "not of joinfs"), ("/usr", "not a mount")):
+        done = user.joinfs("umount", path)
+        assert (done.returncode, done.stdout, words in done.stderr) == (1, "", True), done.stderr
+    assert Path("/proc/self").exists()
 
 
 def test_a_daemon_is_ready_when_mount_returns_and_gone_when_umount_does(user, place):
