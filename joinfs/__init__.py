@@ -29,8 +29,11 @@ from joinfs.joined.store import JoinedStore
 from joinfs.mount import mount
 from joinfs.stores import Capabilities, Stat, Store, Usage, Value, open_store
 from joinfs.stores.directory import DirectoryStore
+from joinfs.stores.flat import FlatStore
+from joinfs.stores.mapping import MappingStore
 from joinfs.stores.memory import MemoryStore
 from joinfs.stores.sqlite import SQLiteStore
+from joinfs.stores.views import PrefixStore, ReadOnlyStore
 from joinfs.stores.zip import ZipStore
 
 __version__ = "0.1.0"
@@ -39,9 +42,13 @@ __all__ = [
     "Capabilities",
     "DirectoryStore",
     "EventManager",
+    "FlatStore",
     "JoinedStore",
     "JoinfsError",
+    "MappingStore",
     "MemoryStore",
+    "PrefixStore",
+    "ReadOnlyStore",
     "SQLiteStore",
     "Stat",
     "Store",

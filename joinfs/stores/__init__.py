@@ -1,8 +1,9 @@
 """Stores, and opening them by URL.
 
-A URL is ``SCHEME:PATH``, with ``?ro`` at its end for a store that is to take no writes (a ``?`` or ``%``
-in the path is then spelled ``%3F``, ``%25``). Schemes are those of ``REGISTRY``, and what other packages
-register under the entry point group ``joinfs.stores``. A bare path is recognised by what it is.
+A URL is ``SCHEME:PATH``, with options after a ``?`` at its end, joined by ``&``: ``ro`` for a store that is
+to take no writes, ``prefix=a/b`` for one directory of it (a ``?``, ``&`` or ``%`` in the path or prefix is then
+spelled ``%3F``, ``%26``, ``%25``). Schemes are those of ``REGISTRY``, and what other packages register under the
+entry point group ``joinfs.stores``. A bare path is recognised by what it is.
 """
 
 import difflib
@@ -14,9 +15,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import unquote
 
-from joinfs.errors import UsageError
+from joinfs.errors import InvalidKey, UsageError
 from joinfs.stores.base import Store
 from joinfs.stores.value import Capabilities, Stat, Usage, Value
+from joinfs.stores.views import PrefixStore
 
 __all__ = ["REGISTRY", "Capabilities", "Stat", "Store", "Usage", "Value", "open_store"]
 
@@ -44,9 +46,15 @@ def _open_memory(path: str, read_only: bool) -> Store:
     return cls()
 
 
+def _open_python(path: str, read_only: bool) -> Store:
+    store: Store = importlib.import_module("joinfs.stores.mapping").open_python(path, read_only)
+    return store
+
+
 REGISTRY: dict[str, Opener] = {
     "dir": _lazily("directory", "DirectoryStore"),
     "memory": _open_memory,
+    "python": _open_python,
     "sqlite": _lazily("sqlite", "SQLiteStore"),
     "zip": _lazily("zip", "ZipStore"),
 }
@@ -56,8 +64,9 @@ def open_store(spec: str | os.PathLike[str], *, read_only: bool = False, connect
     """Answer the store that a URL or a bare path means.
 
     Args:
-        spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``memory:``, one of
-            another package's schemes, or the path of something that is there.
+        spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``memory:``,
+            ``python:MODULE:ATTRIBUTE`` (a mapping or a store), one of another package's schemes, or the
+            path of something that is there.
         read_only: Have it take no writes, as ``?ro`` does.
         connect: Answer it connected.
 
@@ -69,11 +78,9 @@ def open_store(spec: str | os.PathLike[str], *, read_only: bool = False, connect
     scheme, colon, rest = text.partition(":")
     # A path that is there is a path, also when it has a colon in its name.
     if not colon or "/" in scheme or os.path.lexists(text):
-        opener, path = REGISTRY[recognise(text)], text
+        store = REGISTRY[recognise(text)](text, read_only)
     else:
-        opener = _opener(scheme)
-        path, read_only = _path_and_query(rest, read_only)
-    store = opener(path, read_only)
+        store = _open_url(scheme, rest, read_only)
     if connect:
         store.connect()
     return store
@@ -117,10 +124,24 @@ def _opener(scheme: str) -> Opener:
     raise UsageError(f"'{scheme}:' is not a kind of store; there are {', '.join(f'{s}:' for s in known)}{meant}")
 
 
-def _path_and_query(rest: str, read_only: bool) -> tuple[str, bool]:
+def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
+    opener = _opener(scheme)
     path, question, query = rest.partition("?")
     if not question:
-        return rest, read_only
-    if query != "ro":
-        raise UsageError(f"'?{query}' is not known after a store's path; there is '?ro' (a '?' in a path is '%3F')")
-    return unquote(path), True
+        return opener(rest, read_only)
+    prefix = None
+    for option in query.split("&"):
+        name, equals, value = option.partition("=")
+        if name == "ro" and not equals:
+            read_only = True
+        elif name == "prefix" and value.strip("/"):
+            prefix = unquote(value.strip("/"))
+        else:
+            raise UsageError(f"'?{option}' is not known after a store's path; there are '?ro' and '?prefix=DIRECTORY' (a '?' in a path is '%3F')")
+    store = opener(unquote(path), read_only)
+    if prefix is None:
+        return store
+    try:
+        return PrefixStore(store, prefix)
+    except InvalidKey as error:
+        raise UsageError(f"'?prefix={prefix}' is no directory's key: {error}") from None

@@ -15,6 +15,8 @@ from joinfs.stores.value import Metadata, Value
 from joinfs.stores.views import ReadOnlyStore
 
 BESIDE = ".joinfs/"
+# Modules whose mappings write names as Unicode.
+_TEXT_ONLY = {"shelve", "dbm", "_dbm", "_gdbm"}
 
 
 class MappingStore(FlatStore):
@@ -36,6 +38,8 @@ class MappingStore(FlatStore):
 
     def __init__(self, mapping: Any, event_manager: Any = None, read_only: bool = False) -> None:
         super().__init__(event_manager, read_only or not isinstance(mapping, MutableMapping | _DbmLike))
+        if type(mapping).__module__.partition(".")[0] in _TEXT_ONLY:
+            self.capabilities = self.capabilities._replace(bytes_names=False)
         self._mapping: Any = mapping
         self.name = f"a {type(mapping).__name__}"
 
@@ -59,10 +63,12 @@ class MappingStore(FlatStore):
     def _load(self, name: str) -> Value:
         if name.startswith(BESIDE):
             raise KeyError(name)
-        with self._spelled(name):
+        try:
             data = self._mapping[name]
+        except UnicodeEncodeError:
+            raise KeyError(name) from None
         metadata = {}
-        with contextlib.suppress(KeyError, ValueError), self._spelled(name):
+        with contextlib.suppress(KeyError, ValueError):
             metadata = json.loads(bytes(self._mapping[BESIDE + name]))
         if isinstance(data, bytes | bytearray | memoryview):
             kept = bytes(data)
@@ -73,14 +79,16 @@ class MappingStore(FlatStore):
         if name.startswith(BESIDE):
             raise Unsupported(f"what begins with {BESIDE!r} is joinfs's own in a mapping")
         kept = data.read()
-        with self._spelled(name):
+        try:
             before = self._mapping.get(BESIDE + name)
             self._mapping[BESIDE + name] = to_json(metadata).encode()
-            try:
-                self._mapping[name] = kept
-            except BaseException:
-                self._put_back(BESIDE + name, before)
-                raise
+        except UnicodeEncodeError as error:
+            raise NotRepresentable(f"{name!r} cannot be written in {self.name}, whose names must be Unicode") from error
+        try:
+            self._mapping[name] = kept
+        except BaseException:
+            self._put_back(BESIDE + name, before)
+            raise
 
     def _put_back(self, name: str, before: Any) -> None:
         with contextlib.suppress(Exception):
@@ -90,17 +98,9 @@ class MappingStore(FlatStore):
                 self._mapping[name] = before
 
     def _remove(self, name: str) -> None:
-        with self._spelled(name):
-            del self._mapping[name]
-            with contextlib.suppress(KeyError):
-                del self._mapping[BESIDE + name]
-
-    @contextlib.contextmanager
-    def _spelled(self, name: str) -> Any:
-        try:
-            yield
-        except UnicodeEncodeError as error:
-            raise NotRepresentable(f"{name!r} cannot be written in {self.name}, whose names must be Unicode") from error
+        del self._mapping[name]
+        with contextlib.suppress(KeyError):
+            del self._mapping[BESIDE + name]
 
 
 class _DbmType(type):
