@@ -33,6 +33,7 @@ from joinfs.stores.flat import FlatStore
 from joinfs.stores.mapping import MappingStore
 from joinfs.stores.memory import MemoryStore
 from joinfs.stores.sqlite import SQLiteStore
+from joinfs.stores.tar import TarStore
 from joinfs.stores.views import PrefixStore, ReadOnlyStore
 from joinfs.stores.zip import ZipStore
 
@@ -65,6 +66,7 @@ __all__ = [
     "StoreTransactionEvent",
     "StoreTransactionStartEvent",
     "StoreUpdateEvent",
+    "TarStore",
     "Usage",
     "Value",
     "ZipStore",

@@ -24,6 +24,8 @@ __all__ = ["REGISTRY", "Capabilities", "Stat", "Store", "Usage", "Value", "open_
 
 ENTRY_POINTS = "joinfs.stores"
 SQLITE_MAGIC = b"SQLite format 3\0"
+# gzip, bzip2, xz, zstd
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 
 Opener = Callable[[str, bool], Store]
 
@@ -56,6 +58,7 @@ REGISTRY: dict[str, Opener] = {
     "memory": _open_memory,
     "python": _open_python,
     "sqlite": _lazily("sqlite", "SQLiteStore"),
+    "tar": _lazily("tar", "TarStore"),
     "zip": _lazily("zip", "ZipStore"),
 }
 
@@ -64,7 +67,7 @@ def open_store(spec: str | os.PathLike[str], *, read_only: bool = False, connect
     """Answer the store that a URL or a bare path means.
 
     Args:
-        spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``memory:``,
+        spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``tar:PATH``, ``memory:``,
             ``python:MODULE:ATTRIBUTE`` (a mapping or a store), one of another package's schemes, or the
             path of something that is there.
         read_only: Have it take no writes, as ``?ro`` does.
@@ -99,15 +102,18 @@ def recognise(path: str) -> str:
         raise UsageError(f"there is no store at {path}{hint}")
     try:
         with open(path, "rb") as file:
-            if file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC:
-                return "sqlite"
+            start = file.read(512)
+        if start.startswith(SQLITE_MAGIC):
+            return "sqlite"
+        if start.startswith(COMPRESSED) or start[257:262] == b"ustar":
+            return "tar"
         if zipfile.is_zipfile(path):
             return "zip"
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     raise UsageError(
-        f"{path} is neither a directory, nor an SQLite database, nor a zip archive; if it is one and damaged, "
-        f"say which with 'sqlite:{path}' or 'zip:{path}'"
+        f"{path} is neither a directory, nor an SQLite database, nor a zip or tar archive; if it is one and damaged, "
+        f"say which with 'sqlite:{path}', 'zip:{path}' or 'tar:{path}'"
     )
 
 

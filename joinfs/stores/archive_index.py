@@ -1,0 +1,245 @@
+"""The index of an archive: what is where in it, as a database on disk, so that memory stays bounded.
+
+It is the database of an ``SQLiteStore`` with one difference: in place of a file's data it has the ranges
+of the archive where the data is, as a JSON list of ``[offset in the file, offset in the archive, bytes]``.
+Indexes are kept for the next time, named by what they were made of.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from joinfs.errors import StoreError
+from joinfs.stores import sqlite_nodes as nodes
+from joinfs.stores.escape import escape
+from joinfs.stores.sqlite import SQLiteStore
+from joinfs.stores.sqlite_schema import ROOT_NODE
+from joinfs.stores.value import Stat
+
+FORMAT = 1
+DAY = 86_400
+KEPT_DAYS = 60
+Ranges = list[tuple[int, int, int]]
+
+
+class ArchiveIndex:
+    """Takes in the members of an archive, in their order, as unpacking them would.
+
+    Args:
+        db: A connection to an empty store's database, in a transaction.
+        implied: The attributes of directories that no member tells of.
+    """
+
+    def __init__(self, db: sqlite3.Connection, implied: Stat) -> None:
+        self._db = db
+        self._implied = implied
+        self._directories: dict[tuple[int, bytes], int] = {}
+        self.put_directory([], implied, {}, {})
+
+    def put_directory(
+        self, parts: list[str], stat: Stat, metadata: Mapping[str, Any], xattrs: Mapping[str, bytes]
+    ) -> None:
+        """A directory; one that is there already gets these attributes."""
+        node = self._directory(parts)
+        texts = nodes.metadata_text(metadata), nodes.xattrs_text(xattrs)
+        nodes.change_node(self._db, nodes.storable(stat._replace(size=0, nlink=1, file_id=node)), texts, None)
+
+    def put(
+        self,
+        parts: list[str],
+        stat: Stat,
+        content: bytes | Ranges,
+        metadata: Mapping[str, Any],
+        xattrs: Mapping[str, bytes],
+    ) -> None:
+        """A file, symlink or special file, in place of what had its name."""
+        parent, name = self._place(parts)
+        texts = nodes.metadata_text(metadata), nodes.xattrs_text(xattrs)
+        inline = content if isinstance(content, bytes) else None
+        node = nodes.add_node(self._db, nodes.storable(stat._replace(nlink=1)), texts, inline)
+        if isinstance(content, list) and stat.size:
+            self._db.execute("INSERT INTO chunk (node, n, data) VALUES (?, 0, ?)", (node, json.dumps(content).encode()))
+        self._name(parent, name, node)
+
+    def link(self, parts: list[str], target: list[str]) -> bool:
+        """A further name for a file that came before; False if there is none."""
+        found = self._find(target)
+        if found is None or found[1]:
+            return False
+        parent, name = self._place(parts)
+        if self._entry(parent, name) == found:
+            return True
+        self._name(parent, name, found[0])
+        self._db.execute("UPDATE node SET nlink = nlink + 1 WHERE id = ?", (found[0],))
+        return True
+
+    # ---------------------------------------------------------------- names
+
+    def _entry(self, parent: int, name: bytes) -> tuple[int, bool] | None:
+        row = self._db.execute("SELECT node, directory FROM entry WHERE parent = ? AND name = ?", (parent, name)).fetchone()
+        return None if row is None else (row[0], bool(row[1]))
+
+    def _find(self, parts: list[str]) -> tuple[int, bool] | None:
+        found: tuple[int, bool] | None = (ROOT_NODE, True)
+        for part in parts:
+            for name in _spelled(part):
+                found = None if found is None else self._entry(found[0], name)
+        return found
+
+    def _place(self, parts: list[str]) -> tuple[int, bytes]:
+        """The directory and the name for a value; beside a directory of its name it is spelled differently."""
+        parent = self._directory(parts[:-1])
+        *above, name = _spelled(parts[-1])
+        for piece in above:
+            parent = self._child(parent, piece)
+        there = self._entry(parent, name)
+        if there is None or not there[1]:
+            return parent, name
+        *_, beside = _spelled(parts[-1], beside_directory=True)
+        return parent, beside
+
+    def _name(self, parent: int, name: bytes, node: int) -> None:
+        old = self._entry(parent, name)
+        if old is not None:
+            self._db.execute("DELETE FROM entry WHERE parent = ? AND name = ?", (parent, name))
+            self._drop(old[0])
+        self._db.execute("INSERT INTO entry (parent, name, node, directory) VALUES (?, ?, ?, 0)", (parent, name, node))
+
+    def _drop(self, node: int) -> None:
+        (nlink,) = self._db.execute("SELECT nlink FROM node WHERE id = ?", (node,)).fetchone()
+        if nlink > 1:
+            self._db.execute("UPDATE node SET nlink = nlink - 1 WHERE id = ?", (node,))
+            return
+        self._db.execute("DELETE FROM node WHERE id = ?", (node,))
+        self._db.execute("DELETE FROM chunk WHERE node = ?", (node,))
+
+    def _directory(self, parts: list[str]) -> int:
+        """The node of a directory, made if it is not there."""
+        node = ROOT_NODE
+        for part in parts:
+            for name in _spelled(part):
+                node = self._child(node, name)
+        return node
+
+    def _child(self, parent: int, name: bytes) -> int:
+        known = self._directories.get((parent, name))
+        if known is not None:
+            return known
+        there = self._entry(parent, name)
+        if there is not None and not there[1]:
+            self._move_aside(parent, name)
+            there = None
+        node = there[0] if there is not None else self._make(parent, name)
+        if len(self._directories) >= 10_000:
+            self._directories.clear()
+        self._directories[parent, name] = node
+        return node
+
+    def _make(self, parent: int, name: bytes) -> int:
+        node = nodes.add_node(self._db, nodes.storable(self._implied._replace(nlink=1)), (None, None), None)
+        self._db.execute("INSERT INTO entry (parent, name, node, directory) VALUES (?, ?, ?, 1)", (parent, name, node))
+        return node
+
+    def _move_aside(self, parent: int, name: bytes) -> None:
+        """A value is in the way of a directory: it gets the other spelling."""
+        *_, beside = _spelled(name.decode("utf-8", "surrogateescape"), beside_directory=True)
+        self._db.execute("UPDATE OR REPLACE entry SET name = ? WHERE parent = ? AND name = ?", (beside, parent, name))
+
+
+def _spelled(part: str, beside_directory: bool = False) -> list[bytes]:
+    """The names for one component, which are several if it is too long for one."""
+    return [nodes.encoded(name) for name in escape(part, beside_directory).split("/")]
+
+
+def ranges_of(db: sqlite3.Connection, node: int) -> Ranges:
+    """Answer where the data of a node is in the archive."""
+    row = db.execute("SELECT data FROM chunk WHERE node = ? AND n = 0", (node,)).fetchone()
+    if row is None:
+        return []
+    return [(int(a), int(b), int(c)) for a, b, c in json.loads(row[0])]
+
+
+# -------------------------------------------------------------------- keeping
+
+
+def cache_directory() -> str | None:
+    """Answer the user's directory for joinfs's caches, made if need be; None if there can be none."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    place = os.path.join(base, "joinfs")
+    if not os.path.isabs(place):
+        return None
+    try:
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        return place if os.stat(place).st_uid == os.geteuid() and os.access(place, os.W_OK) else None
+    except OSError:
+        return None
+
+
+def fingerprint(path: str) -> str:
+    """Answer a name for the contents of a file: by its place, size, times, and first and last bytes."""
+    with open(path, "rb") as file:
+        native = os.fstat(file.fileno())
+        ends = file.read(1 << 16)
+        file.seek(max(native.st_size - (1 << 16), 0))
+        ends += file.read(1 << 16)
+    facts = f"{FORMAT} {os.path.realpath(path)} {native.st_size} {native.st_mtime_ns} {native.st_ino} "
+    return hashlib.blake2b(facts.encode("utf-8", "surrogateescape") + ends, digest_size=20).hexdigest()
+
+
+@contextlib.contextmanager
+def _new_database(directory: str | None) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="joinfs-index-", dir=directory) as place:
+        yield os.path.join(place, "index")
+
+
+def open_index(path: str, name: str, build: Callable[[sqlite3.Connection], None]) -> SQLiteStore:
+    """Answer the index of an archive, connected: the one that was kept, or a new one.
+
+    Args:
+        path: The archive.
+        name: What messages call it.
+        build: Fills the database of an empty store.
+    """
+    directory = cache_directory()
+    kept = None if directory is None else os.path.join(directory, f"{fingerprint(path)}.index")
+    if kept is not None and os.path.exists(kept):
+        index = SQLiteStore(kept, read_only=True)
+        index.name = name
+        with contextlib.suppress(StoreError):
+            index.connect()
+            os.utime(kept)
+            return index
+    with _new_database(directory) as place:
+        _fill(place, name, build)
+        if kept is not None and directory is not None:
+            _forget_old(Path(directory))
+            os.replace(place, kept)
+            place = kept
+        index = SQLiteStore(place, read_only=True)
+        index.name = name
+        index.connect()
+        return index
+
+
+def _fill(place: str, name: str, build: Callable[[sqlite3.Connection], None]) -> None:
+    index = SQLiteStore(place)
+    index.name = name
+    with index, index._writing() as db:
+        build(db)
+    # One file, with no log beside it: it is only read from now on, and may be moved.
+    with contextlib.closing(sqlite3.connect(place)) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+
+
+def _forget_old(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        for path in directory.glob("*.index"):
+            if path.stat().st_mtime < time.time() - KEPT_DAYS * DAY:
+                path.unlink()

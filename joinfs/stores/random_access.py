@@ -1,0 +1,258 @@
+"""Files, plain or compressed, of which any range can be read.
+
+Bounded in memory whatever is in them: gzip keeps copies of its decompressor at some places, from which it
+goes on; what cannot be copied (bzip2, xz, zstd) is decompressed into an unnamed temporary file, as far as
+it was asked for.
+"""
+
+import bz2
+import io
+import lzma
+import os
+import tempfile
+import threading
+import zlib
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from typing import Any, BinaryIO, NamedTuple
+
+from joinfs.errors import CorruptStore, OutOfSpace, StoreUnavailable, Unsupported
+from joinfs.stores.value import MEBIBYTE
+
+PIECE = 16 << 10
+STEP = 256 << 10
+# A copy of zlib's state is some 45 KB, and PIECE more.
+FIRST_SPACING = 4 * MEBIBYTE
+MOST_PLACES = 256
+_DAMAGE = (zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
+
+
+class RandomAccess(ABC):
+    """A sequence of bytes that can be read anywhere, by several threads."""
+
+    @abstractmethod
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes from ``offset``; short only at the end.
+
+        Raises:
+            CorruptStore: What is there cannot be decompressed.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class PlainFile(RandomAccess):
+    """A file as it is."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        pieces = []
+        while size > 0 and (piece := os.pread(self._descriptor, size, offset)):
+            pieces.append(piece)
+            offset, size = offset + len(piece), size - len(piece)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class _Place(NamedTuple):
+    """Where decompression stands: bytes given out, bytes taken in, and what goes on from there."""
+
+    given: int
+    taken: int
+    inflate: Any
+    ahead: bytes
+
+
+class GzipFile(RandomAccess):
+    """A gzip file, of one member or several. Reading on is as quick as gzip; going back costs a few mebibytes."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self._descriptor, self._name = descriptor, name
+        self._lock = threading.Lock()
+        self._spacing = FIRST_SPACING
+        self._places = [_Place(0, 0, _inflater(), b"")]
+        self._at = self._places[0]
+        self._begin(self._at)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        with self._lock:
+            self._go_near(offset)
+            pieces = []
+            while size > 0 and (piece := self._next()):
+                start = self._given - len(piece)
+                if self._given > offset:
+                    part = piece[max(offset - start, 0) :][:size]
+                    pieces.append(part)
+                    offset, size = offset + len(part), size - len(part)
+            self._last = (self._given - len(piece), piece) if size == 0 and pieces else (0, b"")
+            return b"".join(pieces)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _begin(self, place: _Place) -> None:
+        self._given, self._taken, self._ahead = place.given, place.taken, place.ahead
+        self._inflate = place.inflate.copy()
+        self._last = (0, b"")
+
+    def _go_near(self, offset: int) -> None:
+        """Stand at or before ``offset``, as near as costs nothing."""
+        start, piece = self._last
+        if start <= offset < start + len(piece):
+            return
+        self._last = (0, b"")
+        place = self._places[bisect_right(self._places, offset, key=lambda p: p.given) - 1]
+        if self._given > offset or place.given > self._given:
+            self._begin(place)
+
+    def _next(self) -> bytes:
+        """The next piece of output; empty at the end."""
+        if self._last[1]:
+            piece, self._last = self._last[1], (0, b"")
+            return piece
+        try:
+            return self._decompress()
+        except zlib.error as error:
+            raise CorruptStore(f"{self._name} is damaged: {error}") from error
+
+    def _decompress(self) -> bytes:
+        while True:
+            if self._inflate.eof:
+                rest = self._inflate.unused_data or self._ahead or self._take()
+                if not rest.startswith(b"\x1f"):
+                    return b""  # the end, or the padding of a tape
+                self._inflate, self._ahead = _inflater(), rest
+            data = self._ahead or self._take()
+            if not data:
+                raise CorruptStore(f"{self._name} is damaged: it ends too early")
+            piece: bytes = self._inflate.decompress(data, STEP)
+            self._ahead = self._inflate.unconsumed_tail
+            if piece:
+                self._given += len(piece)
+                self._remember()
+                return piece
+
+    def _take(self) -> bytes:
+        data = os.pread(self._descriptor, PIECE, self._taken)
+        self._taken += len(data)
+        return data
+
+    def _remember(self) -> None:
+        if self._given < self._places[-1].given + self._spacing or self._inflate.eof:
+            return
+        self._places.append(_Place(self._given, self._taken, self._inflate.copy(), self._ahead))
+        if len(self._places) > MOST_PLACES:
+            self._places = self._places[::2]
+            self._spacing *= 2
+
+
+def _inflater() -> Any:
+    return zlib.decompressobj(wbits=31)
+
+
+class SpooledFile(RandomAccess):
+    """What a stream gives, kept in an unnamed temporary file as far as it was read."""
+
+    def __init__(self, stream: BinaryIO, source: BinaryIO, name: str) -> None:
+        self._stream, self._source, self._name = stream, source, name
+        self._lock = threading.Lock()
+        self._file = tempfile.TemporaryFile()
+        self._size = 0
+        self._ended = False
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        with self._lock:
+            while not self._ended and self._size < offset + size:
+                self._spool()
+            return PlainFile(self._file.fileno()).read_at(offset, min(size, max(self._size - offset, 0)))
+
+    def close(self) -> None:
+        for file in (self._stream, self._source, self._file):
+            file.close()
+
+    def _spool(self) -> None:
+        try:
+            piece = self._stream.read(MEBIBYTE)
+        except _DAMAGE as error:
+            raise CorruptStore(f"{self._name} is damaged: {error}") from error
+        self._ended = not piece
+        if piece.strip(b"\0"):
+            self._check_room(len(piece))
+            os.pwrite(self._file.fileno(), piece, self._size)
+        self._size += len(piece)  # zeros are a hole
+        if self._ended or not piece.strip(b"\0"):
+            os.ftruncate(self._file.fileno(), self._size)
+
+    def _check_room(self, size: int) -> None:
+        """Leave others at least as much room as we took."""
+        room = os.fstatvfs(self._file.fileno())
+        if room.f_bavail * room.f_frsize < size + os.fstat(self._file.fileno()).st_blocks * 512:
+            raise OutOfSpace(f"{self._name} needs more room for temporary files to be decompressed; set TMPDIR to a larger place")
+
+
+def open_random_access(path: str, name: str) -> RandomAccess:
+    """Open a file, decompressed if it is compressed (by its first bytes: gzip, bzip2, xz, zstd).
+
+    Raises:
+        StoreUnavailable: The file cannot be opened.
+        Unsupported: zstd without the library for it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        magic = os.pread(descriptor, 6, 0)
+    except OSError as error:
+        raise StoreUnavailable(f"{path} cannot be opened: {error.strerror}") from error
+    if magic.startswith(b"\x1f\x8b"):
+        return GzipFile(descriptor, name)
+    if not magic.startswith((b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")):
+        return PlainFile(descriptor)
+    file = os.fdopen(descriptor, "rb")
+    if magic.startswith(b"BZh"):
+        return SpooledFile(bz2.BZ2File(file), file, name)  # type: ignore[arg-type]
+    if magic.startswith(b"\xfd7zXZ\0"):
+        return SpooledFile(lzma.LZMAFile(file), file, name)  # type: ignore[arg-type]
+    return SpooledFile(_zstd_stream(file, name), file, name)
+
+
+def _zstd_stream(file: BinaryIO, name: str) -> BinaryIO:
+    try:
+        import zstandard  # noqa: PLC0415 - an extra
+    except ImportError:
+        file.close()
+        raise Unsupported(f"{name} is compressed with zstd; install the library for it with: pip install 'joinfs[archives]'") from None
+    stream: BinaryIO = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)
+    return stream
+
+
+class Reader(io.RawIOBase):
+    """A seekable stream over a RandomAccess, for who parses it. Reads of more than ``most`` bytes are refused."""
+
+    def __init__(self, file: RandomAccess, name: str, most: int) -> None:
+        self._file, self._name, self._most = file, name, most
+        self._offset = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._offset
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._offset = offset if whence == io.SEEK_SET else self._offset + offset
+        return self._offset
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self._most:
+            raise CorruptStore(f"{self._name} is damaged: it has a header of {size} bytes")
+        data = self._file.read_at(self._offset, size)
+        self._offset += len(data)
+        return data

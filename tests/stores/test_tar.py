@@ -1,0 +1,274 @@
+"""What is a tar archive's own. SEMANTICS.md, Archives; Odd keys."""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import random
+import stat as stat_module
+import subprocess
+import tarfile
+
+import pytest
+
+import joinfs
+from joinfs.errors import CorruptStore, StoreUnavailable
+from joinfs.stores import archive_index
+from joinfs.stores.tar import TarStore
+from joinfs.testing import ReadOnlyContract
+
+TIME = 1_500_000_000
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "joinfs"
+
+
+def zstd(data):
+    import zstandard
+
+    return zstandard.ZstdCompressor().compress(data)
+
+
+COMPRESSORS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+
+
+def member(name, content=None, **fields):
+    info = tarfile.TarInfo(name)
+    info.size = len(content or b"")
+    info.mtime = TIME
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info, content
+
+
+def make_tar(path, members, compress=bytes, format=tarfile.PAX_FORMAT):
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=format, encoding="utf-8", errors="surrogateescape") as archive:
+        for info, content in members:
+            archive.addfile(info, None if content is None else io.BytesIO(content))
+    path.write_bytes(compress(raw.getvalue()))
+    return path
+
+
+def contents(store):
+    return {key: store.to_bytes(key) for key in store.keys()}
+
+
+class TestTar(ReadOnlyContract):
+    scheme = "tar"
+
+    def make_filled(self, place):
+        return TarStore(make_tar(place / "medium.tar", [member(k, v) for k, v in self.CONTENTS.items()]))
+
+
+class TestGzip(ReadOnlyContract):
+    def make_filled(self, place):
+        members = [member(k, v) for k, v in self.CONTENTS.items()]
+        return TarStore(make_tar(place / "medium.tar.gz", members, gzip.compress))
+
+
+class TestXz(ReadOnlyContract):
+    def make_filled(self, place):
+        members = [member(k, v) for k, v in self.CONTENTS.items()]
+        return TarStore(make_tar(place / "medium.tar.xz", members, lzma.compress))
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+def test_every_compression_is_recognised_and_read_anywhere(tmp_path, suffix):
+    content = random.Random(5).randbytes(3_000_000) + bytes(9_000_000) + b"end"
+    path = make_tar(tmp_path / f"a.tar{suffix}", [member("big", content), member("d/f", b"text")], COMPRESSORS[suffix])
+    with joinfs.open_store(path) as store:
+        assert type(store) is TarStore
+        assert store.read("big", 11_999_990, 100) == bytes(10) + b"end"
+        for offset in (5_000_000, 100, 2_999_990, 0, 2_999_999, 11_000_000):
+            assert store.read("big", offset, 5000) == content[offset : offset + 5000]
+        assert store.to_bytes("d/f") == b"text"
+        assert store.to_bytes("big") == content
+
+
+def test_attributes_come_through(tmp_path):
+    path = make_tar(tmp_path / "a.tar", [
+        member("d", type=tarfile.DIRTYPE, mode=0o2750, uid=3, gid=4),
+        member("d/f", b"abc", mode=0o4711, uid=1000, gid=70_000, pax_headers={
+            "mtime": "1500000000.123456789", "SCHILY.xattr.user.colour": "red", "SCHILY.xattr.security.x": "\udcff\0v",
+        }),
+        member("link", type=tarfile.SYMTYPE, linkname="../outside"),
+        member("hard", type=tarfile.LNKTYPE, linkname="d/f"),
+        member("dangling", type=tarfile.LNKTYPE, linkname="nothing"),
+        member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3, mode=0o666),
+        member("disk", type=tarfile.BLKTYPE, devmajor=8, devminor=300),
+        member("pipe", type=tarfile.FIFOTYPE),
+    ])  # fmt: skip
+    with TarStore(path) as store:
+        directory, file = store.stat("d/"), store.stat("d/f")
+        assert (directory.mode, directory.uid, directory.gid) == (stat_module.S_IFDIR | 0o2750, 3, 4)
+        assert (file.mode, file.uid, file.gid, file.size, file.nlink) == (stat_module.S_IFREG | 0o4711, 1000, 70_000, 3, 2)
+        assert (file.mtime, directory.mtime) == (TIME * 10**9 + 123_456_789, TIME * 10**9)
+        assert store.get_metadata("d/f") == {"colour": "red"}
+        assert store.get_xattrs("d/f") == {"security.x": b"\xff\0v"}
+        assert sorted(store.query_keys(colour="red")) == ["d/f", "hard"]
+        assert store.stat("hard") == file
+        assert (store.to_bytes("hard"), store.to_bytes("dangling")) == (b"abc", b"")
+        assert (store.to_bytes("link"), store.stat("link").is_symlink) == (b"../outside", True)
+        assert (store.stat("null").rdev, store.stat("disk").rdev) == (os.makedev(1, 3), os.makedev(8, 300))
+        assert stat_module.S_ISBLK(store.stat("disk").mode)
+        assert stat_module.S_ISFIFO(store.stat("pipe").mode)
+        assert store.read("d/f", 1, 5) == b"bc"
+
+
+def test_what_is_later_counts_and_directories_keep_what_is_in_them(tmp_path):
+    path = make_tar(tmp_path / "a.tar", [
+        member("./a", b"first"), member("d/f", b"f"), member("./", type=tarfile.DIRTYPE, mode=0o700),
+        member("d", type=tarfile.DIRTYPE, mode=0o711), member("h", type=tarfile.LNKTYPE, linkname="a"), member("a", b"second"),
+    ])  # fmt: skip
+    with TarStore(path) as store:
+        assert contents(store) == {"a": b"second", "d/f": b"f", "h": b"first"}
+        assert stat_module.S_IMODE(store.stat("").mode) == 0o700
+        assert stat_module.S_IMODE(store.stat("d/").mode) == 0o711
+        assert store.stat("h").nlink == 1
+
+
+def test_odd_names_are_spelled_and_lead_nowhere(tmp_path):
+    names = ["/etc/passwd", "../up", "a/../b", "x//y", "f", "f/in", "n" * 300, "deep/" + "m" * 300 + "/z", "%%p", "\udcff"]
+    path = make_tar(tmp_path / "a.tar", [member(name, name.encode("utf-8", "surrogateescape")) for name in names])
+    with TarStore(path) as store:
+        found = contents(store)
+        assert sorted(found.values()) == sorted(name.encode("utf-8", "surrogateescape") for name in names)
+        assert found["%%/etc/passwd"] == b"/etc/passwd"
+        assert found["%%%2E%2E/up"] == b"../up"
+        assert found["f/in"] == b"f/in"
+        assert found["%%f%="] == b"f"
+        assert {"..", ".", ""}.isdisjoint(part for key in found for part in key.split("/"))
+
+
+def test_sparse_files_of_gnu_tar(tmp_path):
+    with open(tmp_path / "sparse", "wb") as file:
+        file.write(b"start")
+        file.seek(5_000_000)
+        file.write(b"middle")
+        file.truncate(9_000_000)
+    expected = (tmp_path / "sparse").read_bytes()
+    for number, format in enumerate(("gnu", "posix")):
+        subprocess.run(["tar", "-cS", f"--format={format}", "-f", f"{number}.tar", "sparse"], cwd=tmp_path, check=True)
+        assert (tmp_path / f"{number}.tar").stat().st_size < 100_000
+        with TarStore(tmp_path / f"{number}.tar") as store:
+            assert store.to_bytes("sparse") == expected
+            assert store.read("sparse", 4_999_998, 10) == b"\0\0middle\0\0"
+
+
+def test_the_index_is_kept_and_made_anew_for_another_archive(tmp_path, cache, monkeypatch):
+    path = make_tar(tmp_path / "a.tar.gz", [member("a", b"1")], gzip.compress)
+    with TarStore(path):
+        assert len(list(cache.glob("*.index"))) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(tarfile, "open", None)
+        with TarStore(path) as store:
+            assert contents(store) == {"a": b"1"}
+    make_tar(path, [member("b", b"22")], gzip.compress)
+    with TarStore(path) as store:
+        assert contents(store) == {"b": b"22"}
+    for index in cache.glob("*.index"):
+        index.write_bytes(b"damaged" * 1000)
+    with TarStore(path) as store:
+        assert contents(store) == {"b": b"22"}
+
+
+def test_old_indexes_are_removed(tmp_path, cache):
+    with TarStore(make_tar(tmp_path / "a.tar", [member("a", b"1")])):
+        (old,) = cache.glob("*.index")
+    os.utime(old, (1, 1))
+    with TarStore(make_tar(tmp_path / "b.tar", [member("a", b"1")])):
+        assert old not in cache.glob("*.index")
+
+
+def test_without_a_cache_it_works_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_index, "cache_directory", lambda: None)
+    with TarStore(make_tar(tmp_path / "a.tar", [member("a", b"1"), member("d/b", b"2" * 100_000)])) as store:
+        assert contents(store) == {"a": b"1", "d/b": b"2" * 100_000}
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+def test_what_is_cut_off_is_refused(tmp_path, suffix):
+    path = make_tar(tmp_path / "a.tar", [member("a", random.Random(1).randbytes(900_000)), member("b", b"b" * 9000)], COMPRESSORS[suffix])
+    path.write_bytes(path.read_bytes()[:500_000])
+    with pytest.raises(CorruptStore, match=r"a\.tar"):
+        TarStore(path).connect()
+
+
+def test_what_is_no_archive_is_refused(tmp_path):
+    for content in (b"nothing of the kind" * 100, gzip.compress(b"no tar" * 1000), b"BZh9" + b"x" * 1000):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(CorruptStore, match="x is"):
+            TarStore(tmp_path / "x").connect()
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        TarStore(tmp_path / "none").connect()
+
+
+def test_damage_behind_a_kept_index_is_told_when_it_is_read(tmp_path):
+    path = make_tar(tmp_path / "a.tar.gz", [member("a", random.Random(1).randbytes(900_000)), member("b", b"b" * 9000)], gzip.compress)
+    with TarStore(path) as store:
+        raw = path.read_bytes()
+        with open(path, "r+b") as file:
+            file.seek(300_000)
+            file.write(bytes(1000))
+        with pytest.raises(CorruptStore):
+            store.to_bytes("a")
+        path.write_bytes(raw)
+
+
+def in_bounded_memory(program, megabytes, *arguments):
+    """Run Python with no more than some memory beside what it starts with."""
+    import sys
+
+    limited = (
+        "import resource, sys\n"
+        "import joinfs\n"
+        "held = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, (held + {megabytes << 20},) * 2)\n" + program
+    )
+    done = subprocess.run([sys.executable, "-c", limited, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=110)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_header_that_says_it_is_enormous_is_refused_in_bounded_memory(tmp_path):
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 3 << 30
+    with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as file:
+        file.write(info.tobuf(tarfile.USTAR_FORMAT))
+        file.write(bytes(100 << 20))
+    out = in_bounded_memory(
+        "try: joinfs.TarStore(sys.argv[1]).connect()\nexcept joinfs.StoreError as error: print(error)\n", 64, tmp_path / "a.tar.gz"
+    )
+    assert "a header of" in out
+
+
+def test_a_bomb_is_read_in_bounded_memory(tmp_path):
+    """A gibibyte of zeros in a mebibyte; and the last bytes of it."""
+    size = 1 << 30
+    with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as file:
+        file.write(member("zeros", None, size=size)[0].tobuf(tarfile.GNU_FORMAT))
+        for _ in range(size >> 20):
+            file.write(bytes(1 << 20))
+        file.write(bytes(1024))
+    out = in_bounded_memory(
+        "store = joinfs.TarStore(sys.argv[1])\nstore.connect()\n"
+        "print(store.stat('zeros').size, len(store.read('zeros', (1 << 30) - 5, 10)), store.read('zeros', 5, 3))\n",
+        64, tmp_path / "a.tar.gz",
+    )  # fmt: skip
+    assert out == f"{size} 5 {bytes(3)!r}\n"
+
+
+def test_many_members_are_indexed_in_bounded_memory(tmp_path):
+    with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as file:
+        for number in range(60_000):
+            file.write(member(f"d{number % 50}/{number}", b"")[0].tobuf(tarfile.GNU_FORMAT))
+        file.write(bytes(1024))
+    out = in_bounded_memory(
+        "store = joinfs.TarStore(sys.argv[1])\nstore.connect()\nprint(sum(1 for _ in store.list('d7/')))\n", 48, tmp_path / "a.tar.gz"
+    )
+    assert out == "1200\n"
