@@ -94,7 +94,7 @@ class Operations(NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
             if node.is_unlinked:
                 if "mode" in changes:
                     changes["mode"] = node.stat.kind | changes["mode"] & 0o7777
-                node.stat = node.stat._replace(**changes, ctime=now())
+                node.stat = node.stat.changed(changes, now())
             else:
                 stat = self._store.set_stat(node.key(), **changes)
                 self._nodes.changed(node)

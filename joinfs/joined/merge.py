@@ -172,6 +172,15 @@ class Merge:
         found = find_in(self.parts(above), name)
         if found is None:
             raise KeyError(key)
+        return self._told(found, key + "/") if found.stat.implied else found
+
+    def _told(self, found: Found, directory: str) -> Found:
+        """Of a directory: where its attributes are told of, if not in the first layer that has it."""
+        with contextlib.suppress(KeyError):
+            for part in self.parts(directory):
+                stat = part.store.stat(part.prefix)
+                if not stat.implied:
+                    return Found(part.layer, part.store, part.prefix, stat)
         return found
 
     def locate(self, key: str) -> Found:
@@ -182,7 +191,8 @@ class Merge:
         """
         if key == ROOT:
             top = self.parts(ROOT)[0]
-            return Found(top.layer, top.store, top.prefix, top.store.stat(top.prefix))
+            found = Found(top.layer, top.store, top.prefix, top.store.stat(top.prefix))
+            return self._told(found, ROOT) if found.stat.implied else found
         found = self.find(key.removesuffix("/"))
         if found.stat.is_directory != is_directory_key(key):
             raise KeyError(key)
@@ -220,7 +230,7 @@ class Merge:
                 elif name not in seen:
                     if not last:
                         seen.add(name)
-                    yield name, stat
+                    yield name, self._told(Found(part.layer, part.store, name, stat), f"{directory}{name}/").stat if stat.implied else stat
             seen |= hidden
 
 

@@ -69,13 +69,21 @@ class Writing(Store):
             found = self._merge.locate(key)
             if is_directory_key(key) and any(True for _ in self._merge.list(key)):
                 raise DirectoryNotEmpty(f"{key!r} has entries")
+            in_upper = found.layer == 0 or (is_directory_key(key) and self._merge.parts(key)[0].layer == 0)
             self._hide_below(key)
-            if found.layer == 0:
-                if is_directory_key(key):
-                    self._clear_marks(key)
-                self._upper.delete(key)
+            if in_upper:
+                self._remove(key)
             if is_directory_key(key):
                 self._merge.forget()
+
+    def _remove(self, key: str) -> None:
+        """Take something that is hidden below, or is not there, out of the first store as well."""
+        if not is_directory_key(key):
+            self._upper.delete(key)
+            return
+        self._clear_marks(key)
+        with contextlib.suppress(KeyError):  # without a marker it went with the last mark
+            self._upper.delete(key)
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
         with self._writing():
@@ -177,7 +185,7 @@ class Writing(Store):
         if found.layer == 0:
             return
         self._ensure_directory(split(key)[0])
-        lower_parts = self._merge.parts(key) if found.stat.is_directory else ()
+        lower_parts = [p for p in self._merge.parts(key) if p.layer > 0] if found.stat.is_directory else []
         copy_up(found, self._upper, key, with_data)
         if found.stat.is_directory:
             part = Part(0, self._upper, key, read_marks(self._upper, key))

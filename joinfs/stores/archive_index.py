@@ -2,6 +2,7 @@
 
 It is the database of an ``SQLiteStore`` with one difference: in place of a file's data it has the ranges
 of the archive where the data is, as a JSON list of ``[offset in the file, offset in the archive, bytes]``.
+A directory that no member tells of has a device number.
 Indexes are kept for the next time, named by what they were made of.
 """
 
@@ -26,6 +27,7 @@ from joinfs.stores.value import Stat
 FORMAT = 1
 DAY = 86_400
 KEPT_DAYS = 60
+IMPLIED = 1
 Ranges = list[tuple[int, int, int]]
 
 
@@ -41,7 +43,7 @@ class ArchiveIndex:
         self._db = db
         self._implied = implied
         self._directories: dict[tuple[int, bytes], int] = {}
-        self.put_directory([], implied, {}, {})
+        self.put_directory([], implied._replace(rdev=IMPLIED), {}, {})
 
     def put_directory(
         self, parts: list[str], stat: Stat, metadata: Mapping[str, Any], xattrs: Mapping[str, bytes]
@@ -143,7 +145,7 @@ class ArchiveIndex:
         return node
 
     def _make(self, parent: int, name: bytes) -> int:
-        node = nodes.add_node(self._db, nodes.storable(self._implied._replace(nlink=1)), (None, None), None)
+        node = nodes.add_node(self._db, nodes.storable(self._implied._replace(nlink=1, rdev=IMPLIED)), (None, None), None)
         self._db.execute("INSERT INTO entry (parent, name, node, directory) VALUES (?, ?, ?, 1)", (parent, name, node))
         return node
 
@@ -156,6 +158,11 @@ class ArchiveIndex:
 def _spelled(part: str, beside_directory: bool = False) -> list[bytes]:
     """The names for one component, which are several if it is too long for one."""
     return [nodes.encoded(name) for name in escape(part, beside_directory).split("/")]
+
+
+def shown(stat: Stat) -> Stat:
+    """A Stat of the index as the archive's store answers it."""
+    return stat._replace(rdev=0, implied=True) if stat.is_directory and stat.rdev == IMPLIED else stat
 
 
 def ranges_of(db: sqlite3.Connection, node: int) -> Ranges:
@@ -182,14 +189,14 @@ def cache_directory() -> str | None:
         return None
 
 
-def fingerprint(path: str) -> str:
-    """Answer a name for the contents of a file: by its place, size, times, and first and last bytes."""
+def fingerprint(path: str, part: str) -> str:
+    """Answer a name for (a part of) the contents of a file: by its place, size, times, and first and last bytes."""
     with open(path, "rb") as file:
         native = os.fstat(file.fileno())
         ends = file.read(1 << 16)
         file.seek(max(native.st_size - (1 << 16), 0))
         ends += file.read(1 << 16)
-    facts = f"{FORMAT} {os.path.realpath(path)} {native.st_size} {native.st_mtime_ns} {native.st_ino} "
+    facts = f"{FORMAT} {os.path.realpath(path)} {native.st_size} {native.st_mtime_ns} {native.st_ino} {part}"
     return hashlib.blake2b(facts.encode("utf-8", "surrogateescape") + ends, digest_size=20).hexdigest()
 
 
@@ -199,16 +206,17 @@ def _new_database(directory: str | None) -> Iterator[str]:
         yield os.path.join(place, "index")
 
 
-def open_index(path: str, name: str, build: Callable[[sqlite3.Connection], None]) -> SQLiteStore:
+def open_index(path: str, part: str, name: str, build: Callable[[sqlite3.Connection], None]) -> SQLiteStore:
     """Answer the index of an archive, connected: the one that was kept, or a new one.
 
     Args:
-        path: The archive.
+        path: The file that the archive is, or is in.
+        part: Which part of the file it is, if not all of it.
         name: What messages call it.
         build: Fills the database of an empty store.
     """
     directory = cache_directory()
-    kept = None if directory is None else os.path.join(directory, f"{fingerprint(path)}.index")
+    kept = None if directory is None else os.path.join(directory, f"{fingerprint(path, part)}.index")
     if kept is not None and os.path.exists(kept):
         index = SQLiteStore(kept, read_only=True)
         index.name = name
@@ -221,8 +229,7 @@ def open_index(path: str, name: str, build: Callable[[sqlite3.Connection], None]
         if kept is not None and directory is not None:
             _forget_old(Path(directory))
             os.replace(place, kept)
-            place = kept
-        index = SQLiteStore(place, read_only=True)
+        index = SQLiteStore(kept or place, read_only=True)
         index.name = name
         index.connect()
         return index

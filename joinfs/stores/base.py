@@ -283,7 +283,7 @@ class Store(Announcing, BulkMethods, ABC):
         existed = self._heard() and self.exists(key)
         source = reporting(self, key, data)
         with self._changing():
-            made = self._put(key, stat, source, dict(metadata or {}), dict(xattrs or {}), buffer_size)
+            made = self._put(key, stat._replace(implied=False), source, dict(metadata or {}), dict(xattrs or {}), buffer_size)
         self._tell_set(key, existed, metadata or {})
         return made
 
@@ -413,7 +413,7 @@ class Store(Announcing, BulkMethods, ABC):
             changes["mode"] = old.kind | stat_module.S_IMODE(changes["mode"])
         with contextlib.closing(self.get(key)) as value:
             data = None if old.is_directory else value.data
-            new = old._replace(**changes)
+            new = old.changed(changes)
             return self._put(key, new, data, value.metadata, self.get_xattrs(key), MEBIBYTE)
 
     def set_xattr(self, key: str, name: str, value: bytes | None) -> None:

@@ -160,7 +160,7 @@ class FlatStore(Store):
 
     def _stat_of(self, key: str, value: Value | None) -> Stat:
         if value is None:
-            stat = self._implied
+            stat = self._implied._replace(implied=True)
         else:
             modified, created = (int(t * NANOSECONDS) for t in (value.modified, value.created))
             mode = DEFAULT_DIRECTORY_MODE if is_directory_key(key) else DEFAULT_FILE_MODE
@@ -297,7 +297,7 @@ class FlatStore(Store):
             stat = self.stat(key)
             if "mode" in changes:
                 changes["mode"] = stat.kind | stat_module.S_IMODE(changes["mode"])
-            return self._save_again(key, stat._replace(**changes), self.get_metadata(key), self.get_xattrs(key))
+            return self._save_again(key, stat.changed(changes), self.get_metadata(key), self.get_xattrs(key))
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
         with self._lock:

@@ -135,7 +135,7 @@ class MemoryStore(Store):
 
     def _restat(self, inode: _Inode, **changes: int) -> None:
         self._changed(inode)
-        inode.stat = inode.stat._replace(ctime=now(), **changes)
+        inode.stat = inode.stat.changed(changes, now())
 
     def _parent(self, key: str, make: bool = False) -> tuple[_Inode, str]:
         *above, name = key.removesuffix("/").split("/")

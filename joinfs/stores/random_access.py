@@ -60,6 +60,20 @@ class PlainFile(RandomAccess):
         os.close(self._descriptor)
 
 
+class Window(RandomAccess):
+    """A part of another one, which it closes with itself."""
+
+    def __init__(self, base: RandomAccess, start: int, size: int) -> None:
+        self._base, self._start, self._size = base, start, size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        size = min(size, self._size - offset)
+        return self._base.read_at(self._start + offset, size) if size > 0 else b""
+
+    def close(self) -> None:
+        self._base.close()
+
+
 class _Place(NamedTuple):
     """Where decompression stands: bytes given out, bytes taken in, and what goes on from there."""
 
@@ -72,8 +86,8 @@ class _Place(NamedTuple):
 class GzipFile(RandomAccess):
     """A gzip file, of one member or several. Reading on is as quick as gzip; going back costs a few mebibytes."""
 
-    def __init__(self, descriptor: int, name: str) -> None:
-        self._descriptor, self._name = descriptor, name
+    def __init__(self, base: RandomAccess, name: str) -> None:
+        self._base, self._name = base, name
         self._lock = threading.Lock()
         self._spacing = FIRST_SPACING
         self._places = [_Place(0, 0, _inflater(), b"")]
@@ -94,7 +108,7 @@ class GzipFile(RandomAccess):
             return b"".join(pieces)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        self._base.close()
 
     def _begin(self, place: _Place) -> None:
         self._given, self._taken, self._ahead = place.given, place.taken, place.ahead
@@ -139,7 +153,7 @@ class GzipFile(RandomAccess):
                 return piece
 
     def _take(self) -> bytes:
-        data = os.pread(self._descriptor, PIECE, self._taken)
+        data = self._base.read_at(self._taken, PIECE)
         self._taken += len(data)
         return data
 
@@ -159,10 +173,10 @@ def _inflater() -> Any:
 class SpooledFile(RandomAccess):
     """What a stream gives, kept in an unnamed temporary file as far as it was read."""
 
-    def __init__(self, stream: BinaryIO, source: BinaryIO, name: str) -> None:
-        self._stream, self._source, self._name = stream, source, name
+    def __init__(self, stream: Any, base: RandomAccess, name: str) -> None:
+        self._stream, self._base, self._name = stream, base, name
         self._lock = threading.Lock()
-        self._file = tempfile.TemporaryFile()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         self._size = 0
         self._ended = False
 
@@ -173,8 +187,9 @@ class SpooledFile(RandomAccess):
             return PlainFile(self._file.fileno()).read_at(offset, min(size, max(self._size - offset, 0)))
 
     def close(self) -> None:
-        for file in (self._stream, self._source, self._file):
-            file.close()
+        self._stream.close()
+        self._base.close()
+        self._file.close()
 
     def _spool(self) -> None:
         try:
@@ -196,37 +211,47 @@ class SpooledFile(RandomAccess):
             raise OutOfSpace(f"{self._name} needs more room for temporary files to be decompressed; set TMPDIR to a larger place")
 
 
-def open_random_access(path: str, name: str) -> RandomAccess:
-    """Open a file, decompressed if it is compressed (by its first bytes: gzip, bzip2, xz, zstd).
+def open_file(path: str) -> RandomAccess:
+    """Open a file as it is.
 
     Raises:
-        StoreUnavailable: The file cannot be opened.
-        Unsupported: zstd without the library for it.
+        StoreUnavailable: It cannot be opened.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-        magic = os.pread(descriptor, 6, 0)
+        return PlainFile(os.open(path, os.O_RDONLY))
     except OSError as error:
         raise StoreUnavailable(f"{path} cannot be opened: {error.strerror}") from error
+
+
+def decompressed(base: RandomAccess, name: str) -> RandomAccess:
+    """Answer what is in a file that may be compressed (told by its first bytes: gzip, bzip2, xz, zstd).
+
+    Args:
+        base: The file; closed with the answer.
+        name: What messages call it.
+
+    Raises:
+        Unsupported: zstd without the library for it.
+    """
+    magic = base.read_at(0, 6)
     if magic.startswith(b"\x1f\x8b"):
-        return GzipFile(descriptor, name)
-    if not magic.startswith((b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")):
-        return PlainFile(descriptor)
-    file = os.fdopen(descriptor, "rb")
+        return GzipFile(base, name)
+    source: Any = io.BufferedReader(Reader(base, name, MEBIBYTE), STEP)
     if magic.startswith(b"BZh"):
-        return SpooledFile(bz2.BZ2File(file), file, name)  # type: ignore[arg-type]
+        return SpooledFile(bz2.BZ2File(source), base, name)
     if magic.startswith(b"\xfd7zXZ\0"):
-        return SpooledFile(lzma.LZMAFile(file), file, name)  # type: ignore[arg-type]
-    return SpooledFile(_zstd_stream(file, name), file, name)
+        return SpooledFile(lzma.LZMAFile(source), base, name)
+    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+        return SpooledFile(_zstd_stream(source, name), base, name)
+    return base
 
 
 def _zstd_stream(file: BinaryIO, name: str) -> BinaryIO:
     try:
         import zstandard  # noqa: PLC0415 - an extra
     except ImportError:
-        file.close()
         raise Unsupported(f"{name} is compressed with zstd; install the library for it with: pip install 'joinfs[archives]'") from None
-    stream: BinaryIO = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)
+    stream: BinaryIO = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
     return stream
 
 
@@ -249,6 +274,11 @@ class Reader(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._offset = offset if whence == io.SEEK_SET else self._offset + offset
         return self._offset
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= self._most:

@@ -253,7 +253,7 @@ class SQLiteStore(Store):
             old = nodes.find(db, key)[0]
             if "mode" in changes:
                 changes["mode"] = old.kind | stat_module.S_IMODE(changes["mode"])
-            new = nodes.storable(old._replace(**changes, ctime=now()))
+            new = nodes.storable(old.changed(changes, now()))
             nodes.change_attributes(db, nodes.id_of(new), new)
         return new
 

@@ -92,7 +92,7 @@ def stat_from(row: Extra, *, root: bool = False) -> Stat:
     fields = row[:12]
     if set(map(type, fields)) != {int}:
         raise Damaged(f"node {row[10]!r} is missing, or has attributes that are no numbers")
-    stat = Stat._make(fields[:11])
+    stat = Stat(*fields[:11])
     kind = stat_module.S_IFMT(stat.mode)
     if kind not in KINDS or stat.mode >> 16 or (kind == stat_module.S_IFDIR) != row[11]:
         raise Damaged(f"node {stat.file_id} has the mode {stat.mode:o}")

@@ -11,9 +11,9 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, BinaryIO
 
 from joinfs.errors import CorruptStore
-from joinfs.stores.archive_index import ArchiveIndex, Ranges, open_index, ranges_of
+from joinfs.stores.archive_index import ArchiveIndex, Ranges, open_index, ranges_of, shown
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
-from joinfs.stores.random_access import RandomAccess, Reader, open_random_access
+from joinfs.stores.random_access import RandomAccess, Reader, Window, decompressed, open_file
 from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.value import MEBIBYTE, NANOSECONDS, READ_ONLY, Metadata, RangeStream, Stat, Value
 
@@ -47,12 +47,20 @@ class TarStore(Store):
         path: The archive.
         event_manager: As for ``Store``.
         read_only: There for symmetry: the store takes no writes anyway.
+        part: ``(offset, bytes)`` of the archive in the file, if it is not all of it.
     """
 
     capabilities = READ_ONLY._replace(hard_links=True, xattrs=True)
 
-    def __init__(self, path: str | os.PathLike[str], event_manager: Any = None, read_only: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        event_manager: Any = None,
+        read_only: bool = True,
+        part: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__(event_manager)
+        self._part = part
         self.path = os.path.abspath(path)
         self.name = f"tar:{os.fspath(path)}"
         self._file: RandomAccess | None = None
@@ -63,9 +71,13 @@ class TarStore(Store):
     def connect(self, credentials: Any = None) -> None:
         if self.is_connected():
             return
-        file = open_random_access(self.path, self.name)
+        file = open_file(self.path)
         try:
-            self._index = open_index(self.path, self.name, functools.partial(self._build, file))
+            if self._part is not None:
+                file = Window(file, *self._part)
+            file = decompressed(file, self.name)
+            part = "" if self._part is None else f"{self._part[0]}+{self._part[1]}"
+            self._index = open_index(self.path, part, self.name, functools.partial(self._build, file))
         except BaseException:
             file.close()
             raise
@@ -102,13 +114,13 @@ class TarStore(Store):
     # ---------------------------------------------------------------- reading
 
     def stat(self, key: str) -> Stat:
-        return self._opened()[0].stat(key)
+        return shown(self._opened()[0].stat(key))
 
     def lookup(self, key: str) -> Stat:
-        return self._opened()[0].lookup(key)
+        return shown(self._opened()[0].lookup(key))
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
-        return self._opened()[0].list(prefix)
+        return ((name, shown(stat)) for name, stat in self._opened()[0].list(prefix))
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
         return self._opened()[0].get_metadata(key, select)
@@ -167,10 +179,11 @@ def _members(file: RandomAccess, name: str) -> Iterator[tarfile.TarInfo]:
     """The members in their order; none is remembered."""
     reader = Reader(file, name, MOST_HEADER)
     with contextlib.closing(
-        tarfile.open(fileobj=reader, mode="r:", encoding="utf-8", errors="surrogateescape")  # type: ignore[call-overload]
+        tarfile.open(fileobj=reader, mode="r:", encoding="utf-8", errors="surrogateescape")
     ) as archive:
+        kept: list[tarfile.TarInfo] = archive.members  # type: ignore[attr-defined]
         while (member := archive.next()) is not None:
-            archive.members.clear()
+            kept.clear()
             yield member
 
 
@@ -199,7 +212,8 @@ def _content(member: tarfile.TarInfo) -> bytes | Ranges:
     if member.sparse is None:
         return [(0, member.offset_data, member.size)]
     ranges, place = [], member.offset_data
-    for start, length in member.sparse:
+    sparse: Any = member.sparse
+    for start, length in sparse:
         if length:
             ranges.append((start, place, length))
         place += length

@@ -23,6 +23,8 @@ class Stat(NamedTuple):
         nlink: How many keys share the data. Stores answer 1 for a directory; the file system counts.
         file_id: Names the data within its store where it may have several names or where the store
             knows it for good (an inode number); None where only the key names it.
+        implied: Of a directory: nobody said what its attributes are, it is there because something is in it.
+            In a join those of a store further down count then, if it has some.
     """
 
     mode: int
@@ -36,6 +38,12 @@ class Stat(NamedTuple):
     birth: int = 0
     nlink: int = 1
     file_id: int | None = None
+    implied: bool = False
+
+    def changed(self, changes: Mapping[str, int], ctime: int | None = None) -> "Stat":
+        """The same with some attributes changed, and the time of the change if there is one."""
+        values: dict[str, Any] = dict(changes) if ctime is None else {**changes, "ctime": ctime}
+        return self._replace(**values)
 
     @property
     def kind(self) -> int:

@@ -83,7 +83,7 @@ class ZipStore(Store):
         """Put the members into directories, those that the archive only implies included."""
         modified = os.stat(self.path).st_mtime_ns
         self._owner = self._default_owner()
-        self._implied = Stat(DEFAULT_DIRECTORY_MODE, 0, *self._owner, 0, modified, modified, modified, modified)
+        self._implied = Stat(DEFAULT_DIRECTORY_MODE, 0, *self._owner, 0, modified, modified, modified, modified, implied=True)
         self._members, self._directories = {ROOT: None}, {ROOT: {}}
         names = {info.filename: info for info in archive.infolist()}
         directories = {name[:at] for name in names for at, letter in enumerate(name) if letter == "/"}

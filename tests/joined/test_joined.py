@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat as stat_module
 
 import pytest
 
@@ -11,6 +12,8 @@ from joinfs.joined.store import JoinedStore
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.memory import MemoryStore
 from joinfs.stores.sqlite import SQLiteStore
+from joinfs.stores.value import new_stat
+from joinfs.testing import DictStore
 
 
 def tree(store, prefix=""):
@@ -382,6 +385,33 @@ def test_where_a_key_comes_from(join):
     assert join.origin("d/x") == {"store": "memory:", "key": "d/x", "layers": "memory:\nmemory:"}
     join.rename("d/", "m/")
     assert join.origin("m/w")["key"] == "d/w"
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["in the first store", "in a lower store"])
+def test_a_directory_has_the_attributes_of_the_first_store_that_tells_of_any(first):
+    """SEMANTICS.md, Reading."""
+    medium, lower = {"d/s/x": (b"x", {}), "d/.wh.gone": (b"", {})}, MemoryStore()
+    stores = [DictStore(medium), lower] if first else [MemoryStore(), DictStore(medium), lower]
+    with JoinedStore(stores) as join:
+        for key in ("d/", "d/s/"):
+            lower.put(key, new_stat(stat_module.S_IFDIR | 0o710), None, {"from": "lower"})
+        lower.set("d/gone", (io.BytesIO(), {}))
+        assert [(n, stat_module.S_IMODE(s.mode)) for n, s in join.list("")] == [("d", 0o710)]
+        assert [(n, stat_module.S_IMODE(s.mode)) for n, s in join.list("d/")] == [("s", 0o710)]
+        assert stat_module.S_IMODE(join.lookup("d").mode) == 0o710
+        assert join.get_metadata("d/s/") == {"from": "lower"}
+        join.set_stat("d/s/", mode=0o700)
+        for joined in (join, JoinedStore(stores)):
+            assert stat_module.S_IMODE(joined.stat("d/s/").mode) == 0o700
+            assert joined.get_metadata("d/s/") == {"from": "lower"}
+            assert list(joined.keys()) == ["d/s/x"]
+        join.rename("d/s/", "moved/")
+        for joined in (join, JoinedStore(stores)):
+            assert stat_module.S_IMODE(joined.stat("moved/").mode) == 0o700
+            assert list(joined.list("d/")) == []
+        join.delete("d/")
+        for joined in (join, JoinedStore(stores)):
+            assert [name for name, _ in joined.list("")] == ["moved"]
 
 
 def test_writes_through_an_open_descriptor_go_to_the_copy(tmp_path):

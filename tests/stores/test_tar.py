@@ -152,8 +152,8 @@ def test_sparse_files_of_gnu_tar(tmp_path):
         file.write(b"middle")
         file.truncate(9_000_000)
     expected = (tmp_path / "sparse").read_bytes()
-    for number, format in enumerate(("gnu", "posix")):
-        subprocess.run(["tar", "-cS", f"--format={format}", "-f", f"{number}.tar", "sparse"], cwd=tmp_path, check=True)
+    for number, kind in enumerate(("gnu", "posix")):
+        subprocess.run(["tar", "-cS", f"--format={kind}", "-f", f"{number}.tar", "sparse"], cwd=tmp_path, check=True)
         assert (tmp_path / f"{number}.tar").stat().st_size < 100_000
         with TarStore(tmp_path / f"{number}.tar") as store:
             assert store.to_bytes("sparse") == expected
