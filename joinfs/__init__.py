@@ -25,6 +25,7 @@ from joinfs.events import (
     StoreTransactionStartEvent,
     StoreUpdateEvent,
 )
+from joinfs.joined.image import ImageStore
 from joinfs.joined.store import JoinedStore
 from joinfs.mount import mount
 from joinfs.stores import Capabilities, Stat, Store, Usage, Value, open_store
@@ -44,6 +45,7 @@ __all__ = [
     "DirectoryStore",
     "EventManager",
     "FlatStore",
+    "ImageStore",
     "JoinedStore",
     "JoinfsError",
     "MappingStore",

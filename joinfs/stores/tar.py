@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any, BinaryIO
 
-from joinfs.errors import CorruptStore
+from joinfs.errors import CorruptStore, Unsupported
 from joinfs.stores.archive_index import ArchiveIndex, Ranges, open_index, ranges_of, shown
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
-from joinfs.stores.random_access import RandomAccess, Reader, Window, decompressed, open_file
+from joinfs.stores.random_access import PlainFile, RandomAccess, Reader, Window, decompressed, open_file
 from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.value import MEBIBYTE, NANOSECONDS, READ_ONLY, Metadata, RangeStream, Stat, Value
 
@@ -97,6 +97,19 @@ class TarStore(Store):
         if self._index is None or self._file is None:
             self._check_connected()
         return self._index, self._file  # type: ignore[return-value]
+
+    def inner(self, key: str) -> "TarStore":
+        """Answer the archive that is the data of ``key``, read where it is; not connected.
+
+        Raises:
+            KeyError: The key is not there.
+            Unsupported: It is not in one piece, because this archive is compressed, or the file is sparse.
+        """
+        stat = self.stat(key)
+        ranges = self._ranges(stat)
+        if len(ranges) != 1 or not isinstance(self._file, PlainFile):
+            raise Unsupported(f"{key!r} cannot be read where it is in {self.path}; decompress that first")
+        return TarStore(self.path, part=ranges[0][1:])
 
     # ---------------------------------------------------------------- the index
 
