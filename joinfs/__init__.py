@@ -30,6 +30,7 @@ from joinfs.joined.store import JoinedStore
 from joinfs.mount import mount
 from joinfs.stores import Capabilities, Stat, Store, Usage, Value, open_store
 from joinfs.stores.directory import DirectoryStore
+from joinfs.stores.encore import EncoreStore
 from joinfs.stores.flat import FlatStore
 from joinfs.stores.mapping import MappingStore
 from joinfs.stores.memory import MemoryStore
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Capabilities",
     "DirectoryStore",
+    "EncoreStore",
     "EventManager",
     "FlatStore",
     "ImageStore",

@@ -2,7 +2,7 @@
 
 The classes are those of the JoinedStore reference. ``StoreUpdateEvent`` (a key that was there already)
 is a ``StoreSetEvent``, so who listens for sets hears both. Any object with ``emit(event)`` can stand in
-for the manager.
+for the manager; encore's own does.
 """
 
 import bisect
@@ -26,6 +26,18 @@ class StoreEvent:
     def mark_as_handled(self) -> None:
         """Keep the event from the listeners that come after this one."""
         self.handled = True
+
+    # What managers of encore's kind ask of an event.
+
+    @property
+    def _handled(self) -> bool:
+        return self.handled
+
+    def pre_emit(self) -> None:
+        """Called by the manager before the listeners."""
+
+    def post_emit(self) -> None:
+        """Called by the manager after the listeners."""
 
 
 @dataclass(kw_only=True)

@@ -15,6 +15,7 @@ from joinfs.joined.merge import Found, Merge, find_in
 from joinfs.joined.whiteout import unmarked, unmarked_xattrs
 from joinfs.joined.writing import Writing
 from joinfs.stores import Capabilities, Stat, Usage, Value
+from joinfs.stores.adapt import as_store
 from joinfs.stores.keys import is_directory_key, split
 
 DIRECTORY_TTL = 1.0
@@ -28,14 +29,15 @@ class JoinedStore(Writing):
     deleted is hidden by a whiteout, and the other stores are never changed.
 
     Args:
-        stores: The stores, the first with priority; joined stores among them if you like.
+        stores: The stores, the first with priority; joined stores among them if you like. Mappings and
+            encore's stores are taken as ``MappingStore`` and ``EncoreStore``.
         event_manager: Where events go; a new ``EventManager`` unless given. A listener of one of the
             joined stores hears what is written to that one.
         directory_ttl: Seconds for which what a directory is made of is believed without asking the
             stores again. Writes through their own methods are seen at once all the same.
 
     Raises:
-        UsageError: There is no store, or the same one twice.
+        UsageError: There is no store, or the same one twice, or something that is none.
 
     See Also:
         SEMANTICS.md, The join.
@@ -44,10 +46,11 @@ class JoinedStore(Writing):
     def __init__(
         self, stores: Sequence[Any], event_manager: Any = None, *, directory_ttl: float = DIRECTORY_TTL
     ) -> None:
-        self.layers = tuple(stores)
+        given = tuple(stores)
+        self.layers = tuple(as_store(store) for store in given)
         if not self.layers:
             raise UsageError("a join needs at least one store")
-        if len({id(store) for store in self.layers}) < len(self.layers):
+        if len({id(store) for store in given}) < len(given):
             raise UsageError("the same store is joined twice; give each place in the order a store of its own")
         super().__init__(event_manager)
         self._upper = self.layers[0]

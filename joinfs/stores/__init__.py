@@ -49,7 +49,7 @@ def _open_memory(path: str, read_only: bool) -> Store:
 
 
 def _open_python(path: str, read_only: bool) -> Store:
-    store: Store = importlib.import_module("joinfs.stores.mapping").open_python(path, read_only)
+    store: Store = importlib.import_module("joinfs.stores.adapt").open_python(path, read_only)
     return store
 
 

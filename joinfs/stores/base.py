@@ -350,16 +350,25 @@ class Store(Announcing, BulkMethods, ABC):
     def set_metadata(self, key: str, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata of ``key``. Data, and times except ctime, stay.
 
+        A value that is not there is made, without data.
+
         Raises:
-            KeyError: The key is not there.
+            KeyError: There is no such directory.
             Unsupported: The store holds no metadata on such a key.
 
-        After a failure the old metadata is there. Emits StoreUpdateEvent.
+        After a failure the old metadata is there. Emits StoreUpdateEvent, or StoreSetEvent for what was
+        not there.
         """
         self._check_writable(key)
-        with self._changing():
-            self._set_metadata(key, dict(metadata))
-        self._tell_set(key, True, metadata)
+        try:
+            with self._changing():
+                self._set_metadata(key, dict(metadata))
+        except KeyError:
+            if is_directory_key(key):
+                raise
+            self.put(key, self._stat_for_value(key), None, metadata)
+        else:
+            self._tell_set(key, True, metadata)
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
         stat = self.stat(key)

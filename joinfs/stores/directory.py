@@ -30,7 +30,7 @@ from joinfs.stores import beneath
 from joinfs.stores.attributes import FileAttributes
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, ancestors, check_key, is_directory_key, split
-from joinfs.stores.value import NANOSECONDS, Capabilities, Metadata, Stat, Usage, Value
+from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value
 
 TEMPORARY = ".wh..wh.joinfs."
 _DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY
@@ -222,7 +222,7 @@ class DirectoryStore(Store):
         with self._at(key) as (directory, name):
             stat = self._native(directory, name, key)
             metadata = self._attributes.metadata(directory, name, stat)
-        return Value(lambda: self._data(key, stat), metadata, stat.size, stat.ctime / NANOSECONDS, stat.mtime / NANOSECONDS)
+        return Value(lambda: self._data(key, stat), metadata, stat.size, *stat.moments())
 
     def _data(self, key: str, stat: Stat) -> BinaryIO:
         if stat.is_file:

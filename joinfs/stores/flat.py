@@ -200,7 +200,7 @@ class FlatStore(Store):
         record = value.metadata.pop(STAT, {})
         value.metadata.pop(XATTRS, None)
         if record:
-            value.created, value.modified = record["birth"] / NANOSECONDS, record["mtime"] / NANOSECONDS
+            value.created, value.modified = Stat(**record).moments()
         return value
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:

@@ -1,18 +1,15 @@
 """Any Python mapping as a store: a dict, shelve, dbm, zict, what zarr keeps its chunks in."""
 
 import contextlib
-import importlib
 import io
 import json
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, BinaryIO
 
-from joinfs.errors import NotRepresentable, Unsupported, UsageError
-from joinfs.stores.base import Store
+from joinfs.errors import NotRepresentable, Unsupported
 from joinfs.stores.flat import FlatStore
 from joinfs.stores.metadata import to_json
 from joinfs.stores.value import Metadata, Value
-from joinfs.stores.views import ReadOnlyStore
 
 BESIDE = ".joinfs/"
 # Modules whose mappings write names as Unicode.
@@ -37,7 +34,7 @@ class MappingStore(FlatStore):
     """
 
     def __init__(self, mapping: Any, event_manager: Any = None, read_only: bool = False) -> None:
-        super().__init__(event_manager, read_only or not isinstance(mapping, MutableMapping | _DbmLike))
+        super().__init__(event_manager, read_only or not _can_be_written(mapping))
         if type(mapping).__module__.partition(".")[0] in _TEXT_ONLY:
             self.capabilities = self.capabilities._replace(bytes_names=False)
         self._mapping: Any = mapping
@@ -103,45 +100,16 @@ class MappingStore(FlatStore):
             del self._mapping[BESIDE + name]
 
 
-class _DbmType(type):
-    def __instancecheck__(cls, thing: object) -> bool:
-        return all(hasattr(thing, name) for name in ("keys", "__getitem__", "__setitem__", "__delitem__"))
+def is_mapping(thing: object) -> bool:
+    """Whether something is a mapping, or works like one without being called so, as dbm.gnu and dbm.ndbm do."""
+    return isinstance(thing, Mapping) or _can_be_written(thing)
 
 
-class _DbmLike(metaclass=_DbmType):
-    """What writes like a mapping without being called one, as dbm.gnu and dbm.ndbm do."""
+def _can_be_written(thing: object) -> bool:
+    return isinstance(thing, MutableMapping) or all(
+        hasattr(type(thing), name) for name in ("keys", "get", "__getitem__", "__setitem__", "__delitem__")
+    )
 
 
 def _refuse(name: str, data: object) -> BinaryIO:
     raise Unsupported(f"{name!r} is a {type(data).__name__} in the mapping, and has no bytes")
-
-
-def open_python(path: str, read_only: bool) -> Store:
-    """Answer the store for ``python:MODULE:ATTRIBUTE``: a store, a mapping, or a function that makes one.
-
-    Raises:
-        UsageError: There is no such thing, or it is something else.
-    """
-    thing = _import(path)
-    if callable(thing) and not isinstance(thing, Mapping | Store):
-        thing = thing()
-    if isinstance(thing, Store):
-        return ReadOnlyStore(thing) if read_only else thing
-    if isinstance(thing, Mapping | _DbmLike):
-        store = MappingStore(thing, read_only=read_only)
-        store.name = f"python:{path}"
-        return store
-    raise UsageError(f"python:{path} is a {type(thing).__name__}, which is neither a mapping nor a store")
-
-
-def _import(path: str) -> Any:
-    module, colon, attribute = path.partition(":")
-    if not (module and colon and attribute):
-        raise UsageError(f"'python:{path}' must be python:MODULE:ATTRIBUTE, as in python:mypackage.data:CHUNKS")
-    try:
-        thing: Any = importlib.import_module(module)
-        for name in attribute.split("."):
-            thing = getattr(thing, name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"python:{path} cannot be had: {error}") from error
-    return thing

@@ -20,7 +20,7 @@ from joinfs.errors import (
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, is_directory_key
 from joinfs.stores.metadata import copied
-from joinfs.stores.value import NANOSECONDS, Capabilities, Metadata, Stat, Value, new_stat, now
+from joinfs.stores.value import Capabilities, Metadata, Stat, Value, new_stat, now
 
 
 @dataclass(slots=True)
@@ -93,8 +93,7 @@ class MemoryStore(Store):
     def get(self, key: str) -> Value:
         inode = self._inode(key)
         data, stat = inode.data, inode.stat
-        seconds = (stat.birth / NANOSECONDS, stat.mtime / NANOSECONDS)
-        return Value(lambda: io.BytesIO(data), copied(inode.metadata), len(data), *seconds)
+        return Value(lambda: io.BytesIO(data), copied(inode.metadata), len(data), *stat.moments())
 
     def get_metadata(self, key: str, select: Any = None) -> Metadata:
         metadata = self._inode(key).metadata

@@ -24,7 +24,6 @@ from joinfs.stores.sqlite_connections import Connections
 from joinfs.stores.sqlite_schema import ROOT_NODE
 from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value, now
 
-NANOSECONDS = 1e9
 # Entries that are read at a time; between two pages nothing is held of the database.
 PAGE = 1000
 
@@ -132,7 +131,7 @@ class SQLiteStore(Store):
                 open_data: Any = functools.partial(io.BytesIO, data)
             else:
                 open_data = functools.partial(self._stream, key, nodes.id_of(stat))
-        return Value(open_data, metadata, stat.size, stat.birth / NANOSECONDS, stat.mtime / NANOSECONDS)
+        return Value(open_data, metadata, stat.size, *stat.moments())
 
     def _stream(self, key: str, node: int) -> BinaryIO:
         stream = open_stream(self._connections(), self.name, node)

@@ -147,8 +147,7 @@ class TarStore(Store):
     def get(self, key: str) -> Value:
         index, _ = self._opened()
         stat = index.stat(key)
-        seconds = stat.mtime / NANOSECONDS
-        return Value(lambda: self._stream(key, stat), index.get_metadata(key), stat.size, seconds, seconds)
+        return Value(lambda: self._stream(key, stat), index.get_metadata(key), stat.size, *stat.moments())
 
     def _stream(self, key: str, stat: Stat) -> BinaryIO:
         index, _ = self._opened()

@@ -45,6 +45,10 @@ class Stat(NamedTuple):
         values: dict[str, Any] = dict(changes) if ctime is None else {**changes, "ctime": ctime}
         return self._replace(**values)
 
+    def moments(self) -> tuple[float, float]:
+        """When it was made, as far as that is known, and last changed in any way: seconds since the epoch."""
+        return (self.birth or self.ctime) / NANOSECONDS, max(self.mtime, self.ctime) / NANOSECONDS
+
     @property
     def kind(self) -> int:
         """The type bits of the mode: ``stat.S_IFDIR``, ``stat.S_IFREG``, ``stat.S_IFLNK``, ..."""
@@ -133,7 +137,8 @@ class Value:
     Attributes:
         metadata: A dict of the caller's own.
         size: Bytes of data.
-        created, modified: Seconds since the epoch.
+        created, modified: Seconds since the epoch; modified of the last change of data, metadata or
+            attributes.
     """
 
     __slots__ = ("_data", "_open", "created", "metadata", "modified", "size")

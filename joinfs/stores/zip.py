@@ -143,9 +143,8 @@ class ZipStore(Store):
 
     def get(self, key: str) -> Value:
         stat = self.stat(key)
-        seconds = stat.mtime / NANOSECONDS
         size = 0 if stat.is_directory else stat.size
-        return Value(lambda: self._open(key), self.get_metadata(key), size, seconds, seconds)
+        return Value(lambda: self._open(key), self.get_metadata(key), size, *stat.moments())
 
     def _open(self, key: str) -> BinaryIO:
         info = self._members[key]

@@ -309,7 +309,11 @@ class StoreContract(_Reading):
         assert store.get_metadata("a", ["k", "absent"]) == {"k": "3"}
         assert store.to_bytes("a") == b"one"
         with pytest.raises(KeyError):
-            store.set_metadata("missing", {})
+            store.update_metadata("missing", {})
+        store.set_metadata("new", {"n": "1"})
+        assert (store.to_bytes("new"), store.get_metadata("new")) == (b"", {"n": "1"})
+        with pytest.raises(KeyError):
+            store.set_metadata("missing/", {})
 
     def test_metadata_keeps_its_types(self, store: Store) -> None:
         store.set("a", (data(b""), METADATA))
