@@ -8,11 +8,12 @@ with ``.wh..wh.joinfs.``, which no listing shows and no join takes for an entry.
 import contextlib
 import errno
 import io
+import itertools
 import os
 import secrets
 import stat as stat_module
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from joinfs.errors import (
@@ -29,10 +30,14 @@ from joinfs.errors import (
 from joinfs.stores import beneath
 from joinfs.stores.attributes import FileAttributes
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
+from joinfs.stores.directory_files import TEMPORARY, copy_range, encode, fill, give_name, stat_of, unnamed_file
+from joinfs.stores.directory_journal import Journal, recover
+from joinfs.stores.gate import Gate
 from joinfs.stores.keys import ROOT, ancestors, check_key, is_directory_key, split
 from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value
 
-TEMPORARY = ".wh..wh.joinfs."
+# Entries that are read at a time.
+PAGE = 256
 _DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY
 _UTF8 = sys.getfilesystemencoding() == "utf-8"
 _TRANSLATED = {
@@ -44,33 +49,12 @@ _TRANSLATED = {
 _NOT_A_DIRECTORY = {errno.ENOTDIR, errno.ELOOP, errno.EXDEV}
 
 
-def encode(key: str) -> bytes:
-    """The bytes that the host has for a key, or part of one."""
-    return key.encode("utf-8", "surrogateescape")
-
-
-def stat_of(native: os.stat_result) -> Stat:
-    """The host's attributes as a Stat."""
-    return Stat(
-        native.st_mode,
-        native.st_size,
-        native.st_uid,
-        native.st_gid,
-        native.st_rdev,
-        native.st_atime_ns,
-        native.st_mtime_ns,
-        native.st_ctime_ns,
-        0,
-        1 if stat_module.S_ISDIR(native.st_mode) else native.st_nlink,
-        native.st_ino,
-    )
-
-
 class DirectoryStore(Store):
     """A directory of the host.
 
-    Nothing outside it can be reached through a key, whatever symlinks there are. Transactions are not
-    atomic: writes are done at once.
+    Nothing outside it can be reached through a key, whatever symlinks there are. Transactions are all or
+    nothing for this process, also after a crash, when the store is next connected for writing; who looks
+    into the directory without joinfs sees the writes as they are made.
 
     Args:
         path: The directory; it must be there.
@@ -87,6 +71,8 @@ class DirectoryStore(Store):
         self._read_only = read_only
         self.capabilities = Capabilities(writable=not read_only)
         self._root = -1
+        self._gate = Gate()
+        self._open_journal: Journal | None = None
 
     # ---------------------------------------------------------------- connection
 
@@ -105,7 +91,14 @@ class DirectoryStore(Store):
             xattrs=True,
             hard_links=True,
             local=True,
+            transactions=not self._read_only,
         )
+        if self.capabilities.writable:
+            try:
+                recover(self._root, self.name)
+            except BaseException:
+                self.disconnect()
+                raise
 
     def disconnect(self) -> None:
         root, self._root = self._root, -1
@@ -119,10 +112,18 @@ class DirectoryStore(Store):
 
     @contextlib.contextmanager
     def _at(self, key: str, writing: bool = False) -> Iterator[tuple[int, bytes]]:
-        """Give (descriptor of the directory that ``key`` is in, name), and translate errors."""
+        """Give (descriptor of the directory that ``key`` is in, name), and translate errors.
+
+        No other thread has a transaction open meanwhile.
+        """
+        with self._gate.shared(), self._at_once(key, writing) as place:
+            yield place
+
+    @contextlib.contextmanager
+    def _at_once(self, key: str, writing: bool) -> Iterator[tuple[int, bytes]]:
         self._check_connected()
         above, name = split(key)
-        if name.startswith(TEMPORARY):
+        if TEMPORARY in key and any(part.startswith(TEMPORARY) for part in key.split("/")):
             raise KeyError(key)
         directory = -1
         try:
@@ -173,14 +174,25 @@ class DirectoryStore(Store):
             descriptor = os.open(name, flags, dir_fd=parent)
         try:
             with os.scandir(descriptor) as entries:
-                for entry in entries:
-                    name_text = entry.name if _UTF8 else os.fsencode(entry.name).decode("utf-8", "surrogateescape")
-                    if name_text.startswith(TEMPORARY):
-                        continue
-                    with contextlib.suppress(FileNotFoundError):
-                        yield name_text, stat_of(entry.stat(follow_symlinks=False))
+                while page := self._page(entries):
+                    for entry, stat in page:
+                        if stat is not None:
+                            yield entry, stat
         finally:
             os.close(descriptor)
+
+    def _page(self, entries: Iterator[os.DirEntry[str]]) -> Sequence[tuple[str, Stat | None]]:
+        """The next entries of a directory, read while no other thread has a transaction open."""
+        page = []
+        with self._gate.shared():
+            for entry in itertools.islice(entries, PAGE):
+                name = entry.name if _UTF8 else os.fsencode(entry.name).decode("utf-8", "surrogateescape")
+                stat = None
+                if not name.startswith(TEMPORARY):
+                    with contextlib.suppress(FileNotFoundError):
+                        stat = stat_of(entry.stat(follow_symlinks=False))
+                page.append((name, stat))
+        return page
 
     def _open(self, key: str, flags: int) -> int:
         """Open a regular file; a FIFO or device that is there instead is not waited for."""
@@ -244,6 +256,8 @@ class DirectoryStore(Store):
     def open_local(self, key: str, flags: int) -> int:
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._check_writable(key)
+            if self._gate.is_mine():
+                raise Unsupported(f"{key!r}: what is written through a descriptor cannot be part of a transaction")
         return self._open(key, flags & (os.O_ACCMODE | os.O_TRUNC | os.O_DIRECT))
 
     def get_metadata(self, key: str, select: Any = None) -> Metadata:
@@ -263,6 +277,28 @@ class DirectoryStore(Store):
 
     # ---------------------------------------------------------------- writing
 
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._gate.alone():
+            try:
+                yield
+            except BaseException:
+                journal, self._open_journal = self._open_journal, None
+                if journal is not None:
+                    journal.roll_back()
+                raise
+            journal, self._open_journal = self._open_journal, None
+            if journal is not None:
+                journal.commit()
+
+    def _journal(self) -> Journal | None:
+        """The journal of this thread's transaction, begun with its first write; None without one."""
+        if not self._gate.is_mine():
+            return None
+        if self._open_journal is None:
+            self._open_journal = Journal(self._root, self.name)
+        return self._open_journal
+
     def _put(
         self,
         key: str,
@@ -275,20 +311,50 @@ class DirectoryStore(Store):
         self._make_parents(key)
         with self._at(key, writing=True) as (directory, name):
             there = self._standing(directory, name, key, stat)
+            in_place = there is not None and there.is_file and stat.is_file and there.nlink > 1
             if there is not None and stat.is_directory:
+                if journal := self._journal():
+                    journal.changing(directory, name, key)
                 return self._change_directory(directory, name, stat, metadata, xattrs)
+            if (journal := self._journal()) and not in_place:
+                self._note_replacing(journal, directory, name, key, there)
             if not stat.is_file:
-                self._put_special(directory, name, stat, data, metadata, xattrs)
+                self._put_special(journal.place if journal else directory, directory, name, stat, data, metadata, xattrs)
             else:
-                with self._unnamed_file(directory) as (descriptor, temporary):
-                    _fill(descriptor, data, buffer_size)
+                workshop = journal.place if journal else directory
+                with unnamed_file(workshop) as (descriptor, temporary):
+                    fill(descriptor, data, buffer_size)
                     self._attributes.apply(descriptor, stat, metadata, xattrs)
-                    if there is not None and there.is_file and there.nlink > 1:
-                        with self._open_to_overwrite(directory, name, there) as target:
+                    if there is not None and in_place:
+                        with self._noted_overwriting(directory, name, key), self._open_to_overwrite(directory, name, there) as target:
                             self._overwrite(target, descriptor, stat, metadata, xattrs)
                     else:
-                        _give_name(descriptor, temporary, directory, name)
+                        give_name(descriptor, temporary, workshop, directory, name)
             return stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+
+    def _note_replacing(self, journal: Journal, directory: int, name: bytes, key: str, there: Stat | None) -> None:
+        if there is None:
+            journal.making(directory, key)
+        elif there.is_directory:
+            journal.removing_directory(directory, name, key)
+        else:
+            journal.replacing(directory, name, key.removesuffix("/"))
+
+    @contextlib.contextmanager
+    def _noted_overwriting(self, directory: int, name: bytes, key: str) -> Iterator[None]:
+        """Around writing a file in place: in a transaction of its own, if there is none."""
+        if journal := self._journal():
+            journal.overwriting(directory, name, key)
+            yield
+            return
+        journal = Journal(self._root, self.name)
+        try:
+            journal.overwriting(directory, name, key)
+            yield
+        except BaseException:
+            journal.roll_back()
+            raise
+        journal.commit()
 
     def _standing(self, directory: int, name: bytes, key: str, stat: Stat) -> Stat | None:
         try:
@@ -308,6 +374,8 @@ class DirectoryStore(Store):
             return
         for parent in ancestors(key):
             with self._at(parent, writing=True) as (directory, name), contextlib.suppress(FileExistsError):
+                if (journal := self._journal()) and not _is_there(directory, name):
+                    journal.making(directory, parent)
                 os.mkdir(name, stat_module.S_IMODE(DEFAULT_DIRECTORY_MODE), dir_fd=directory)
 
     def _change_directory(
@@ -323,6 +391,7 @@ class DirectoryStore(Store):
 
     def _put_special(
         self,
+        workshop: int,
         directory: int,
         name: bytes,
         stat: Stat,
@@ -336,38 +405,17 @@ class DirectoryStore(Store):
         temporary = encode(TEMPORARY + secrets.token_hex(8))
         try:
             if stat.is_directory:
-                os.mkdir(temporary, 0o700, dir_fd=directory)
+                os.mkdir(temporary, 0o700, dir_fd=workshop)
             elif stat.is_symlink:
-                os.symlink(b"" if data is None else data.read(), temporary, dir_fd=directory)
+                os.symlink(b"" if data is None else data.read(), temporary, dir_fd=workshop)
             else:
-                os.mknod(temporary, stat.mode, stat.rdev, dir_fd=directory)
-            self._attributes.apply_at(directory, temporary, stat, metadata, xattrs)
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+                os.mknod(temporary, stat.mode, stat.rdev, dir_fd=workshop)
+            self._attributes.apply_at(workshop, temporary, stat, metadata, xattrs)
+            os.rename(temporary, name, src_dir_fd=workshop, dst_dir_fd=directory)
         except BaseException:
             with contextlib.suppress(OSError):
-                (os.rmdir if stat.is_directory else os.unlink)(temporary, dir_fd=directory)
+                (os.rmdir if stat.is_directory else os.unlink)(temporary, dir_fd=workshop)
             raise
-
-    @contextlib.contextmanager
-    def _unnamed_file(self, directory: int) -> Iterator[tuple[int, bytes]]:
-        """Give a new file and the name that it has: none, where the host can make such files."""
-        temporary = b""
-        try:
-            descriptor = os.open(b".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=directory)
-        except OSError as error:
-            if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}:
-                raise
-            temporary = encode(TEMPORARY + secrets.token_hex(8))
-            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600, dir_fd=directory)
-        try:
-            yield descriptor, temporary
-        except BaseException:
-            if temporary:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary, dir_fd=directory)
-            raise
-        finally:
-            os.close(descriptor)
 
     @contextlib.contextmanager
     def _open_to_overwrite(self, directory: int, name: bytes, there: Stat) -> Iterator[int]:
@@ -382,10 +430,10 @@ class DirectoryStore(Store):
     ) -> None:
         """Copy into a file that has other names too, and must stay the same file for them.
 
-        This is the one write that is not atomic; the data is complete beside it before it begins.
+        Who reads it meanwhile may see some of both; after a failure or a crash it is what it was.
         """
         size = os.fstat(source).st_size
-        _copy_range(source, target, size)
+        copy_range(source, target, size)
         os.ftruncate(target, size)
         self._attributes.replace_metadata(target, metadata)
         self._attributes.apply(target, stat, {}, xattrs)
@@ -394,7 +442,9 @@ class DirectoryStore(Store):
         if key == ROOT:
             raise InvalidKey("the root cannot be deleted")
         with self._at(key, writing=True) as (directory, name):
-            self._native(directory, name, key)
+            there = self._native(directory, name, key)
+            if journal := self._journal():
+                self._note_replacing(journal, directory, name, key, there)
             try:
                 (os.rmdir if is_directory_key(key) else os.unlink)(name, dir_fd=directory)
             except FileExistsError as error:
@@ -402,16 +452,22 @@ class DirectoryStore(Store):
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
         with self._at(key, writing=True) as (directory, name), self._pinned(directory, name, key) as descriptor:
+            if journal := self._journal():
+                journal.changing(directory, name, key)
             self._attributes.replace_metadata(descriptor, metadata)
 
     def _set_stat(self, key: str, changes: dict[str, int]) -> Stat:
         with self._at(key, writing=True) as (directory, name), self._pinned(directory, name, key) as descriptor:
+            if journal := self._journal():
+                journal.changing(directory, name, key)
             self._attributes.change(descriptor, directory, name, changes)
             return stat_of(os.fstat(descriptor))
 
     def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
         with self._at(key, writing=True) as (directory, file_name):
             self._native(directory, file_name, key)
+            if journal := self._journal():
+                journal.changing(directory, file_name, key)
             self._attributes.set_foreign(directory, file_name, name, value)
 
     @contextlib.contextmanager
@@ -430,6 +486,10 @@ class DirectoryStore(Store):
         self._make_parents(new)
         with self._at(new, writing=True) as (to_directory, to_name), self._at(old, True) as (directory, name):
             there = self._standing(to_directory, to_name, new, self._native(directory, name, old))
+            if (journal := self._journal()) and old != new:
+                if there is not None:
+                    self._note_replacing(journal, to_directory, to_name, new, there)
+                journal.moving(directory, name, old, to_directory, new)
             try:
                 os.rename(name, to_name, src_dir_fd=directory, dst_dir_fd=to_directory)
             except FileExistsError as error:
@@ -439,6 +499,8 @@ class DirectoryStore(Store):
         with self._at(first, True) as (directory, name), self._at(second, True) as (other_directory, other_name):
             self._native(directory, name, first)
             self._native(other_directory, other_name, second)
+            if journal := self._journal():
+                journal.exchanging(directory, name, first, other_directory, second)
             try:
                 beneath.exchange(directory, name, other_directory, other_name)
             except OSError as error:
@@ -450,6 +512,8 @@ class DirectoryStore(Store):
         self.stat(old)
         self._make_parents(new)
         with self._at(old, writing=True) as (directory, name), self._at(new, True) as (to_directory, to_name):
+            if (journal := self._journal()) and not _is_there(to_directory, to_name):
+                journal.making(to_directory, new)
             try:
                 os.link(name, to_name, src_dir_fd=directory, dst_dir_fd=to_directory, follow_symlinks=False)
             except FileExistsError as error:
@@ -474,54 +538,9 @@ class DirectoryStore(Store):
                     os.close(descriptor)
 
 
-def _fill(descriptor: int, data: BinaryIO | None, buffer_size: int) -> None:
-    """Write a stream to a new file; one that is a file of the host itself is copied by the kernel."""
-    if data is None:
-        return
-    with contextlib.suppress(OSError, AttributeError, ValueError):
-        source = data.fileno()
-        native = os.fstat(source)
-        if stat_module.S_ISREG(native.st_mode) and data.tell() == 0:
-            _copy_range(source, descriptor, native.st_size)
-            if os.fstat(descriptor).st_size == os.fstat(source).st_size:
-                return
-            os.ftruncate(descriptor, 0)
-    offset = 0
-    while piece := data.read(buffer_size):
-        view = memoryview(piece)
-        while view:
-            written = os.pwrite(descriptor, view, offset)
-            offset += written
-            view = view[written:]
-
-
-def _copy_range(source: int, target: int, size: int) -> None:
-    """Copy the first ``size`` bytes; between file systems that share nothing, through memory."""
-    offset = 0
-    while offset < size:
-        try:
-            copied = os.copy_file_range(source, target, size - offset, offset, offset)
-        except OSError as error:
-            if error.errno not in {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}:
-                raise
-            copied = os.pwrite(target, os.pread(source, 1 << 20, offset), offset)
-        if copied == 0:
-            return
-        offset += copied
-
-
-def _give_name(descriptor: int, temporary: bytes, directory: int, name: bytes) -> None:
-    """Put a new file into place, over one that is there."""
-    if not temporary:
-        source = f"/proc/self/fd/{descriptor}"
-        try:
-            os.link(source, name, dst_dir_fd=directory, follow_symlinks=True)
-            return
-        except FileExistsError:
-            temporary = encode(TEMPORARY + secrets.token_hex(8))
-            os.link(source, temporary, dst_dir_fd=directory, follow_symlinks=True)
+def _is_there(directory: int, name: bytes) -> bool:
     try:
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
-        os.unlink(temporary, dir_fd=directory)
-        raise
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
