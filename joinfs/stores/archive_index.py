@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from joinfs.errors import StoreError
+from joinfs.stores import sqlite_fields as fields
 from joinfs.stores import sqlite_nodes as nodes
 from joinfs.stores.escape import escape
 from joinfs.stores.sqlite import SQLiteStore
@@ -120,6 +121,7 @@ class ArchiveIndex:
             self._db.execute("UPDATE node SET nlink = nlink - 1 WHERE id = ?", (node,))
             return
         self._db.execute("DELETE FROM node WHERE id = ?", (node,))
+        fields.forget(self._db, node)
         self._db.execute("DELETE FROM chunk WHERE node = ?", (node,))
 
     def _directory(self, parts: list[str]) -> int:

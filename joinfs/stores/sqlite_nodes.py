@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, NotRepresentable
+from joinfs.stores import sqlite_fields as fields
 from joinfs.stores.keys import MAX_NAME, is_directory_key, split
 from joinfs.stores.metadata import to_json
 from joinfs.stores.sqlite_schema import ROOT_NODE
@@ -273,6 +274,8 @@ def add_node(
         (*stat[:10], *texts, data),
     ).lastrowid
     assert made is not None
+    if texts[0] is not None:
+        fields.index(db, made, texts[0])
     return made
 
 
@@ -285,6 +288,9 @@ def change_node(
         " birth = ?, nlink = ?, metadata = ?, xattrs = ?, data = ? WHERE id = ?",
         (*stat[:10], *texts, data, stat.file_id),
     )
+    fields.forget(db, id_of(stat))
+    if texts[0] is not None:
+        fields.index(db, id_of(stat), texts[0])
     db.execute("DELETE FROM chunk WHERE node = ?", (stat.file_id,))
 
 
@@ -299,6 +305,10 @@ def change_attributes(db: sqlite3.Connection, node: int, stat: Stat) -> None:
 def change_text(db: sqlite3.Connection, node: int, column: str, text: str | None) -> None:
     """Replace the ``metadata`` or ``xattrs`` of a node."""
     db.execute(f"UPDATE node SET {column} = ?, ctime = ? WHERE id = ?", (text, now(), node))
+    if column == "metadata":
+        fields.forget(db, node)
+        if text is not None:
+            fields.index(db, node, text)
 
 
 def add_entry(db: sqlite3.Connection, parent: int, name: bytes, node: int, directory: bool) -> None:
@@ -320,6 +330,7 @@ def drop_entry(db: sqlite3.Connection, old: Place) -> None:
         db.execute("UPDATE node SET nlink = nlink - 1, ctime = ? WHERE id = ?", (now(), old.node))
         return
     db.execute("DELETE FROM node WHERE id = ?", (old.node,))
+    fields.forget(db, old.node)
     if old.stat.size:
         db.execute("DELETE FROM chunk WHERE node = ?", (old.node,))
 

@@ -1,20 +1,25 @@
-"""Queries by metadata over a ``SQLiteStore``'s database."""
+"""Queries by metadata over a ``SQLiteStore``'s database: by its index, or in order of the keys."""
 
-import re
 import sqlite3
 import stat as stat_module
 from collections.abc import Mapping
 from typing import Any
 
+from joinfs.errors import Unsupported
+from joinfs.stores.metadata import RESERVED
+from joinfs.stores.sqlite_fields import field_of
 from joinfs.stores.sqlite_nodes import Damaged, decoded, metadata_from
 from joinfs.stores.sqlite_schema import ROOT_NODE
 from joinfs.stores.value import Metadata
 
-Position = tuple[int, bytes]
+# Of an entry: the node if the index is asked, else 0; then its directory and its name.
+Position = tuple[int, int, bytes]
 
-START: Position = (0, b"")
-# A name that stands in a JSON path, and in JSON, as it is.
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:/ -]+")
+START: Position = (0, 0, b"")
+_VALUES = (
+    "e.directory = 0"
+    f" AND (n.mode & {stat_module.S_IFMT(0o777777)}) IN ({stat_module.S_IFREG}, {stat_module.S_IFLNK})"
+)
 
 
 def matching(
@@ -31,44 +36,40 @@ def matching(
     Returns:
         The keys with their metadata, and where to go on; None at the end.
     """
-    conditions, arguments = _conditions(wanted)
-    rows = db.execute(
-        "SELECT e.parent, e.name, n.metadata FROM entry e JOIN node n ON n.id = e.node"
-        " WHERE (e.parent, e.name) > (?, ?) AND e.directory = 0"
-        f" AND (n.mode & {stat_module.S_IFMT(0o777777)}) IN ({stat_module.S_IFREG}, {stat_module.S_IFLNK})"
-        f"{conditions} ORDER BY e.parent, e.name LIMIT ?",
-        (*after, *arguments, limit),
-    ).fetchall()
+    try:
+        fields = [field_of(name, value) for name, value in wanted.items() if not name.startswith(RESERVED)]
+    except Unsupported:  # no metadata is like that
+        return [], None
+    rows = _by_index(db, fields, after, limit) if fields else _in_order(db, after, limit)
     prefixes: dict[int, str | None] = {ROOT_NODE: ""}
     found = []
-    for parent, name, text in rows:
+    for _, parent, name, text in rows:
         metadata = metadata_from(text)
         prefix = _prefix(db, parent, prefixes)
-        # SQLite takes 1 for true, and only what has no quirk was left to it: Python has the last word.
+        # The index has hashes of long values: Python has the last word.
         if prefix is not None and all(n in metadata and metadata[n] == wanted[n] for n in wanted):
             found.append((prefix + decoded(name), metadata))
-    return found, (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
+    return found, rows[-1][:3] if len(rows) == limit else None
 
 
-def _conditions(wanted: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """SQL that holds for every node that has ``wanted``, and for few others; and what it binds."""
-    conditions, arguments = "", []
-    for name, value in wanted.items():
-        if not _PLAIN_NAME.fullmatch(name):
-            conditions += " AND n.metadata IS NOT NULL"
-            continue
-        arguments.append(f'$."{name}"')
-        if isinstance(value, str) and _is_text(value):
-            conditions += " AND json_extract(n.metadata, ?) = ?"
-            arguments.append(value)
-        else:
-            conditions += " AND json_type(n.metadata, ?) IS NOT NULL"
-    return conditions, arguments
+def _by_index(db: sqlite3.Connection, fields: list[tuple[str, str]], after: Position, limit: int) -> list[Any]:
+    first, *others = fields
+    also = " AND EXISTS (SELECT 1 FROM field o WHERE o.name = ? AND o.value = ? AND o.node = f.node)" * len(others)
+    return db.execute(
+        "SELECT f.node, e.parent, e.name, n.metadata FROM field f"
+        " CROSS JOIN entry e ON e.node = f.node CROSS JOIN node n ON n.id = f.node"
+        f" WHERE f.name = ? AND f.value = ? AND f.node >= ? AND (f.node, e.parent, e.name) > (?, ?, ?) AND {_VALUES}{also}"
+        " ORDER BY f.node, e.parent, e.name LIMIT ?",
+        (*first, after[0], *after, *(text for field in others for text in field), limit),
+    ).fetchall()
 
 
-def _is_text(value: str) -> bool:
-    """Whether SQLite's text can be ``value``: no NUL, which ends it, and no lone surrogate."""
-    return "\0" not in value and not re.search("[\ud800-\udfff]", value)
+def _in_order(db: sqlite3.Connection, after: Position, limit: int) -> list[Any]:
+    return db.execute(
+        "SELECT 0, e.parent, e.name, n.metadata FROM entry e JOIN node n ON n.id = e.node"
+        f" WHERE (e.parent, e.name) > (?, ?) AND {_VALUES} ORDER BY e.parent, e.name LIMIT ?",
+        (*after[1:], limit),
+    ).fetchall()
 
 
 def _prefix(db: sqlite3.Connection, directory: int, known: dict[int, str | None]) -> str | None:

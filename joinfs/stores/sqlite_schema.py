@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from joinfs.errors import CorruptStore, OutOfSpace, ReadOnly, StoreError, StoreLocked, StoreUnavailable
 
 APPLICATION_ID = 0x4A4E4653  # "JNFS"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ROOT_NODE = 1
 # Measured with 256 MB in chunks against 4096: twice the speed of insert and of read, for 0.03 ms more
 # with each small commit; 16384 gains little more and costs small commits another 0.03 ms.
@@ -68,6 +68,18 @@ CREATE TABLE entry (
 -- A directory has one name. With a nameless root this makes what can be reached from the root a tree:
 -- a loop would need a directory with two names. It also finds the key of a directory's node.
 CREATE UNIQUE INDEX directory_entry ON entry (node) WHERE directory = 1;
+
+-- Finds the names of a node that is found by its metadata.
+CREATE INDEX entry_node ON entry (node);
+
+-- What a node's metadata says, so that it is found by it. The node's own metadata has the last word.
+CREATE TABLE field (
+    name TEXT NOT NULL,         -- JSON text of the name
+    value TEXT NOT NULL,        -- JSON text of the value, the same for all that are equal; a hash, if it is long
+    node INTEGER NOT NULL,
+    PRIMARY KEY (name, value, node)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX field_node ON field (node);
 
 -- The data of a larger value: n = 0, 1, 2, ... without a hole, each of CHUNK bytes but the last.
 -- A rowid table, because only there can a blob be read in part.

@@ -557,6 +557,26 @@ class StoreContract(_Reading):
         assert dict(store.query(select=["n"], colour="red")) == {"a": {"n": 1}, "b": {"n": "1"}}
         assert dict(store.query(colour="blue")) == {"d/c": {"colour": "blue"}}
 
+    def test_every_value_can_be_asked_for(self, store: Store) -> None:
+        store.set("a", (data(b""), {**METADATA, "long": "l" * 500}))
+        store.set("b", (data(b""), {"number": "5", "yes": "true", "long": "l" * 499 + "m"}))
+        for name, value in METADATA.items():
+            assert list(store.query_keys(**{name: value})) == ["a"], name
+        assert list(store.query_keys(number=5.0, yes=1)) == ["a"]
+        assert list(store.query_keys(long="l" * 500)) == ["a"]
+        assert list(store.query_keys(nested={"a": {"b": [0]}})) == list(store.query_keys(absent=None)) == []
+        assert list(store.query_keys(number=object())) == []
+
+    def test_queries_follow_every_change(self, store: Store) -> None:
+        for key in ("d/a", "d/b", "c"):
+            store.set(key, (data(b""), {"k": key, "all": True}))
+        store.set_metadata("c", {"k": "changed", "all": True})
+        store.rename("d/", "e/")
+        store.delete("e/b")
+        assert sorted(store.query_keys(all=True)) == ["c", "e/a"]
+        assert list(store.query_keys(k="changed", all=True)) == ["c"]
+        assert list(store.query_keys(k="d/b")) == list(store.query_keys(k="c")) == []
+
     # ---------------------------------------------------------------- several at once
 
     def test_the_longer_of_two_rows_is_cut(self, store: Store) -> None:

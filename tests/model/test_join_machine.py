@@ -1,10 +1,13 @@
 """A state machine drives a join, and the file system over one, against the reference model.
 
-Edits behind the join's back and remounts included. SEMANTICS.md, Reading; Writing; Deleting; Renaming.
+Edits behind the join's back and remounts included. SEMANTICS.md, Reading; Writing; Deleting; Renaming; Transactions.
 """
 
 import contextlib
+import copy
 import io
+import os
+import signal
 import stat as stat_module
 import tempfile
 from pathlib import Path
@@ -30,6 +33,23 @@ DATA = st.binary(max_size=40)
 METADATA = st.dictionaries(st.sampled_from(["k", "l"]), st.text(max_size=5).filter(lambda t: "\0" not in t), max_size=2)
 LAYER = st.dictionaries(PATHS, st.one_of(st.none(), DATA), max_size=8)
 MODES = st.sampled_from([0o700, 0o750, 0o755, 0o777])  # an ordinary user must be able to go on after them
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), PATHS, DATA),
+        st.tuples(st.just("unlink"), PATHS),
+        st.tuples(st.just("remove_directory"), PATHS),
+        st.tuples(st.just("rename"), PATHS, PATHS),
+        st.tuples(st.just("change_mode"), PATHS, MODES),
+        st.tuples(st.just("set_metadata"), PATHS, METADATA),
+    ),
+    max_size=4,
+)
+
+
+class RollBack(Exception):
+    """What makes a transaction fail."""
 
 
 def layer_entries(choice):
@@ -127,8 +147,6 @@ class FilesystemActor:
         return self.operations.walk(above), name
 
     def write(self, path, data):
-        import os
-
         parent, name = self.place(path)
         try:
             handle = self.operations.open(self.operations.walk(path.split("/")), os.O_WRONLY | os.O_TRUNC)
@@ -168,8 +186,6 @@ class FilesystemActor:
         self.operations.rename(*self.place(first), *self.place(second), flags=2)
 
     def seen(self, node=ROOT, prefix=""):
-        import os
-
         found = {}
         handle = self.operations.opendir(node)
         listing = [e for e in self.operations.readdir(handle, 0) if e.name not in {".", ".."}]
@@ -275,6 +291,42 @@ class JoinMachine(RuleBasedStateMachine):
     def exchange(self, first, second):
         if first != second and self.upper_kind != "flat":
             self.both("exchange", first, second)
+
+    @rule(steps=STEPS, fails=st.booleans())
+    def transaction(self, steps, fails):
+        """Several changes at once, or none of them."""
+        if self.actor_class is not StoreActor or self.upper_kind == "flat":
+            return
+        before = copy.deepcopy(self.model)
+        with contextlib.suppress(RollBack), self.actor.join.transaction("several"):
+            for action, *arguments in steps:
+                self.both(action, *arguments)
+            if fails:
+                raise RollBack
+        if fails:
+            self.model = before
+
+    @rule(steps=STEPS)
+    def crash(self, steps):
+        """The process ends in the midst of a transaction: nothing of it was."""
+        if self.upper_kind not in {"directory", "sqlite"}:
+            return
+        self.actor.close()
+        self.upper.disconnect()
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                self.upper.connect()
+                join = JoinedStore([self.upper, *self.lowers])
+                with join.transaction("never ends"):
+                    actor = StoreActor(join)
+                    for action, *arguments in steps:
+                        self.outcome(getattr(actor, action), *arguments)
+                    os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        self.upper.connect()
+        self.actor = self.make_actor()
 
     @rule()
     def remount(self):

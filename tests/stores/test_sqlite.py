@@ -170,3 +170,41 @@ def test_what_is_replaced_or_deleted_leaves_no_chunks(path):
         store.delete("c")
     names = [name for (name,) in raw(path, "select name from sqlite_master where type = 'table' and name like '%chunk%'")]
     assert [raw(path, f"select count(*) from {name}") for name in names] == [[(0,)]]
+
+
+@pytest.fixture
+def store(tmp_path):
+    with SQLiteStore(tmp_path / "x.db") as store:
+        yield store
+
+
+def test_queries_are_answered_from_an_index(store):
+    for number in range(50):
+        store.set(f"d{number % 5}/{number}", (io.BytesIO(), {"n": number, "even": number % 2 == 0}))
+    store.link("d3/3", "link")
+    assert sorted(store.query_keys(n=3)) == ["d3/3", "link"]
+    asked = []
+    with store._reading() as db:
+        db.set_trace_callback(asked.append)
+        list(store.query_keys(n=3, even=False))
+        db.set_trace_callback(None)
+        (query,) = [text for text in asked if "FROM field f" in text]
+        plan = " / ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}"))
+        rows = db.execute("SELECT count(*) FROM field").fetchone()
+    assert "SEARCH f USING PRIMARY KEY (name=? AND value=?" in plan
+    assert "SCAN" not in plan
+    assert rows == (100,)
+    for number in range(50):
+        store.delete(f"d{number % 5}/{number}")
+    store.delete("link")
+    with store._reading() as db:
+        assert db.execute("SELECT count(*) FROM field").fetchone() == (0,)
+
+
+def test_queries_of_more_than_a_page(store, monkeypatch):
+    monkeypatch.setattr("joinfs.stores.sqlite.PAGE", 7)
+    with store.transaction("many"):
+        for number in range(40):
+            store.set(f"d{number % 5}/{number}", (io.BytesIO(), {"odd": number % 2}))
+    assert len(set(store.query_keys(odd=1))) == len(list(store.query_keys(odd=1))) == 20
+    assert len(set(store.query_keys())) == len(list(store.query_keys())) == 40
