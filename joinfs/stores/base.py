@@ -281,8 +281,7 @@ class Store(Announcing, BulkMethods, ABC):
         if is_directory_key(key) != stat.is_directory:
             raise InvalidKey(f"{key!r}: the key of a directory, and only that, ends in '/'")
         existed = self._heard() and self.exists(key)
-        source = reporting(self, key, data)
-        with self._changing():
+        with self._changing(), reporting(self, key, data) as source:
             made = self._put(key, stat._replace(implied=False), source, dict(metadata or {}), dict(xattrs or {}), buffer_size)
         self._tell_set(key, existed, metadata or {})
         return made

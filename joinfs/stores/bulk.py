@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from joinfs.stores.keys import ROOT
+from joinfs.stores.progress import reporting
 from joinfs.stores.value import MEBIBYTE, Metadata, Value
 
 if TYPE_CHECKING:
@@ -120,24 +121,24 @@ class BulkMethods:
         return (key for key in self.keys(_literal_directory(pattern)) if matches(key))
 
     def to_file(self: "Store", key: str, path: str, buffer_size: int = MEBIBYTE) -> None:  # type: ignore[misc]
-        """Write the data of ``key`` to a file of the host, made or overwritten.
+        """Write the data of ``key`` to a file of the host, made or overwritten. Emits StoreProgress events.
 
         Raises:
             KeyError: The key is not there (the file is then not touched).
             OSError: The file cannot be written.
         """
-        with self.get_data(key) as data, open(path, "wb") as file:
-            while piece := data.read(buffer_size):
+        with self.get_data(key) as data, open(path, "wb") as file, reporting(self, key, data) as source:
+            while source and (piece := source.read(buffer_size)):
                 file.write(piece)
 
     def to_bytes(self: "Store", key: str, buffer_size: int = MEBIBYTE) -> bytes:  # type: ignore[misc]
-        """Answer the data of ``key``.
+        """Answer the data of ``key``. Emits StoreProgress events.
 
         Raises:
             KeyError: The key is not there.
         """
-        with self.get_data(key) as data:
-            return b"".join(iter(lambda: data.read(buffer_size), b""))
+        with self.get_data(key) as data, reporting(self, key, data) as source:
+            return b"" if source is None else b"".join(iter(lambda: source.read(buffer_size), b""))
 
     def from_file(self: "Store", key: str, path: str, buffer_size: int = MEBIBYTE) -> None:  # type: ignore[misc]
         """``set_data`` from a file of the host."""

@@ -1,6 +1,8 @@
 """Progress of long transfers, told to the listeners of a store."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from joinfs.events import StoreProgressEndEvent, StoreProgressStartEvent, StoreProgressStepEvent
@@ -10,41 +12,54 @@ if TYPE_CHECKING:
 
 
 class _Reporting(io.RawIOBase):
-    """A stream that tells of every read through it; the end is the first empty read."""
+    """A stream that tells of every read through it."""
 
     def __init__(self, store: "Store", key: str, data: BinaryIO) -> None:
         self._store, self._key, self._data = store, key, data
-        self._done = 0
-        self._ended = False
-        self._emit(StoreProgressStartEvent)
+        self._done, self._total = 0, _length(data)
 
-    def _emit(self, cls: Any, **more: Any) -> None:
-        self._store.event_manager.emit(cls(source=self._store, key=self._key, done=self._done, **more))
+    def emit(self, cls: Any, **more: Any) -> None:
+        """Tell where the transfer is."""
+        self._store.event_manager.emit(
+            cls(source=self._store, key=self._key, done=self._done, total=self._total, **more)
+        )
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        try:
-            piece = self._data.read(size)
-        except BaseException:
-            self._end(failed=True)
-            raise
+        piece = self._data.read(size)
         self._done += len(piece)
         if piece:
-            self._emit(StoreProgressStepEvent)
-        if not piece or size < 0:
-            self._end(failed=False)
+            self.emit(StoreProgressStepEvent)
         return piece
 
-    def _end(self, failed: bool) -> None:
-        if not self._ended:
-            self._ended = True
-            self._emit(StoreProgressEndEvent, failed=failed)
 
+@contextlib.contextmanager
+def reporting(store: "Store", key: str, data: BinaryIO | None) -> Iterator[BinaryIO | None]:
+    """Give ``data`` as a stream that emits StoreProgress events, or as it is if nobody listens.
 
-def reporting(store: "Store", key: str, data: BinaryIO | None) -> BinaryIO | None:
-    """Answer ``data`` as a stream that emits StoreProgress events, or as it is if nobody listens."""
+    The start is told at once, each read as a step, and the end at the end of the block, failed or not.
+    """
     if data is None or not store._heard():
-        return data
-    return _Reporting(store, key, data)  # type: ignore[return-value]
+        yield data
+        return
+    stream = _Reporting(store, key, data)
+    stream.emit(StoreProgressStartEvent)
+    try:
+        yield stream  # type: ignore[misc]
+    except BaseException:
+        stream.emit(StoreProgressEndEvent, failed=True)
+        raise
+    stream.emit(StoreProgressEndEvent)
+
+
+def _length(data: BinaryIO) -> int:
+    """How many bytes are to come; -1 if that cannot be told."""
+    try:
+        here = data.tell()
+        length = data.seek(0, io.SEEK_END) - here
+        data.seek(here)
+    except (AttributeError, OSError, ValueError):
+        return -1
+    return length

@@ -6,6 +6,7 @@ without their store override ``raw``.
 """
 
 import io
+import itertools
 import stat as stat_module
 import threading
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from joinfs.events import (
     StoreDeleteEvent,
     StoreEvent,
     StoreProgressEndEvent,
+    StoreProgressEvent,
     StoreProgressStartEvent,
     StoreSetEvent,
     StoreTransactionEndEvent,
@@ -663,7 +665,55 @@ class StoreContract(_Reading):
         store.set("a", (data(b"x" * 5000), {}), 1000)
         assert type(heard[0]) is StoreProgressStartEvent
         assert [type(event) for event in heard[-2:]] == [StoreProgressEndEvent, StoreSetEvent]
-        assert [event.done for event in heard if isinstance(event, StoreProgressEndEvent)] == [5000]
+        assert [(event.done, event.total) for event in heard if isinstance(event, StoreProgressEndEvent)] == [(5000, 5000)]
+
+    def test_reading_whole_values_tells_its_progress(self, store: Store, heard: list[StoreEvent], tmp_path: Path) -> None:
+        store.set("a", (data(b"x" * 5000), {}))
+        for read in (lambda: store.to_bytes("a", 1000), lambda: store.to_file("a", str(tmp_path / "out"), 1000)):
+            heard.clear()
+            read()
+            done = [event.done for event in heard if isinstance(event, StoreProgressEvent)]
+            assert (done[0], done[-1], done == sorted(done), len(done) >= 7) == (0, 5000, True, True)
+            assert all(event.source is store and event.key == "a" for event in heard if isinstance(event, StoreProgressEvent))
+
+    def test_a_transfer_that_breaks_ends_as_failed(self, store: Store, heard: list[StoreEvent]) -> None:
+        with pytest.raises(OSError, match="broke"):
+            store.set("a", (Failing(), {}))
+        assert [event.failed for event in heard if isinstance(event, StoreProgressEndEvent)] == [True]
+        assert not [event for event in heard if isinstance(event, StoreSetEvent)]
+
+    def test_eight_threads_mix_every_method(self, store: Store) -> None:
+        """Nothing is lost, and no value is torn: each is one letter, many times, and says which in its metadata."""
+        numbers = itertools.count()
+
+        def mix() -> None:
+            number = next(numbers)
+            letter = b"%c" % (97 + number)
+            for step in range(6):
+                store.set(f"own{number}/{step}", (data(letter * 3000), {"letter": letter.decode(), "step": step}))
+                store.set("shared", (data(letter * 70_000), {"letter": letter.decode()}))
+                with store.transaction("two at once"):
+                    store.set_data(f"own{number}/x", data(letter))
+                    store.update_metadata(f"own{number}/x", {f"n{step}": number})
+                stream, metadata = store.get("shared")
+                with stream:
+                    whole = stream.read()
+                assert whole == whole[:1] * 70_000
+                piece = store.read("shared", 10, 20)
+                assert piece == piece[:1] * 20
+                assert set(metadata) == {"letter"}
+                assert sorted(store.glob(f"own{number}/?")) == sorted([f"own{number}/{n}" for n in range(step + 1)] + [f"own{number}/x"])
+                assert len(list(store.query_keys(letter=letter.decode(), step=step))) == 1
+                store.rename(f"own{number}/x", f"own{number}/y")
+                store.rename(f"own{number}/y", f"own{number}/x")
+                assert store.exists("shared")
+                assert {name for name, _ in store.list("")} <= {"shared", *(f"own{n}" for n in range(8))}
+
+        in_threads(mix, 8)
+        assert len(list(store.keys())) == 8 * 7 + 1
+        for number in range(8):
+            assert store.get_metadata(f"own{number}/x") == {f"n{step}": number for step in range(6)}
+            assert store.to_bytes(f"own{number}/5") == (b"%c" % (97 + number)) * 3000
 
     def test_events_of_a_transaction_follow_its_end(self, store: Store, heard: list[StoreEvent]) -> None:
         with store.transaction("notes"):
