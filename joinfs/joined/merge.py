@@ -2,20 +2,17 @@
 
 A directory is a stack of parts, top to bottom: (layer, key of the directory in that layer). The stack
 ends at a part that is opaque, at a whiteout, or at something that is not a directory. A part's key is
-the directory's own, except below a redirect.
-
-Stacks are remembered per directory. They are forgotten when a layer was written through its own methods
-(``Store.changes`` tells), and after ``ttl`` seconds, because others may change a layer behind our back.
+the directory's own, except below a redirect. How long stacks are remembered is ``stacks``.
 """
 
 import contextlib
-import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
+from joinfs.joined.stacks import MOST_LOOKS, Part, Stack, Stacks
 from joinfs.joined.whiteout import (
     NO_MARKS,
-    Marks,
     fits,
     hidden_name,
     is_overlay_whiteout,
@@ -26,16 +23,7 @@ from joinfs.joined.whiteout import (
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import ROOT, is_directory_key, split
 
-MOST_DIRECTORIES = 20_000
-
-
-class Part(NamedTuple):
-    """One layer's share of a directory: ``store`` is layer number ``layer``, ``prefix`` its key there."""
-
-    layer: int
-    store: Store
-    prefix: str
-    marks: Marks = NO_MARKS
+T = TypeVar("T")
 
 
 class Found(NamedTuple):
@@ -53,67 +41,29 @@ class Merge:
     Args:
         layers: The stores, the first with priority.
         ttl: Seconds for which what a directory is made of is believed.
+
+    Attributes:
+        stacks: What was found out.
     """
 
     def __init__(self, layers: Sequence[Store], ttl: float) -> None:
         self._layers = layers
-        self._ttl = ttl
-        self._stacks: dict[str, tuple[float, tuple[Part, ...]]] = {}
-        self._seen_changes = -1
-        self._version = 0
-        self._own_writes = 0
+        self.stacks = Stacks(layers, ttl)
 
-    # ---------------------------------------------------------------- the memory of stacks
-
-    def _changes(self) -> int:
-        return sum(layer.changes for layer in self._layers)
-
-    def forget(self) -> None:
-        """Believe nothing that was remembered; what is being resolved now is not remembered either."""
-        self._version += 1
-        self._stacks.clear()
-        self._seen_changes = self._changes()
-
-    @contextlib.contextmanager
-    def own_write(self) -> Iterator[None]:
-        """Around writes of the join itself, which ``remember`` what they make of a stack.
-
-        They do not count as changes behind our back. After a failure nothing is believed.
-        """
-        self._own_writes += 1
-        try:
-            yield
-        except BaseException:
-            self.forget()
-            raise
-        finally:
-            self._own_writes -= 1
-            self._version += 1
-            self._seen_changes = self._changes()
-
-    def remember(self, directory: str, parts: tuple[Part, ...]) -> None:
-        """Take in what ``directory`` is made of."""
-        if len(self._stacks) >= MOST_DIRECTORIES:
-            self._stacks.clear()
-        self._stacks[directory] = (time.monotonic() + self._ttl, parts)
-
-    def parts(self, directory: str) -> tuple[Part, ...]:
+    def parts(self, directory: str) -> Stack:
         """Answer the stack of a directory of the join.
 
         Raises:
             KeyError: There is no such directory.
         """
-        if not self._own_writes and self._seen_changes != self._changes():
-            self.forget()
-        remembered = self._stacks.get(directory)
-        if remembered is not None and remembered[0] > time.monotonic():
-            return remembered[1]
-        version = self._version
+        known = self.stacks.get(directory)
+        if known is not None:
+            return known
+        version = self.stacks.version()
         parts = tuple(self._resolve(directory, 0))
         if not parts:
             raise KeyError(directory)
-        if version == self._version:
-            self.remember(directory, parts)
+        self.stacks.remember(directory, parts, version)
         return parts
 
     # ---------------------------------------------------------------- resolving
@@ -129,22 +79,32 @@ class Merge:
         except KeyError:
             return
         for parent in parents:
-            stat, hidden = look(parent, name)
-            if stat is None:
-                if hidden or (parent is not parents[-1] and hides(parent, name)):
+            part, ends = self._share(parent, name, parent is parents[-1])
+            if part is not None:
+                yield part
+                if part.marks.redirect is not None and not ends:
+                    yield from self._resolve(part.marks.redirect, part.layer + 1)
                     return
-                continue
-            if not stat.is_directory:
+            if ends:
                 return
+
+    def _share(self, parent: Part, name: str, last: bool) -> tuple[Part | None, bool]:
+        """What a part of a directory's parent has of it, and whether it hides the rest."""
+
+        def ask() -> tuple[Part | None, bool]:
+            stat, hidden = look(parent, name, last)
+            if stat is None or not stat.is_directory:
+                return None, hidden or stat is not None
             part = self._part(parent.layer, parent.store, f"{parent.prefix}{name}/")
-            yield part
-            if part.marks.opaque:
-                return
-            if part.marks.redirect is not None:
-                yield from self._resolve(part.marks.redirect, part.layer + 1)
-                return
-            if parent is not parents[-1] and hides(parent, name):
-                return
+            if part.marks.opaque or part.marks.redirect is not None:
+                return part, part.marks.opaque
+            return part, not last and hides(parent, name)
+
+        return self._asked(parent, ask)
+
+    def _asked(self, part: Part, ask: Callable[[], T]) -> T:
+        """What is asked of a part; of the first layer, which others may be writing to, none of it between two steps."""
+        return self.stacks.steady(ask) if part.layer == 0 and len(self._layers) > 1 else ask()
 
     def _root(self, first: int) -> Iterator[Part]:
         for index in range(first, len(self._layers)):
@@ -169,10 +129,43 @@ class Merge:
         above, name = split(key)
         if is_reserved(name):
             raise KeyError(key)
-        found = find_in(self.parts(above), name)
+        found = self._find_below(above, name)
         if found is None:
             raise KeyError(key)
         return self._told(found, key + "/") if found.stat.implied else found
+
+    def _find_below(self, above: str, name: str) -> Found | None:
+        """What stands at a name in a directory, which is still made of the same when that is known."""
+        found = None
+        for _ in range(MOST_LOOKS):
+            version = self.stacks.version()
+            parts = self.parts(above)
+            found = self._find_in(parts, name)
+            if version == self.stacks.version() or self.stacks.is_mine():
+                break
+            if (found is not None and found.layer == 0) or self.parts(above) == parts:
+                break
+        return found
+
+    def _find_in(self, parts: Sequence[Part], name: str) -> Found | None:
+        """What stands at ``name`` in a stack: the topmost that no part above it hides."""
+        for part in parts:
+            last = part is parts[-1]
+            stat, hidden = self._asked(part, functools.partial(look, part, name, last))
+            if stat is not None:
+                slash = "/" if stat.is_directory else ""
+                return Found(part.layer, part.store, f"{part.prefix}{name}{slash}", stat)
+            if hidden:
+                return None
+        return None
+
+    def holders(self, key: str) -> Iterator[Found]:
+        """Yield what each layer that shares in the directory of ``key`` has there, hidden or not."""
+        above, name = split(key)
+        for part in self.parts(above):
+            found = self._find_in((part,), name)
+            if found is not None:
+                yield found
 
     def _told(self, found: Found, directory: str) -> Found:
         """Of a directory: where its attributes are told of, if not in the first layer that has it."""
@@ -209,7 +202,7 @@ class Merge:
             parts = self.parts(above)
         except KeyError:
             return None
-        return find_in([part for part in parts if part.layer > 0], name)
+        return self._find_in([part for part in parts if part.layer > 0], name)
 
     def list(self, directory: str) -> Iterator[tuple[str, Stat]]:
         """Yield what is directly in a directory of the join, merged.
@@ -220,18 +213,43 @@ class Merge:
         seen: set[str] = set()
         parts = self.parts(directory)
         for part in parts:
-            hidden = set(part.marks.long_whiteouts)
             last = part is parts[-1]
-            for name, stat in entries(part):
-                if is_reserved(name):
-                    hidden.add(hidden_name(name) or "")
-                elif is_overlay_whiteout(part.store, part.prefix + name, stat, part.marks):
-                    hidden.add(name)
-                elif name not in seen:
-                    if not last:
-                        seen.add(name)
-                    yield name, self._told(Found(part.layer, part.store, name, stat), f"{directory}{name}/").stat if stat.implied else stat
+            found, hidden = self._entries(part, last)
+            for name, stat in found:
+                if name in seen:
+                    continue
+                if not last:
+                    seen.add(name)
+                place = Found(part.layer, part.store, name, stat)
+                yield name, self._told(place, f"{directory}{name}/").stat if stat.implied else stat
             seen |= hidden
+
+    def _entries(self, part: Part, last: bool) -> tuple[Iterable[tuple[str, Stat]], set[str]]:
+        """What a part shows, and the names that it hides of those below; both are known when the first has been read.
+
+        Of the first layer all is read at once, again if somebody was writing: what was seen of a name at either time
+        keeps the ones below from being shown.
+        """
+        hidden = set(part.marks.long_whiteouts)
+        if part.layer > 0 or last:
+            return shown(part, hidden), hidden
+        version = self.stacks.version()
+        found = list(shown(part, hidden))
+        if self.stacks.is_quiet(version):
+            return found, hidden
+        hidden |= {name for name, _ in found}
+        return list(shown(part, hidden)), hidden
+
+
+def shown(part: Part, hidden: set[str]) -> Iterator[tuple[str, Stat]]:
+    """What a part shows; the names that it hides are added to ``hidden``."""
+    for name, stat in entries(part):
+        if is_reserved(name):
+            hidden.add(hidden_name(name) or "")
+        elif is_overlay_whiteout(part.store, part.prefix + name, stat, part.marks):
+            hidden.add(name)
+        else:
+            yield name, stat
 
 
 def entries(part: Part) -> Iterator[tuple[str, Stat]]:
@@ -240,17 +258,18 @@ def entries(part: Part) -> Iterator[tuple[str, Stat]]:
         yield from part.store.list(part.prefix)
 
 
-def look(part: Part, name: str) -> tuple[Stat | None, bool]:
-    """Answer ``(attributes, hidden)`` of ``name`` in a part, with one request.
+def look(part: Part, name: str, last: bool) -> tuple[Stat | None, bool]:
+    """Answer ``(attributes, hidden)`` of ``name`` in a part, with one request or two.
 
-    The attributes are None if nothing is there; ``hidden`` says that an overlayfs whiteout is.
+    The attributes are None if nothing is there; ``hidden`` says that a whiteout is, which is not asked for
+    in the last part, where it would hide nothing.
     """
     key = part.prefix + name
     try:
         stat = part.store.lookup(key)
         overlay_whiteout = is_overlay_whiteout(part.store, key, stat, part.marks)
     except KeyError:
-        return None, False
+        return None, not last and hides(part, name)
     return (None, True) if overlay_whiteout else (stat, False)
 
 
@@ -259,15 +278,3 @@ def hides(part: Part, name: str) -> bool:
     if fits(name):
         return is_whited_out(part.store, part.prefix, name)
     return name in part.marks.long_whiteouts
-
-
-def find_in(parts: Sequence[Part], name: str) -> Found | None:
-    """What stands at ``name`` in a stack: the topmost that no part above it hides."""
-    for part in parts:
-        stat, hidden = look(part, name)
-        if stat is not None:
-            slash = "/" if stat.is_directory else ""
-            return Found(part.layer, part.store, f"{part.prefix}{name}{slash}", stat)
-        if hidden or (part is not parts[-1] and hides(part, name)):
-            return None
-    return None

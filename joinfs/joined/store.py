@@ -6,17 +6,16 @@ writing, all of it into the first store, ``writing``.
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from joinfs.errors import ReadOnly, Unsupported, UsageError
-from joinfs.joined.merge import Found, Merge, find_in
+from joinfs.joined.merge import Found, Merge
 from joinfs.joined.whiteout import unmarked, unmarked_xattrs
 from joinfs.joined.writing import Writing
 from joinfs.stores import Capabilities, Stat, Usage, Value
 from joinfs.stores.adapt import as_store
-from joinfs.stores.keys import is_directory_key, split
+from joinfs.stores.keys import is_directory_key
 
 DIRECTORY_TTL = 1.0
 
@@ -55,7 +54,6 @@ class JoinedStore(Writing):
         super().__init__(event_manager)
         self._upper = self.layers[0]
         self._merge = Merge(self.layers, directory_ttl)
-        self._writes = threading.RLock()
         self.name = " + ".join(layer.name for layer in self.layers)
 
     # ---------------------------------------------------------------- connection
@@ -68,7 +66,7 @@ class JoinedStore(Writing):
                     layer.connect(credentials)
                     opened.callback(layer.disconnect)
             opened.pop_all()
-        self._merge.forget()
+        self._merge.stacks.forget()
 
     def disconnect(self) -> None:
         """Disconnect every store, those after one that fails included."""
@@ -90,14 +88,7 @@ class JoinedStore(Writing):
     @property
     def changes(self) -> int:
         """A number that every write through this object, or through one of its stores, changes."""
-        return self._own_changes + self._changes_below()
-
-    @changes.setter
-    def changes(self, value: int) -> None:
-        self._own_changes = value - self._changes_below()
-
-    def _changes_below(self) -> int:
-        return sum(int(layer.changes) for layer in self.layers)
+        return super().changes + sum(layer.changes for layer in self.layers)
 
     def _check_writable(self, key: str) -> None:
         if self.is_connected() and not self._upper.capabilities.writable:
@@ -154,7 +145,7 @@ class JoinedStore(Writing):
             found = self._find(key)
             return found.store.open_local(found.key, flags)
         self._check_writable(key)
-        with self._writing():
+        with self._exclusive(key):
             if not self._upper.capabilities.local:
                 raise Unsupported(f"{self._upper.name} does not keep {key!r} in a local file")
             self._copy_up(self._find(key), key, with_data=not flags & os.O_TRUNC)
@@ -190,7 +181,4 @@ class JoinedStore(Writing):
     def _layers_of(self, key: str) -> tuple[str, ...]:
         if is_directory_key(key):
             return tuple(part.store.name for part in self._merge.parts(key))
-        above, name = split(key)
-        parts = self._merge.parts(above)
-        holders = (find_in(parts[n : n + 1], name) for n in range(len(parts)))
-        return tuple(found.store.name for found in holders if found is not None)
+        return tuple(found.store.name for found in self._merge.holders(key))

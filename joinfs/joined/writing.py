@@ -13,7 +13,8 @@ from typing import BinaryIO
 
 from joinfs.errors import DirectoryNotEmpty, IsADirectory, KeyExists, NotADirectory, Unsupported
 from joinfs.joined.copyup import copy_up
-from joinfs.joined.merge import Found, Merge, Part
+from joinfs.joined.merge import Found, Merge
+from joinfs.joined.stacks import Part
 from joinfs.joined.whiteout import (
     OVERLAY,
     REDIRECT,
@@ -38,7 +39,6 @@ class Writing(Store):
 
     _upper: Store
     _merge: Merge
-    _writes: contextlib.AbstractContextManager[bool]
 
     # ---------------------------------------------------------------- what Store asks for
 
@@ -52,29 +52,29 @@ class Writing(Store):
         buffer_size: int,
     ) -> Stat:
         check_not_reserved(key)
-        with self._writing():
-            there = self._standing(key)
-            if there is not None and there.stat.is_directory != stat.is_directory:
-                raise (IsADirectory if there.stat.is_directory else NotADirectory)(f"{key!r} is of the other kind")
-            self._ensure_directory(split(key)[0])
-            if not stat.is_directory:
-                return self._put_value(key, there, stat, data, metadata, xattrs, buffer_size)
-            if there is None:
-                return self._make_directory(key, stat, metadata, xattrs)
-            self._copy_up(there, key)
-            return self._upper.put(key, stat, None, {**unmarked(metadata), **self._marks_of(key)}, xattrs)
+        there = self._standing(key)
+        if there is not None and there.stat.is_directory != stat.is_directory:
+            raise (IsADirectory if there.stat.is_directory else NotADirectory)(f"{key!r} is of the other kind")
+        self._ensure_directory(split(key)[0])
+        if not stat.is_directory:
+            return self._put_value(key, there, stat, data, metadata, xattrs, buffer_size)
+        if there is None:
+            return self._make_directory(key, stat, metadata, xattrs)
+        self._copy_up(there, key)
+        return self._upper.put(key, stat, None, {**unmarked(metadata), **self._marks_of(key)}, xattrs)
 
     def _delete(self, key: str) -> None:
-        with self._writing():
-            found = self._merge.locate(key)
-            if is_directory_key(key) and any(True for _ in self._merge.list(key)):
-                raise DirectoryNotEmpty(f"{key!r} has entries")
-            in_upper = found.layer == 0 or (is_directory_key(key) and self._merge.parts(key)[0].layer == 0)
-            self._hide_below(key)
-            if in_upper:
-                self._remove(key)
-            if is_directory_key(key):
-                self._merge.forget()
+        found = self._merge.locate(key)
+        if is_directory_key(key) and any(True for _ in self._merge.list(key)):
+            raise DirectoryNotEmpty(f"{key!r} has entries")
+        if is_directory_key(key):
+            self._merge.stacks.unsettle()
+        in_upper = found.layer == 0 or (is_directory_key(key) and self._merge.parts(key)[0].layer == 0)
+        self._hide_below(key)
+        if in_upper:
+            self._remove(key)
+        if is_directory_key(key):
+            self._merge.stacks.forget()
 
     def _remove(self, key: str) -> None:
         """Take something that is hidden below, or is not there, out of the first store as well."""
@@ -86,86 +86,80 @@ class Writing(Store):
             self._upper.delete(key)
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
-        with self._writing():
-            self._copy_up(self._merge.locate(key), key)
-            self._upper.set_metadata(key, {**unmarked(metadata), **self._marks_of(key)})
+        self._copy_up(self._merge.locate(key), key)
+        self._upper.set_metadata(key, {**unmarked(metadata), **self._marks_of(key)})
 
     def _set_stat(self, key: str, changes: dict[str, int]) -> Stat:
-        with self._writing():
-            self._copy_up(self._merge.locate(key), key)
-            return self._upper.set_stat(key, **changes)
+        self._copy_up(self._merge.locate(key), key)
+        return self._upper.set_stat(key, **changes)
 
     def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
-        with self._writing():
-            if not self._upper.capabilities.xattrs:
-                raise Unsupported(f"{self._upper.name} holds no extended attributes outside 'user.'")
-            self._copy_up(self._merge.locate(key), key)
-            self._upper.set_xattr(key, name, value)
+        if not self._upper.capabilities.xattrs:
+            raise Unsupported(f"{self._upper.name} holds no extended attributes outside 'user.'")
+        self._copy_up(self._merge.locate(key), key)
+        self._upper.set_xattr(key, name, value)
 
     def _rename(self, old: str, new: str) -> None:
         check_not_reserved(new)
-        with self._writing():
-            found = self._merge.locate(old)
-            target = self._standing(new)
-            if old == new:
-                return
-            self._check_replaceable(target, new)
-            self._ensure_directory(split(new)[0])
-            self._make_movable(found, old)
-            if target is not None and target.stat.is_directory:
-                self._copy_up(target, new)
-                self._hide_below(new)
-                self._clear_marks(new)
-            whited_out = target is None and self._is_whited_out(new)
-            self._hide_below(old)
-            self._upper.rename(old, new)
-            if whited_out and not is_directory_key(new):
-                remove_whiteout(self._upper, *split(new))
-            if is_directory_key(old):
-                self._merge.forget()
+        found = self._merge.locate(old)
+        target = self._standing(new)
+        if old == new:
+            return
+        self._check_replaceable(target, new)
+        self._ensure_directory(split(new)[0])
+        self._make_movable(found, old)
+        if is_directory_key(old):
+            self._merge.stacks.unsettle()
+        if target is not None and target.stat.is_directory:
+            self._copy_up(target, new)
+            self._hide_below(new)
+            self._clear_marks(new)
+        whited_out = target is None and self._is_whited_out(new)
+        self._hide_below(old)
+        self._upper.rename(old, new)
+        if whited_out and not is_directory_key(new):
+            remove_whiteout(self._upper, *split(new))
+        if is_directory_key(old):
+            self._merge.stacks.forget()
 
     def _exchange(self, first: str, second: str) -> None:
-        with self._writing():
-            for key in (first, second):
-                self._make_movable(self._merge.locate(key), key)
-            for key in (first, second):
-                self._hide_below(key)
-            self._upper.exchange(first, second)
-            self._merge.forget()
+        for key in (first, second):
+            self._make_movable(self._merge.locate(key), key)
+        self._merge.stacks.unsettle()
+        for key in (first, second):
+            self._hide_below(key)
+        self._upper.exchange(first, second)
+        self._merge.stacks.forget()
 
     def _link(self, old: str, new: str) -> Stat:
         check_not_reserved(new)
-        with self._writing():
-            found = self._merge.locate(old)
-            if not self._upper.capabilities.hard_links:
-                raise Unsupported(f"{self._upper.name} has no hard links")
-            if self._standing(new) is not None:
-                raise KeyExists(f"{new!r} is there already")
-            self._copy_up(found, old)
-            self._ensure_directory(split(new)[0])
-            whited_out = self._is_whited_out(new)
-            stat = self._upper.link(old, new)
-            if whited_out:
-                remove_whiteout(self._upper, *split(new))
-            return stat
+        found = self._merge.locate(old)
+        if not self._upper.capabilities.hard_links:
+            raise Unsupported(f"{self._upper.name} has no hard links")
+        if self._standing(new) is not None:
+            raise KeyExists(f"{new!r} is there already")
+        self._copy_up(found, old)
+        self._ensure_directory(split(new)[0])
+        whited_out = self._is_whited_out(new)
+        stat = self._upper.link(old, new)
+        if whited_out:
+            remove_whiteout(self._upper, *split(new))
+        return stat
+
+    @contextlib.contextmanager
+    def _exclusive(self, *keys: str) -> Iterator[None]:
+        with self._writes, self._merge.stacks.own_write():
+            self._merge.parts(ROOT)
+            yield
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        try:
-            with self._upper.transaction("part of a join's transaction"):
-                yield
-        finally:
-            self._merge.forget()
+        # Nobody writes through the join meanwhile: who waits for the first store must not keep us from it.
+        with self._writes, self._merge.stacks.transaction(), self._upper.transaction("part of a join's transaction"):
+            yield
+            self._merge.stacks.unsettle()
 
     # ---------------------------------------------------------------- steps
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Around writes to the first store: one at a time, and known to be ours."""
-        with self._writes:
-            self._merge.parts(ROOT)
-            with self._merge.own_write():
-                yield
 
     def _standing(self, key: str) -> Found | None:
         """What stands at ``key``, of either kind; None if nothing does.
@@ -189,7 +183,7 @@ class Writing(Store):
         copy_up(found, self._upper, key, with_data)
         if found.stat.is_directory:
             part = Part(0, self._upper, key, read_marks(self._upper, key))
-            self._merge.remember(key, (part, *lower_parts))
+            self._merge.stacks.remember(key, (part, *lower_parts))
 
     def _ensure_directory(self, directory: str) -> None:
         """Have a directory of the join in the first store too: copied up, or made if it is not there.
@@ -220,7 +214,7 @@ class Writing(Store):
             make_opaque(self._upper, key)
             remove_whiteout(self._upper, *split(key))
             made = self._upper.set_stat(key, mtime=made.mtime, atime=made.atime)
-        self._merge.remember(key, (Part(0, self._upper, key, read_marks(self._upper, key)),))
+        self._merge.stacks.remember(key, (Part(0, self._upper, key, read_marks(self._upper, key)),))
         return made
 
     def _put_value(
@@ -251,7 +245,7 @@ class Writing(Store):
         self._ensure_directory(directory)
         white_out(self._upper, directory, name)
         if not fits(name):
-            self._merge.forget()
+            self._merge.stacks.forget()
 
     def _make_movable(self, found: Found, key: str) -> None:
         """Have ``key`` in the first store such that it can be moved in one step.
@@ -268,7 +262,7 @@ class Writing(Store):
             metadata = self._upper.get_metadata(key)
             self._upper.set_metadata(key, {**metadata, REDIRECT: lower_key})
             top = top._replace(marks=top.marks._replace(redirect=lower_key))
-            self._merge.remember(key, (top, *lower_parts))
+            self._merge.stacks.remember(key, (top, *lower_parts))
 
     def _lower_key(self, directory: str) -> str:
         """The key under which the stores below the first are asked for a directory of the join."""

@@ -28,7 +28,7 @@ class Announcing:
         self._open_transactions = threading.local()
 
     @contextlib.contextmanager
-    def transaction(self, notes: str) -> Iterator[None]:
+    def transaction(self: "Store", notes: str) -> Iterator[None]:  # type: ignore[misc]
         """Group writes. Inside another transaction of this thread it becomes part of that one.
 
         All or nothing where ``capabilities.transactions`` says so. A store without them writes at once,
@@ -49,14 +49,14 @@ class Announcing:
                 yield
         finally:
             self._open_transactions.events = None
+            self._note_change()  # what others saw until now, or what we saw of it, is not so any more
         self._emit(StoreTransactionEndEvent(source=self, notes=notes))
         for event in pending:
             self._emit(event)
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self) -> contextlib.AbstractContextManager[object]:
         """Begin, and at the end commit or (after an exception, which goes on) roll back."""
-        yield
+        return contextlib.nullcontext()
 
     def _heard(self) -> bool:
         listening = getattr(self.event_manager, "listening", None)

@@ -240,7 +240,7 @@ def open_index(path: str, part: str, name: str, build: Callable[[sqlite3.Connect
 def _fill(place: str, name: str, build: Callable[[sqlite3.Connection], None]) -> None:
     index = SQLiteStore(place)
     index.name = name
-    with index, index._writing() as db:
+    with index, index._exclusive() as db:
         build(db)
     # One file, with no log beside it: it is only read from now on, and may be moved.
     with contextlib.closing(sqlite3.connect(place)) as db:

@@ -6,38 +6,33 @@ and ``get``, and for a store that takes writes ``_put`` and ``_delete``; everyth
 in terms of these, to be overridden where the medium can do it faster. (For a medium that is nothing but
 keys and values there is :class:`joinfs.stores.flat.FlatStore`, which needs less.)
 
-Methods that read are overridden as they are. Those that write are written here once: they check the
-key, ask the store's hook of the same name with an underscore, and tell the listeners.
+Methods that read (``stores/reading.py``) are overridden as they are. Those that write are written here
+once: they check the key, keep others from changing it meanwhile, ask the store's hook of the same name
+with an underscore, and tell the listeners.
 """
 
 import contextlib
+import itertools
 import os
 import stat as stat_module
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, TypeVar
 
-from joinfs.errors import (
-    DirectoryNotEmpty,
-    InvalidKey,
-    IsADirectory,
-    NotConnected,
-    ReadOnly,
-    StoreError,
-    Unsupported,
-)
+from joinfs.errors import DirectoryNotEmpty, InvalidKey, IsADirectory, ReadOnly, StoreError, Unsupported
 from joinfs.stores.announcing import Announcing
 from joinfs.stores.bulk import BulkMethods
-from joinfs.stores.keys import check_key, directory_key, is_directory_key
+from joinfs.stores.keys import check_key, is_directory_key
 from joinfs.stores.progress import reporting
-from joinfs.stores.value import MEBIBYTE, Capabilities, Metadata, Stat, Usage, Value, new_stat, now
+from joinfs.stores.reading import Reading
+from joinfs.stores.value import MEBIBYTE, Metadata, Stat, Value, new_stat, now
 
 DEFAULT_FILE_MODE = stat_module.S_IFREG | 0o644
 DEFAULT_DIRECTORY_MODE = stat_module.S_IFDIR | 0o755
+T = TypeVar("T")
 
 
-class Store(Announcing, BulkMethods, ABC):
+class Store(Announcing, BulkMethods, Reading):
     """A key-value store whose keys are also paths.
 
     Args:
@@ -50,195 +45,18 @@ class Store(Announcing, BulkMethods, ABC):
             answered compares it.
     """
 
-    capabilities: Capabilities = Capabilities()
-    name: str = "store"
-
     def __init__(self, event_manager: Any = None) -> None:
         super().__init__(event_manager)
         self.user_tag: str = ""
-        self.changes: int = 0
+        self._writes = threading.RLock()
+        # next() is one step to all threads, and gives no number twice.
+        self._numbers = itertools.count(1)
+        self._last_change = 0
 
-    # ---------------------------------------------------------------- connection
-
-    @abstractmethod
-    def connect(self, credentials: Any = None) -> None:
-        """Open what the store needs; nothing happens if it is connected already.
-
-        Nothing touches the medium before this, so a store can be made in one process and connected in
-        another.
-
-        Args:
-            credentials: What the medium asks for; stores that ask for nothing ignore it.
-
-        Raises:
-            StoreUnavailable: The medium is not there or cannot be opened.
-            CorruptStore: It is damaged, or not what it should be.
-        """
-
-    @abstractmethod
-    def disconnect(self) -> None:
-        """Let go of what ``connect`` opened; nothing happens if the store is not connected."""
-
-    @abstractmethod
-    def is_connected(self) -> bool:
-        """Whether the store is connected."""
-
-    def info(self) -> dict[str, Any]:
-        """What there is to know about the store: ``name``, ``readonly`` and its capabilities."""
-        return {
-            "name": self.name,
-            "readonly": not self.capabilities.writable,
-            **self.capabilities._asdict(),
-        }
-
-    def __enter__(self) -> Self:
-        self.connect()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.disconnect()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"
-
-    # ---------------------------------------------------------------- reading
-
-    @abstractmethod
-    def stat(self, key: str) -> Stat:
-        """Answer the attributes of ``key``.
-
-        ``a`` is a value, symlink or special file of that name, ``a/`` a directory: a marker, or the
-        prefix of other keys. The root (``""``) is always there. Symlinks are never followed.
-
-        Raises:
-            KeyError: There is no such key, or it is of the other of these two kinds.
-        """
-
-    def lookup(self, key: str) -> Stat:
-        """Answer the attributes of whatever stands at ``key``, which does not end in ``/``.
-
-        One request where the store can: the directory ``key/`` if there is one, else ``key``.
-
-        Raises:
-            KeyError: There is neither.
-        """
-        try:
-            return self.stat(directory_key(key))
-        except KeyError:
-            return self.stat(key)
-
-    @abstractmethod
-    def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
-        """Yield ``(name, Stat)`` for what is directly in the directory ``prefix``, in any order.
-
-        Names of directories have no ``/`` here; their Stat tells. Streamed, and never a scan of what is
-        further below. What comes or goes meanwhile may be seen or not; nothing else is left out or
-        yielded twice.
-
-        Args:
-            prefix: A directory's key.
-
-        Raises:
-            KeyError: There is no such directory (raised at the first item at the latest).
-        """
-
-    @abstractmethod
-    def get(self, key: str) -> Value:
-        """Answer the data and metadata of ``key``.
-
-        A symlink's data is its target; a special file's, and a directory's, is empty.
-
-        Raises:
-            KeyError: The key is not there.
-        """
-
-    def get_data(self, key: str) -> BinaryIO:
-        """Answer a stream of the data of ``key``.
-
-        Raises:
-            KeyError: The key is not there.
-        """
-        return self.get(key).data
-
-    def get_data_range(self, key: str, start: int | None = None, end: int | None = None) -> BinaryIO:
-        """Answer a stream of the bytes of ``key`` from ``start`` up to, not including, ``end``.
-
-        Raises:
-            KeyError: The key is not there.
-        """
-        return self.get(key).range(start, end)
-
-    def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
-        """Answer the metadata of ``key`` as a new dict, cut down to the names in ``select`` if given.
-
-        Raises:
-            KeyError: The key is not there.
-        """
-        metadata = self.get(key).metadata
-        if select is None:
-            return metadata
-        return {name: metadata[name] for name in select if name in metadata}
-
-    def exists(self, key: str) -> bool:
-        """Whether ``key`` is there; for ``a/``, whether there is such a directory."""
-        try:
-            self.stat(key)
-        except KeyError:
-            return False
-        return True
-
-    def read(self, key: str, offset: int, size: int) -> bytes:
-        """Answer up to ``size`` bytes of ``key`` from ``offset``.
-
-        Short only at the end of the data; ``b""`` at or past it.
-
-        Args:
-            key: A key that does not end in ``/``.
-            offset: Bytes from the start, >= 0.
-            size: Bytes wanted, > 0.
-
-        Raises:
-            KeyError: The key is not there.
-
-        See Also:
-            SEMANTICS.md, Reads; pread(2).
-        """
-        with self.get(key).range(offset, offset + size) as stream:
-            return stream.read(size)
-
-    def open_local(self, key: str, flags: int) -> int:
-        """Answer a descriptor of the local file that holds the data of ``key``; the caller closes it.
-
-        Writes through it are writes to the key, at once and in place.
-
-        Args:
-            key: The key of a regular file.
-            flags: ``os.O_RDONLY`` or ``os.O_RDWR``, with ``os.O_TRUNC`` or ``os.O_DIRECT`` if wanted.
-
-        Raises:
-            KeyError: The key is not there.
-            Unsupported: The data is not a local file of its own.
-            ReadOnly: ``O_RDWR`` on a store that takes no writes.
-        """
-        raise Unsupported(f"{self.name} does not keep {key!r} in a local file")
-
-    def get_xattrs(self, key: str) -> dict[str, bytes]:
-        """Answer the extended attributes of ``key`` outside ``user.``: ``security.*``, ``trusted.*``, ACLs.
-
-        Raises:
-            KeyError: The key is not there.
-        """
-        self.stat(key)
-        return {}
-
-    def usage(self) -> Usage:
-        """Answer how much room there is; zeros where the medium has no bounds."""
-        return Usage()
+    @property
+    def changes(self) -> int:
+        """A number that every write through this object changes."""
+        return self._last_change
 
     # ---------------------------------------------------------------- writing
 
@@ -280,9 +98,9 @@ class Store(Announcing, BulkMethods, ABC):
         self._check_writable(key)
         if is_directory_key(key) != stat.is_directory:
             raise InvalidKey(f"{key!r}: the key of a directory, and only that, ends in '/'")
-        existed = self._heard() and self.exists(key)
-        with self._changing(), reporting(self, key, data) as source:
-            made = self._put(key, stat._replace(implied=False), source, dict(metadata or {}), dict(xattrs or {}), buffer_size)
+        with reporting(self, key, data) as source, self._receive(key, stat, source, buffer_size) as received, self._changing(key):
+            existed = self._heard() and self.exists(key)
+            made = self._put(key, stat._replace(implied=False), received, dict(metadata or {}), dict(xattrs or {}), buffer_size)
         self._tell_set(key, existed, metadata or {})
         return made
 
@@ -295,7 +113,7 @@ class Store(Announcing, BulkMethods, ABC):
         xattrs: dict[str, bytes],
         buffer_size: int,
     ) -> Stat:
-        """What ``put`` promises; the key has been checked."""
+        """What ``put`` promises; the key has been checked, and ``data`` is what ``_receive`` gave."""
         raise ReadOnly(f"{self.name} takes no writes")
 
     def delete(self, key: str) -> None:
@@ -309,8 +127,8 @@ class Store(Announcing, BulkMethods, ABC):
         After a failure the key is there, whole. Emits StoreDeleteEvent.
         """
         self._check_writable(key)
-        metadata = self.get_metadata(key) if self._heard() else {}
-        with self._changing():
+        with self._changing(key):
+            metadata = self.get_metadata(key) if self._heard() else {}
             self._delete(key)
         self._tell_deleted(key, metadata)
 
@@ -333,18 +151,31 @@ class Store(Announcing, BulkMethods, ABC):
         """
         data, metadata = value
         with contextlib.closing(value) if isinstance(value, Value) else contextlib.nullcontext():
-            self.put(key, self._stat_for_value(key), data, metadata, self._kept_xattrs(key), buffer_size)
+            self._set_told(key, data, dict(metadata), buffer_size)
 
     def set_data(self, key: str, data: BinaryIO, buffer_size: int = MEBIBYTE) -> None:
         """Replace the data of ``key``, which need not be there yet; its metadata stays.
 
         Events, errors and what holds after a failure: as for ``set``.
         """
-        try:
-            metadata = self.get_metadata(key)
-        except KeyError:
-            metadata = {}
-        self.set(key, (data, metadata), buffer_size)
+        self._set_told(key, data, None, buffer_size)
+
+    def _set_told(self, key: str, data: BinaryIO, metadata: Metadata | None, buffer_size: int) -> None:
+        self._check_writable(key)
+        if is_directory_key(key):
+            raise IsADirectory(f"{key!r} is a directory's key and holds no data")
+        file = Stat(DEFAULT_FILE_MODE)
+        with reporting(self, key, data) as source, self._receive(key, file, source, buffer_size) as received, self._changing(key):
+            existed = self._heard() and self.exists(key)
+            known = self._set(key, received, metadata, buffer_size)
+        self._tell_set(key, existed, known)
+
+    def _set(self, key: str, data: BinaryIO | None, metadata: Metadata | None, buffer_size: int) -> Metadata:
+        """What ``set`` promises, and ``set_data`` if ``metadata`` is None. Answers the metadata that is there now."""
+        if metadata is None:
+            metadata = self._kept(self.get_metadata, key)
+        self._put(key, self._stat_for_value(key), data, metadata, self._kept_xattrs(key), buffer_size)
+        return metadata
 
     def set_metadata(self, key: str, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata of ``key``. Data, and times except ctime, stay.
@@ -359,29 +190,43 @@ class Store(Announcing, BulkMethods, ABC):
         not there.
         """
         self._check_writable(key)
-        try:
-            with self._changing():
+        with self._changing(key):
+            existed = True
+            try:
                 self._set_metadata(key, dict(metadata))
-        except KeyError:
-            if is_directory_key(key):
-                raise
-            self.put(key, self._stat_for_value(key), None, metadata)
-        else:
-            self._tell_set(key, True, metadata)
+            except KeyError:
+                if is_directory_key(key):
+                    raise
+                existed = False
+                self._make(key, dict(metadata))
+        self._tell_set(key, existed, metadata)
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
-        stat = self.stat(key)
-        with contextlib.closing(self.get(key)) as value:
-            data = None if stat.is_directory else value.data
-            self._put(key, stat, data, metadata, self.get_xattrs(key), MEBIBYTE)
+        self._put_again(key, self.stat(key), metadata)
+
+    def _make(self, key: str, metadata: Metadata) -> None:
+        """Make an empty value at a key where nothing is."""
+        self._put(key, self._stat_for_value(key), None, metadata, {}, MEBIBYTE)
 
     def update_metadata(self, key: str, metadata: Mapping[str, Any]) -> None:
         """Add to the metadata of ``key``, as ``dict.update`` does.
 
-        Errors, events and what holds after a failure: as for ``set_metadata``.
+        Raises:
+            KeyError: The key is not there.
+            Unsupported: The store holds no metadata on such a key.
+
+        After a failure the old metadata is there. Emits StoreUpdateEvent.
         """
-        with self.transaction(f"updating the metadata of {key!r}"):
-            self.set_metadata(key, {**self.get_metadata(key), **metadata})
+        self._check_writable(key)
+        with self._changing(key):
+            updated = self._update_metadata(key, dict(metadata))
+        self._tell_set(key, True, updated)
+
+    def _update_metadata(self, key: str, metadata: Metadata) -> Metadata:
+        """What ``update_metadata`` promises. Answers all the metadata that is there now."""
+        updated = {**self.get_metadata(key), **metadata}
+        self._set_metadata(key, updated)
+        return updated
 
     def set_stat(
         self,
@@ -409,7 +254,7 @@ class Store(Announcing, BulkMethods, ABC):
         changes = {name: value for name, value in given.items() if value is not None}
         if not changes:
             return self.stat(key)
-        with self._changing():
+        with self._changing(key):
             stat = self._set_stat(key, changes)
         self._tell_set(key, True)
         return stat
@@ -419,10 +264,7 @@ class Store(Announcing, BulkMethods, ABC):
         old = self.stat(key)
         if "mode" in changes:
             changes["mode"] = old.kind | stat_module.S_IMODE(changes["mode"])
-        with contextlib.closing(self.get(key)) as value:
-            data = None if old.is_directory else value.data
-            new = old.changed(changes)
-            return self._put(key, new, data, value.metadata, self.get_xattrs(key), MEBIBYTE)
+        return self._put_again(key, old.changed(changes), self.get_metadata(key))
 
     def set_xattr(self, key: str, name: str, value: bytes | None) -> None:
         """Set an extended attribute outside ``user.``, or remove it (None).
@@ -433,7 +275,7 @@ class Store(Announcing, BulkMethods, ABC):
             Unsupported: The store holds no such attributes.
         """
         self._check_writable(key)
-        with self._changing():
+        with self._changing(key):
             self._set_xattr(key, name, value)
 
     def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
@@ -457,8 +299,8 @@ class Store(Announcing, BulkMethods, ABC):
             raise InvalidKey(f"{old!r} and {new!r}: one is a directory's key and the other is not")
         if is_directory_key(old) and new.startswith(old) and new != old:
             raise InvalidKey(f"{new!r} is inside {old!r}")
-        metadata = self.get_metadata(old) if self._heard() else {}
-        with self._changing():
+        with self._changing(old, new):
+            metadata = self.get_metadata(old) if self._heard() else {}
             self._rename(old, new)
         self._tell_deleted(old, metadata)
         self._tell_set(new, False, metadata)
@@ -493,7 +335,7 @@ class Store(Announcing, BulkMethods, ABC):
         for one, other in ((first, second), (second, first)):
             if is_directory_key(one) and other.startswith(one) and other != one:
                 raise InvalidKey(f"{other!r} is inside {one!r}")
-        with self._changing():
+        with self._changing(first, second):
             self._exchange(first, second)
         self._tell_set(first, True)
         self._tell_set(second, True)
@@ -514,7 +356,7 @@ class Store(Announcing, BulkMethods, ABC):
         """
         self._check_writable(old)
         check_key(new)
-        with self._changing():
+        with self._changing(old, new):
             stat = self._link(old, new)
         self._tell_set(new, False)
         return stat
@@ -531,10 +373,6 @@ class Store(Announcing, BulkMethods, ABC):
 
     # ---------------------------------------------------------------- for the methods above
 
-    def _check_connected(self) -> None:
-        if not self.is_connected():
-            raise NotConnected(f"{self.name} is not connected: call connect() or use it in a with statement")
-
     def _check_writable(self, key: str) -> None:
         self._check_connected()
         if not self.capabilities.writable:
@@ -542,17 +380,41 @@ class Store(Announcing, BulkMethods, ABC):
         check_key(key)
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Around a write: what others cached of this store is no longer to be believed."""
+    def _changing(self, *keys: str) -> Iterator[None]:
+        """Around a write: nobody else changes the keys, and what others cached of this store is not to be believed."""
         try:
-            yield
+            with self._exclusive(*keys):
+                yield
         finally:
-            self.changes += 1
+            self._note_change()
+
+    def _note_change(self) -> None:
+        self._last_change = next(self._numbers)
+
+    def _exclusive(self, *keys: str) -> contextlib.AbstractContextManager[object]:
+        """Keep other threads from changing ``keys`` from now on, so that what is read can be written back changed.
+
+        It is taken again by a thread that has it, and by one in a transaction of this store it is never
+        waited for. What was done in it and did not fail is there for all at its end.
+        """
+        return self._writes
+
+    @contextlib.contextmanager
+    def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
+        """Take in what can be taken in of data before others are kept out: its source may be slow."""
+        yield data
+
+    def _put_again(self, key: str, stat: Stat, metadata: Metadata, source: str | None = None) -> Stat:
+        """Put what is at ``source`` (``key`` itself if None) to ``key``, with other attributes and metadata."""
+        old = key if source is None else source
+        with contextlib.closing(self.get(old)) as value:
+            data = None if stat.is_directory else value.data
+            xattrs = self.get_xattrs(old)
+            with self._receive(key, stat, data, MEBIBYTE) as received:
+                return self._put(key, stat, received, metadata, xattrs, MEBIBYTE)
 
     def _stat_for_value(self, key: str) -> Stat:
         """Attributes for a value that is written without saying which: those it has, at a new time."""
-        if is_directory_key(key):
-            raise IsADirectory(f"{key!r} is a directory's key and holds no data")
         try:
             old = self.stat(key)
         except KeyError:
@@ -564,19 +426,19 @@ class Store(Announcing, BulkMethods, ABC):
         """The uid and gid of what is made without saying whose it is."""
         return os.geteuid(), os.getegid()
 
-    def _kept_xattrs(self, key: str) -> dict[str, bytes]:
-        if not self.capabilities.xattrs:
-            return {}
+    def _kept(self, ask: Callable[[str], dict[str, T]], key: str) -> dict[str, T]:
+        """What a key has that is there, or nothing."""
         try:
-            return self.get_xattrs(key)
+            return ask(key)
         except KeyError:
             return {}
 
+    def _kept_xattrs(self, key: str) -> dict[str, bytes]:
+        return self._kept(self.get_xattrs, key) if self.capabilities.xattrs else {}
+
     def _copy(self, old: str, new: str) -> None:
         stat = self.stat(old)
-        with contextlib.closing(self.get(old)) as value:
-            data = None if stat.is_directory else value.data
-            self._put(new, stat, data, value.metadata, self.get_xattrs(old), MEBIBYTE)
+        self._put_again(new, stat, self.get_metadata(old), source=old)
         if stat.is_directory:
             for name, child in tuple(self.list(old)):
                 tail = name + "/" if child.is_directory else name

@@ -7,49 +7,27 @@ with ``.wh..wh.joinfs.``, which no listing shows and no join takes for an entry.
 
 import contextlib
 import errno
-import io
-import itertools
 import os
 import secrets
 import stat as stat_module
-import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from joinfs.errors import (
-    DirectoryNotEmpty,
-    InvalidKey,
-    IsADirectory,
-    KeyExists,
-    NotADirectory,
-    OutOfSpace,
-    ReadOnly,
-    StoreUnavailable,
-    Unsupported,
-)
+from joinfs.errors import DirectoryNotEmpty, InvalidKey, IsADirectory, KeyExists, NotADirectory, Unsupported
 from joinfs.stores import beneath
-from joinfs.stores.attributes import FileAttributes
-from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
-from joinfs.stores.directory_files import TEMPORARY, copy_range, encode, fill, give_name, stat_of, unnamed_file
-from joinfs.stores.directory_journal import Journal, recover
-from joinfs.stores.gate import Gate
-from joinfs.stores.keys import ROOT, ancestors, check_key, is_directory_key, split
-from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value
+from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, DEFAULT_FILE_MODE
+from joinfs.stores.directory_files import TEMPORARY, Filled, copy_range, encode, give_name, give_new_name, stat_of, unnamed_file
+from joinfs.stores.directory_journal import Journal
+from joinfs.stores.directory_reading import DIRECTORY_FLAGS, DirectoryReading
+from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
+from joinfs.stores.value import Metadata, Stat, new_stat
 
-# Entries that are read at a time.
-PAGE = 256
-_DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY
-_UTF8 = sys.getfilesystemencoding() == "utf-8"
-_TRANSLATED = {
-    errno.ENOSPC: OutOfSpace,
-    errno.EROFS: ReadOnly,
-    errno.ENOTEMPTY: DirectoryNotEmpty,
-    errno.EISDIR: IsADirectory,
-}
-_NOT_A_DIRECTORY = {errno.ENOTDIR, errno.ELOOP, errno.EXDEV}
+# Writers of different keys go side by side; so many locks stand for all keys.
+LOCKS = 64
 
 
-class DirectoryStore(Store):
+class DirectoryStore(DirectoryReading):
     """A directory of the host.
 
     Nothing outside it can be reached through a key, whatever symlinks there are. Transactions are all or
@@ -62,220 +40,46 @@ class DirectoryStore(Store):
         read_only: Take no writes, even where the host would.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], event_manager: Any = None, read_only: bool = False
-    ) -> None:
-        super().__init__(event_manager)
-        self.path = os.path.abspath(path)
-        self.name = f"dir:{os.fspath(path)}"
-        self._read_only = read_only
-        self.capabilities = Capabilities(writable=not read_only)
-        self._root = -1
-        self._gate = Gate()
+    def __init__(self, path: str | os.PathLike[str], event_manager: Any = None, read_only: bool = False) -> None:
+        super().__init__(path, event_manager, read_only)
+        self._locks = [threading.RLock() for _ in range(LOCKS)]
         self._open_journal: Journal | None = None
 
-    # ---------------------------------------------------------------- connection
-
-    def connect(self, credentials: Any = None) -> None:
-        if self.is_connected():
-            return
-        try:
-            self._root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            raise StoreUnavailable(f"{self.path} cannot be opened as a directory: {error.strerror}") from error
-        self._attributes = FileAttributes(self.name)
-        self.capabilities = Capabilities(
-            writable=not self._read_only and os.access(self.path, os.W_OK, effective_ids=True),
-            metadata=self._attributes.are_kept_by(self._root),
-            metadata_on_all=False,
-            xattrs=True,
-            hard_links=True,
-            local=True,
-            transactions=not self._read_only,
-        )
-        if self.capabilities.writable:
-            try:
-                recover(self._root, self.name)
-            except BaseException:
-                self.disconnect()
-                raise
-
-    def disconnect(self) -> None:
-        root, self._root = self._root, -1
-        if root >= 0:
-            os.close(root)
-
-    def is_connected(self) -> bool:
-        return self._root >= 0
-
-    # ---------------------------------------------------------------- finding
-
-    @contextlib.contextmanager
-    def _at(self, key: str, writing: bool = False) -> Iterator[tuple[int, bytes]]:
-        """Give (descriptor of the directory that ``key`` is in, name), and translate errors.
-
-        No other thread has a transaction open meanwhile.
-        """
-        with self._gate.shared(), self._at_once(key, writing) as place:
-            yield place
-
-    @contextlib.contextmanager
-    def _at_once(self, key: str, writing: bool) -> Iterator[tuple[int, bytes]]:
-        self._check_connected()
-        above, name = split(key)
-        if TEMPORARY in key and any(part.startswith(TEMPORARY) for part in key.split("/")):
-            raise KeyError(key)
-        directory = -1
-        try:
-            check_key(key)
-            if above != ROOT:
-                directory = beneath.open_beneath(self._root, encode(above[:-1]), _DIRECTORY_FLAGS)
-            yield (self._root if directory < 0 else directory), encode(name) or b"."
-        except InvalidKey:
-            if writing:
-                raise
-            raise KeyError(key) from None
-        except OSError as error:
-            raise self._translated(error, key, writing) from error
-        finally:
-            if directory >= 0:
-                os.close(directory)
-
-    def _translated(self, error: OSError, key: str, writing: bool) -> Exception:
-        if error.errno == errno.ENOENT or (error.errno in _NOT_A_DIRECTORY and not writing):
-            return KeyError(key)
-        if error.errno in _NOT_A_DIRECTORY:
-            return NotADirectory(f"something in {key!r} is not a directory")
-        cls = _TRANSLATED.get(error.errno or 0)
-        return error if cls is None else cls(f"{key!r} in {self.name}: {error.strerror}")
-
-    def _native(self, directory: int, name: bytes, key: str) -> Stat:
-        """The attributes of a name that is of the kind that ``key`` is spelled as."""
-        stat = stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
-        if stat.is_directory != is_directory_key(key):
-            raise KeyError(key)
-        return stat
-
-    def stat(self, key: str) -> Stat:
-        with self._at(key) as (directory, name):
-            return self._native(directory, name, key)
-
-    def lookup(self, key: str) -> Stat:
-        with self._at(key) as (directory, name):
-            return stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
-
-    # ---------------------------------------------------------------- reading
-
-    def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
-        with self._at(prefix) as (parent, name):
-            if not is_directory_key(prefix):
-                raise KeyError(prefix)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-            descriptor = os.open(name, flags, dir_fd=parent)
-        try:
-            with os.scandir(descriptor) as entries:
-                while page := self._page(entries):
-                    for entry, stat in page:
-                        if stat is not None:
-                            yield entry, stat
-        finally:
-            os.close(descriptor)
-
-    def _page(self, entries: Iterator[os.DirEntry[str]]) -> Sequence[tuple[str, Stat | None]]:
-        """The next entries of a directory, read while no other thread has a transaction open."""
-        page = []
-        with self._gate.shared():
-            for entry in itertools.islice(entries, PAGE):
-                name = entry.name if _UTF8 else os.fsencode(entry.name).decode("utf-8", "surrogateescape")
-                stat = None
-                if not name.startswith(TEMPORARY):
-                    with contextlib.suppress(FileNotFoundError):
-                        stat = stat_of(entry.stat(follow_symlinks=False))
-                page.append((name, stat))
-        return page
-
-    def _open(self, key: str, flags: int) -> int:
-        """Open a regular file; a FIFO or device that is there instead is not waited for."""
-        with self._at(key) as (directory, name):
-            safe = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-            stat = self._native(directory, name, key)
-            if not stat.is_file:
-                raise Unsupported(f"{key!r} is not a regular file")
-            return self._open_file(directory, name, stat, flags | safe)
-
-    def _open_file(self, directory: int, name: bytes, stat: Stat, flags: int) -> int:
-        try:
-            return os.open(name, flags, dir_fd=directory)
-        except PermissionError:
-            if stat.uid != os.geteuid():
-                raise
-            return self._open_own(directory, name, flags & ~os.O_NOFOLLOW)
-
-    def _open_own(self, directory: int, name: bytes, flags: int) -> int:
-        """Open our own file against its mode, as who has just created it with mode 0444 may write to it.
-
-        Whether the caller may was the mount's to check.
-        """
-        pinned = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory)
-        place = f"/proc/self/fd/{pinned}"
-        try:
-            native = os.fstat(pinned)
-            if not stat_module.S_ISREG(native.st_mode):
-                raise Unsupported(f"{name!r} is not a regular file")
-            os.chmod(place, stat_module.S_IMODE(native.st_mode) | stat_module.S_IRUSR | stat_module.S_IWUSR)
-            try:
-                return os.open(place, flags)
-            finally:
-                os.chmod(place, stat_module.S_IMODE(native.st_mode))
-        finally:
-            os.close(pinned)
-
-    def get(self, key: str) -> Value:
-        with self._at(key) as (directory, name):
-            stat = self._native(directory, name, key)
-            metadata = self._attributes.metadata(directory, name, stat)
-        return Value(lambda: self._data(key, stat), metadata, stat.size, *stat.moments())
-
-    def _data(self, key: str, stat: Stat) -> BinaryIO:
-        if stat.is_file:
-            return os.fdopen(self._open(key, os.O_RDONLY), "rb")
-        if not stat.is_symlink:
-            return io.BytesIO()
-        with self._at(key) as (directory, name):
-            return io.BytesIO(os.readlink(name, dir_fd=directory))
-
-    def read(self, key: str, offset: int, size: int) -> bytes:
-        if not self.stat(key).is_file:
-            return super().read(key, offset, size)
-        descriptor = self._open(key, os.O_RDONLY)
-        try:
-            return os.pread(descriptor, size, offset)
-        finally:
-            os.close(descriptor)
-
-    def open_local(self, key: str, flags: int) -> int:
-        if flags & os.O_ACCMODE != os.O_RDONLY:
-            self._check_writable(key)
-            if self._gate.is_mine():
-                raise Unsupported(f"{key!r}: what is written through a descriptor cannot be part of a transaction")
-        return self._open(key, flags & (os.O_ACCMODE | os.O_TRUNC | os.O_DIRECT))
-
-    def get_metadata(self, key: str, select: Any = None) -> Metadata:
-        with self._at(key) as (directory, name):
-            metadata = self._attributes.metadata(directory, name, self._native(directory, name, key))
-        return metadata if select is None else {n: metadata[n] for n in select if n in metadata}
-
-    def get_xattrs(self, key: str) -> dict[str, bytes]:
-        with self._at(key) as (directory, name):
-            self._native(directory, name, key)
-            return self._attributes.foreign(directory, name)
-
-    def usage(self) -> Usage:
-        self._check_connected()
-        room = os.fstatvfs(self._root)
-        return Usage(room.f_frsize, room.f_blocks, room.f_bfree, room.f_bavail, room.f_files, room.f_ffree)
-
     # ---------------------------------------------------------------- writing
+
+    @contextlib.contextmanager
+    def _exclusive(self, *keys: str) -> Iterator[None]:
+        with self._gate.shared(), contextlib.ExitStack() as held:
+            for number in sorted({hash(key.removesuffix("/")) % LOCKS for key in keys}):
+                held.enter_context(self._locks[number])
+            yield
+
+    @contextlib.contextmanager
+    def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
+        """Regular files are written before they get a name, and nobody waits for that."""
+        if data is None or not stat.is_file:
+            yield data
+            return
+        with contextlib.ExitStack() as held:
+            with self._translating(key, writing=True):
+                file = held.enter_context(unnamed_file(held.enter_context(self._near(key))))
+                file.fill(data, buffer_size)
+            yield file
+
+    @contextlib.contextmanager
+    def _near(self, key: str) -> Iterator[int]:
+        """Give a descriptor of the directory that ``key`` is in, or will be, or of the nearest above that is there."""
+        self._check_connected()
+        opened = -1
+        for above in reversed(ancestors(key)):
+            with contextlib.suppress(OSError):
+                opened = beneath.open_beneath(self._root, encode(above[:-1]), DIRECTORY_FLAGS)
+                break
+        try:
+            yield self._root if opened < 0 else opened
+        finally:
+            if opened >= 0:
+                os.close(opened)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -318,18 +122,17 @@ class DirectoryStore(Store):
                 return self._change_directory(directory, name, stat, metadata, xattrs)
             if (journal := self._journal()) and not in_place:
                 self._note_replacing(journal, directory, name, key, there)
+            workshop = journal.place if journal else directory
             if not stat.is_file:
-                self._put_special(journal.place if journal else directory, directory, name, stat, data, metadata, xattrs)
-            else:
-                workshop = journal.place if journal else directory
-                with unnamed_file(workshop) as (descriptor, temporary):
-                    fill(descriptor, data, buffer_size)
-                    self._attributes.apply(descriptor, stat, metadata, xattrs)
-                    if there is not None and in_place:
-                        with self._noted_overwriting(directory, name, key), self._open_to_overwrite(directory, name, there) as target:
-                            self._overwrite(target, descriptor, stat, metadata, xattrs)
-                    else:
-                        give_name(descriptor, temporary, workshop, directory, name)
+                self._put_special(workshop, directory, name, stat, data, metadata, xattrs)
+                return stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+            with contextlib.nullcontext(data) if isinstance(data, Filled) else unnamed_file(directory) as file:
+                self._attributes.apply(file.fileno(), stat, metadata, xattrs)
+                if there is not None and in_place:
+                    with self._noted_overwriting(directory, name, key), self._open_to_overwrite(directory, name, there) as target:
+                        self._overwrite(target, file.fileno(), stat, metadata, xattrs)
+                else:
+                    give_name(file, workshop, directory, name)
             return stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
 
     def _note_replacing(self, journal: Journal, directory: int, name: bytes, key: str, there: Stat | None) -> None:
@@ -370,7 +173,7 @@ class DirectoryStore(Store):
         if above == ROOT:
             return
         with contextlib.suppress(OSError):
-            os.close(beneath.open_beneath(self._root, encode(above[:-1]), _DIRECTORY_FLAGS))
+            os.close(beneath.open_beneath(self._root, encode(above[:-1]), DIRECTORY_FLAGS))
             return
         for parent in ancestors(key):
             with self._at(parent, writing=True) as (directory, name), contextlib.suppress(FileExistsError):
@@ -455,6 +258,18 @@ class DirectoryStore(Store):
             if journal := self._journal():
                 journal.changing(directory, name, key)
             self._attributes.replace_metadata(descriptor, metadata)
+
+    def _make(self, key: str, metadata: Metadata) -> None:
+        """The same; what others make there meanwhile is not replaced."""
+        self._make_parents(key)
+        with self._at(key, writing=True) as (directory, name), unnamed_file(directory) as file:
+            self._attributes.apply(file.fileno(), new_stat(DEFAULT_FILE_MODE, *self._default_owner()), metadata, {})
+            if journal := self._journal():
+                journal.making(directory, key)
+            try:
+                give_new_name(file, directory, name)
+            except FileExistsError:
+                self._set_metadata(key, metadata)
 
     def _set_stat(self, key: str, changes: dict[str, int]) -> Stat:
         with self._at(key, writing=True) as (directory, name), self._pinned(directory, name, key) as descriptor:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import stat as stat_module
@@ -35,9 +36,42 @@ def stat_of(native: os.stat_result) -> Stat:
     )
 
 
+class Filled(io.FileIO):
+    """A new file that is not in its place yet.
+
+    Args:
+        descriptor: Open for reading and writing.
+        directory: Descriptor of a directory on the same file system.
+        temporary: The name that the file has in it; none, where the host can make such files.
+    """
+
+    def __init__(self, descriptor: int, directory: int, temporary: bytes) -> None:
+        super().__init__(descriptor, "r+")
+        self.directory, self.temporary = directory, temporary
+
+    def fill(self, data: BinaryIO, buffer_size: int) -> None:
+        """Write a stream to it; one that is a file of the host itself is copied by the kernel."""
+        if self._copy_file(data):
+            return
+        while piece := data.read(buffer_size):
+            view = memoryview(piece)
+            while view:
+                view = view[self.write(view) :]
+
+    def _copy_file(self, data: BinaryIO) -> bool:
+        with contextlib.suppress(OSError, AttributeError, ValueError):
+            source = data.fileno()
+            if stat_module.S_ISREG(os.fstat(source).st_mode) and data.tell() == 0:
+                copy_range(source, self.fileno(), os.fstat(source).st_size)
+                if os.fstat(self.fileno()).st_size == os.fstat(source).st_size:
+                    return True
+                os.ftruncate(self.fileno(), 0)
+        return False
+
+
 @contextlib.contextmanager
-def unnamed_file(directory: int) -> Iterator[tuple[int, bytes]]:
-    """Give a new file and the name that it has: none, where the host can make such files."""
+def unnamed_file(directory: int) -> Iterator[Filled]:
+    """Give a new file, without a name where the host can make such files; what has one loses it if it is not used."""
     temporary = b""
     try:
         descriptor = os.open(b".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=directory)
@@ -46,36 +80,14 @@ def unnamed_file(directory: int) -> Iterator[tuple[int, bytes]]:
             raise
         temporary = encode(TEMPORARY + secrets.token_hex(8))
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600, dir_fd=directory)
+    file = Filled(descriptor, directory, temporary)
     try:
-        yield descriptor, temporary
-    except BaseException:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=directory)
-        raise
+        with file:
+            yield file
     finally:
-        os.close(descriptor)
-
-
-def fill(descriptor: int, data: BinaryIO | None, buffer_size: int) -> None:
-    """Write a stream to a new file; one that is a file of the host itself is copied by the kernel."""
-    if data is None:
-        return
-    with contextlib.suppress(OSError, AttributeError, ValueError):
-        source = data.fileno()
-        native = os.fstat(source)
-        if stat_module.S_ISREG(native.st_mode) and data.tell() == 0:
-            copy_range(source, descriptor, native.st_size)
-            if os.fstat(descriptor).st_size == os.fstat(source).st_size:
-                return
-            os.ftruncate(descriptor, 0)
-    offset = 0
-    while piece := data.read(buffer_size):
-        view = memoryview(piece)
-        while view:
-            written = os.pwrite(descriptor, view, offset)
-            offset += written
-            view = view[written:]
+        if temporary:
+            with contextlib.suppress(FileNotFoundError):  # it has its own name now
+                os.unlink(temporary, dir_fd=directory)
 
 
 def copy_range(source: int, target: int, size: int) -> None:
@@ -93,25 +105,37 @@ def copy_range(source: int, target: int, size: int) -> None:
         offset += copied
 
 
-def give_name(descriptor: int, temporary: bytes, workshop: int, directory: int, name: bytes) -> None:
+def give_name(file: Filled, workshop: int, directory: int, name: bytes) -> None:
     """Put a new file into place, over one that is there.
 
     Args:
-        descriptor: The file.
-        temporary: The name that it has in ``workshop``, if any.
-        workshop: Where it may be given one.
+        file: The file.
+        workshop: Where it may be given another name first.
         directory, name: Where it belongs.
     """
-    if not temporary:
-        source = f"/proc/self/fd/{descriptor}"
-        try:
-            os.link(source, name, dst_dir_fd=directory, follow_symlinks=True)
-            return
-        except FileExistsError:
-            temporary = encode(TEMPORARY + secrets.token_hex(8))
-            os.link(source, temporary, dst_dir_fd=workshop, follow_symlinks=True)
+    if file.temporary:
+        os.rename(file.temporary, name, src_dir_fd=file.directory, dst_dir_fd=directory)
+        return
+    try:
+        give_new_name(file, directory, name)
+        return
+    except FileExistsError:
+        temporary = encode(TEMPORARY + secrets.token_hex(8))
+        give_new_name(file, workshop, temporary)
     try:
         os.rename(temporary, name, src_dir_fd=workshop, dst_dir_fd=directory)
     except BaseException:
         os.unlink(temporary, dir_fd=workshop)
         raise
+
+
+def give_new_name(file: Filled, directory: int, name: bytes) -> None:
+    """Put a new file where nothing is.
+
+    Raises:
+        FileExistsError: Something is there.
+    """
+    if file.temporary:
+        os.link(file.temporary, name, src_dir_fd=file.directory, dst_dir_fd=directory)
+    else:
+        os.link(f"/proc/self/fd/{file.fileno()}", name, dst_dir_fd=directory, follow_symlinks=True)

@@ -40,7 +40,8 @@ class FlatStore(Store):
     twenty times as long as asking takes, if that is more). A directory's mtime follows what is done in
     it while the store is connected, and is not written for that.
 
-    ``rename`` copies, then deletes; there are no transactions.
+    ``rename`` copies, then deletes; ``transaction`` keeps other threads out until its end, but what was
+    written before an error stays.
 
     Args:
         event_manager, read_only: As for ``Store`` and ``open_store``.
@@ -210,6 +211,21 @@ class FlatStore(Store):
 
     # ---------------------------------------------------------------- writing
 
+    def _exclusive(self, *keys: str) -> contextlib.AbstractContextManager[object]:
+        return self._lock
+
+    def _transaction(self) -> contextlib.AbstractContextManager[object]:
+        """Keeps other threads out until its end, no more: what was written before an error stays."""
+        return self._lock
+
+    @contextlib.contextmanager
+    def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
+        with tempfile.SpooledTemporaryFile(buffer_size) as spool:
+            while data is not None and (piece := data.read(buffer_size)):
+                spool.write(piece)
+            spool.seek(0)
+            yield spool  # type: ignore[misc]
+
     def _put(
         self,
         key: str,
@@ -220,13 +236,10 @@ class FlatStore(Store):
         buffer_size: int,
     ) -> Stat:
         kept = copied(metadata)
-        with tempfile.SpooledTemporaryFile(buffer_size) as spool:
-            while data is not None and (piece := data.read(buffer_size)):
-                spool.write(piece)
-            size = spool.tell()
-            spool.seek(0)
-            with self._lock:
-                return self._put_at(key, stat, spool, size, kept, xattrs)
+        content = io.BytesIO() if data is None else data
+        size = content.seek(0, io.SEEK_END)
+        content.seek(0)
+        return self._put_at(key, stat, content, size, kept, xattrs)
 
     def _put_at(
         self, key: str, stat: Stat, data: Any, size: int, metadata: Metadata, xattrs: dict[str, bytes]
@@ -273,19 +286,18 @@ class FlatStore(Store):
             self._touched[split(key)[0]] = now()
 
     def _delete(self, key: str) -> None:
-        with self._lock:
-            tree = self._current()
-            if is_directory_key(key) and tree.children(key):
-                raise DirectoryNotEmpty(f"{key!r} has entries")
-            if key == ROOT:
-                raise InvalidKey("the root cannot be deleted")
-            name = self._find(key)[0]
-            if name is None:
-                return  # others emptied it, and with that it is gone
-            self._keep_directory(split(key)[0], tree)
-            self._remove(name)
-            tree.discard(name)
-            self._touch_above(key)
+        tree = self._current()
+        if is_directory_key(key) and tree.children(key):
+            raise DirectoryNotEmpty(f"{key!r} has entries")
+        if key == ROOT:
+            raise InvalidKey("the root cannot be deleted")
+        name = self._find(key)[0]
+        if name is None:
+            return  # others emptied it, and with that it is gone
+        self._keep_directory(split(key)[0], tree)
+        self._remove(name)
+        tree.discard(name)
+        self._touch_above(key)
 
     def _keep_directory(self, key: str, tree: NameTree) -> None:
         """Mark a directory that would be gone with the last thing in it."""
@@ -293,29 +305,22 @@ class FlatStore(Store):
             self._put_at(key, self.stat(key), io.BytesIO(), 0, {}, {})
 
     def _set_stat(self, key: str, changes: dict[str, int]) -> Stat:
-        with self._lock:
-            stat = self.stat(key)
-            if "mode" in changes:
-                changes["mode"] = stat.kind | stat_module.S_IMODE(changes["mode"])
-            return self._save_again(key, stat.changed(changes), self.get_metadata(key), self.get_xattrs(key))
+        stat = self.stat(key)
+        if "mode" in changes:
+            changes["mode"] = stat.kind | stat_module.S_IMODE(changes["mode"])
+        return self._save_again(key, stat.changed(changes), self.get_metadata(key), self.get_xattrs(key))
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
-        with self._lock:
-            self._save_again(key, self.stat(key), copied(metadata), self.get_xattrs(key))
+        self._save_again(key, self.stat(key), copied(metadata), self.get_xattrs(key))
 
     def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
-        with self._lock:
-            xattrs = self.get_xattrs(key)
-            if value is None and xattrs.pop(name, None) is None:
-                raise NoSuchAttribute(name)
-            if value is not None:
-                xattrs[name] = value
-            self._save_again(key, self.stat(key), self.get_metadata(key), xattrs)
+        xattrs = self.get_xattrs(key)
+        if value is None and xattrs.pop(name, None) is None:
+            raise NoSuchAttribute(name)
+        if value is not None:
+            xattrs[name] = value
+        self._save_again(key, self.stat(key), self.get_metadata(key), xattrs)
 
     def _save_again(self, key: str, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes]) -> Stat:
         with contextlib.closing(self.get(key)) as value:
             return self._put_at(key, stat, value.data, value.size, metadata, xattrs)
-
-    def _rename(self, old: str, new: str) -> None:
-        with self._lock:
-            super()._rename(old, new)

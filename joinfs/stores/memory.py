@@ -35,8 +35,8 @@ class _Inode:
 class MemoryStore(Store):
     """A store that lives as long as its object; disconnecting keeps what is in it.
 
-    One lock guards the tree. A transaction holds it until its end, so other threads wait and see all of
-    it or nothing, and rolls back by putting the inodes back as they were.
+    One lock guards the tree. A change holds it, and a transaction until its end, so other threads wait and
+    see all of it or nothing; what fails is undone by putting the inodes back as they were.
     """
 
     capabilities = Capabilities(xattrs=True, hard_links=True, transactions=True, persistent=False)
@@ -47,7 +47,8 @@ class MemoryStore(Store):
         self._connected = False
         self._lock = threading.RLock()
         self._ids = itertools.count(1)
-        self._undo: list[Callable[[], None]] | None = None
+        self._undo: list[Callable[[], None]] = []
+        self._in_transaction = False
         self._root = self._new(new_stat(DEFAULT_DIRECTORY_MODE, *self._default_owner()))
 
     def connect(self, credentials: Any = None) -> None:
@@ -72,14 +73,15 @@ class MemoryStore(Store):
         return inode
 
     def _inode(self, key: str) -> _Inode:
-        with self._lock:
-            inode = self._walk(key)
+        """The inode at a key; the caller holds the lock as long as it looks at it."""
+        inode = self._walk(key)
         if inode.stat.is_directory != is_directory_key(key):
             raise KeyError(key)
         return inode
 
     def stat(self, key: str) -> Stat:
-        return self._inode(key).stat
+        with self._lock:
+            return self._inode(key).stat
 
     def lookup(self, key: str) -> Stat:
         with self._lock:
@@ -87,48 +89,64 @@ class MemoryStore(Store):
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         with self._lock:
-            entries = tuple(self._inode(prefix).entries.items())
-        return ((name, inode.stat) for name, inode in entries)
+            return iter([(name, inode.stat) for name, inode in self._inode(prefix).entries.items()])
 
     def get(self, key: str) -> Value:
-        inode = self._inode(key)
-        data, stat = inode.data, inode.stat
-        return Value(lambda: io.BytesIO(data), copied(inode.metadata), len(data), *stat.moments())
+        with self._lock:
+            inode = self._inode(key)
+            data, metadata, stat = inode.data, inode.metadata, inode.stat
+        return Value(lambda: io.BytesIO(data), copied(metadata), len(data), *stat.moments())
 
     def get_metadata(self, key: str, select: Any = None) -> Metadata:
-        metadata = self._inode(key).metadata
+        with self._lock:
+            metadata = self._inode(key).metadata
         return copied(metadata if select is None else {n: metadata[n] for n in select if n in metadata})
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
-        return dict(self._inode(key).xattrs)
+        with self._lock:
+            return dict(self._inode(key).xattrs)
 
     def read(self, key: str, offset: int, size: int) -> bytes:
-        return self._inode(key).data[offset : offset + size]
+        with self._lock:
+            data = self._inode(key).data
+        return data[offset : offset + size]
 
     # ---------------------------------------------------------------- changing
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
+        yield None if data is None else io.BytesIO(b"".join(iter(lambda: data.read(buffer_size), b"")))
+
+    @contextlib.contextmanager
+    def _exclusive(self, *keys: str) -> Iterator[None]:
+        """The same; a change that fails is undone."""
         with self._lock:
-            undo: list[Callable[[], None]] = []
-            self._undo = undo
+            done = len(self._undo)
             try:
                 yield
             except BaseException:
-                for step in reversed(undo):
-                    step()
+                while len(self._undo) > done:
+                    self._undo.pop()()
                 raise
             finally:
-                self._undo = None
+                if not done and not self._in_transaction:
+                    self._undo.clear()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._exclusive():
+            self._in_transaction = True
+            try:
+                yield
+            finally:
+                self._in_transaction = False
 
     def _changed(self, inode: _Inode) -> None:
-        """Before an inode is changed: remember how it was, if a transaction may have to put it back."""
-        if self._undo is None:
-            return
-        old = (inode.stat, inode.data, inode.metadata, inode.xattrs, dict(inode.entries))
+        """Before an inode is changed, all but its entries: remember how it was, to put it back if the change fails."""
+        old = (inode.stat, inode.data, inode.metadata, inode.xattrs)
 
         def put_back() -> None:
-            inode.stat, inode.data, inode.metadata, inode.xattrs, inode.entries = old
+            inode.stat, inode.data, inode.metadata, inode.xattrs = old
 
         self._undo.append(put_back)
 
@@ -151,13 +169,16 @@ class MemoryStore(Store):
             inode = child
         return inode, name
 
-    def _enter(self, parent: _Inode, name: str, child: _Inode) -> None:
+    def _enter(self, parent: _Inode, name: str, child: _Inode | None) -> None:
+        """Have a directory's name stand for something else, or (None) for nothing."""
+        old = parent.entries.get(name)
         self._restat(parent, mtime=now())
-        parent.entries[name] = child
+        self._undo.append(lambda: _assign(parent.entries, name, old))
+        _assign(parent.entries, name, child)
 
     def _leave(self, parent: _Inode, name: str) -> None:
-        self._restat(parent, mtime=now())
-        child = parent.entries.pop(name)
+        child = parent.entries[name]
+        self._enter(parent, name, None)
         if not child.stat.is_directory:
             self._restat(child, nlink=child.stat.nlink - 1)
 
@@ -170,15 +191,14 @@ class MemoryStore(Store):
         xattrs: dict[str, bytes],
         buffer_size: int,
     ) -> Stat:
-        content = b"" if data is None else b"".join(iter(lambda: data.read(buffer_size), b""))
         kept = copied(metadata)
-        with self._lock:
-            inode = self._made(key, stat)
-            self._changed(inode)
-            inode.data, inode.metadata, inode.xattrs = content, kept, xattrs
-            given = {name: getattr(stat, name) for name in ("mode", "uid", "gid", "rdev", "atime", "mtime")}
-            self._restat(inode, size=len(content), **given)
-            return inode.stat
+        content = b"" if data is None else data.read()
+        inode = self._made(key, stat)
+        self._changed(inode)
+        inode.data, inode.metadata, inode.xattrs = content, kept, xattrs
+        given = {name: getattr(stat, name) for name in ("mode", "uid", "gid", "rdev", "atime", "mtime")}
+        self._restat(inode, size=len(content), **given)
+        return inode.stat
 
     def _made(self, key: str, stat: Stat) -> _Inode:
         """The inode at ``key``, new or there already, for something of the kind of ``stat``."""
@@ -194,72 +214,70 @@ class MemoryStore(Store):
         return inode
 
     def _delete(self, key: str) -> None:
-        with self._lock:
-            inode = self._inode(key)
-            if inode.entries:
-                raise DirectoryNotEmpty(f"{key!r} has entries")
-            if key == ROOT:
-                raise InvalidKey("the root cannot be deleted")
-            self._leave(*self._parent(key))
+        inode = self._inode(key)
+        if inode.entries:
+            raise DirectoryNotEmpty(f"{key!r} has entries")
+        if key == ROOT:
+            raise InvalidKey("the root cannot be deleted")
+        self._leave(*self._parent(key))
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
-        with self._lock:
-            inode = self._inode(key)
-            kept = copied(metadata)
-            self._restat(inode)
-            inode.metadata = kept
+        inode = self._inode(key)
+        kept = copied(metadata)
+        self._restat(inode)
+        inode.metadata = kept
 
     def _set_stat(self, key: str, changes: dict[str, int]) -> Stat:
-        with self._lock:
-            inode = self._inode(key)
-            if "mode" in changes:
-                changes["mode"] = inode.stat.kind | stat_module.S_IMODE(changes["mode"])
-            self._restat(inode, **changes)
-            return inode.stat
+        inode = self._inode(key)
+        if "mode" in changes:
+            changes["mode"] = inode.stat.kind | stat_module.S_IMODE(changes["mode"])
+        self._restat(inode, **changes)
+        return inode.stat
 
     def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
-        with self._lock:
-            inode = self._inode(key)
-            xattrs = dict(inode.xattrs)
-            if value is None and xattrs.pop(name, None) is None:
-                raise NoSuchAttribute(name)
-            if value is not None:
-                xattrs[name] = value
-            self._restat(inode)
-            inode.xattrs = xattrs
+        inode = self._inode(key)
+        xattrs = dict(inode.xattrs)
+        if value is None and xattrs.pop(name, None) is None:
+            raise NoSuchAttribute(name)
+        if value is not None:
+            xattrs[name] = value
+        self._restat(inode)
+        inode.xattrs = xattrs
 
     def _rename(self, old: str, new: str) -> None:
-        with self._lock:
-            inode = self._inode(old)
-            target_parent, name = self._parent(new, make=True)
-            there = target_parent.entries.get(name)
-            if there is inode:
-                return
-            if there is not None:
-                if there.stat.is_directory != inode.stat.is_directory:
-                        raise (IsADirectory if there.stat.is_directory else NotADirectory)(f"{new!r} is of the other kind")
-                if there.entries:
-                    raise DirectoryNotEmpty(f"{new!r} has entries")
-                self._leave(target_parent, name)
-            parent, old_name = self._parent(old)
-            self._restat(parent, mtime=now())
-            del parent.entries[old_name]
-            self._enter(target_parent, name, inode)
-            self._restat(inode)
+        inode = self._inode(old)
+        target_parent, name = self._parent(new, make=True)
+        there = target_parent.entries.get(name)
+        if there is inode:
+            return
+        if there is not None:
+            if there.stat.is_directory != inode.stat.is_directory:
+                raise (IsADirectory if there.stat.is_directory else NotADirectory)(f"{new!r} is of the other kind")
+            if there.entries:
+                raise DirectoryNotEmpty(f"{new!r} has entries")
+            self._leave(target_parent, name)
+        self._enter(*self._parent(old), None)
+        self._enter(target_parent, name, inode)
+        self._restat(inode)
 
     def _exchange(self, first: str, second: str) -> None:
-        with self._lock:
-            one, other = self._inode(first), self._inode(second)
-            (p1, n1), (p2, n2) = self._parent(first), self._parent(second)
-            self._enter(p1, n1, other)
-            self._enter(p2, n2, one)
+        one, other = self._inode(first), self._inode(second)
+        (p1, n1), (p2, n2) = self._parent(first), self._parent(second)
+        self._enter(p1, n1, other)
+        self._enter(p2, n2, one)
 
     def _link(self, old: str, new: str) -> Stat:
-        with self._lock:
-            inode = self._inode(old)
-            parent, name = self._parent(new, make=True)
-            if name in parent.entries:
-                raise KeyExists(f"{new!r} is there already")
-            self._enter(parent, name, inode)
-            self._restat(inode, nlink=inode.stat.nlink + 1)
-            return inode.stat
+        inode = self._inode(old)
+        parent, name = self._parent(new, make=True)
+        if name in parent.entries:
+            raise KeyExists(f"{new!r} is there already")
+        self._enter(parent, name, inode)
+        self._restat(inode, nlink=inode.stat.nlink + 1)
+        return inode.stat
+
+
+def _assign(entries: dict[str, _Inode], name: str, child: _Inode | None) -> None:
+    if child is None:
+        entries.pop(name, None)
+    else:
+        entries[name] = child

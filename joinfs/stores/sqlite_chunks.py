@@ -19,11 +19,11 @@ CHUNK = 256 << 10
 INLINE = 16 << 10
 
 
-class Source:
+class Source(io.RawIOBase):
     """Data on its way into the database, in blocks of CHUNK bytes.
 
     Up to ``buffer_size`` bytes are read at once, so that a slow source of a value that fits into the
-    buffer never makes other writers wait.
+    buffer never makes other writers wait. It is a stream only in name: ``inline`` and ``write_chunks`` take the data.
 
     Attributes:
         inline: The data, if it is to stand in the node (None where there is none, too).
@@ -53,7 +53,7 @@ class Source:
             missing -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def write(self, db: sqlite3.Connection, node: int) -> int:
+    def write_chunks(self, db: sqlite3.Connection, node: int) -> int:
         """Write the blocks as the chunks of a node that has none; answer the bytes written."""
         size = 0
         for n, block in enumerate(itertools.chain(self._ahead, self._rest)):

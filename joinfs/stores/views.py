@@ -1,6 +1,7 @@
 """Another store seen differently: below a prefix, or read-only."""
 
 import contextlib
+import io
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
@@ -28,10 +29,6 @@ class View(Store):
     def changes(self) -> int:
         """A number that every write through the other store changes."""
         return self.store.changes
-
-    @changes.setter
-    def changes(self, value: int) -> None:
-        """Writes are counted by the other store."""
 
     def connect(self, credentials: Any = None) -> None:
         self.store.connect(credentials)
@@ -102,6 +99,25 @@ class View(Store):
     ) -> Stat:
         return self.store.put(self._key(key), stat, data, metadata, xattrs, buffer_size)
 
+    def _exclusive(self, *keys: str) -> contextlib.AbstractContextManager[object]:
+        """The other store's matter, which is asked for each write."""
+        return contextlib.nullcontext()
+
+    def _set(self, key: str, data: BinaryIO | None, metadata: Metadata | None, buffer_size: int) -> Metadata:
+        stream = io.BytesIO() if data is None else data
+        if metadata is None:
+            self.store.set_data(self._key(key), stream, buffer_size)
+            return self.get_metadata(key) if self._heard() else {}
+        self.store.set(self._key(key), (stream, metadata), buffer_size)
+        return metadata
+
+    def _update_metadata(self, key: str, metadata: Metadata) -> Metadata:
+        self.store.update_metadata(self._key(key), metadata)
+        return self.get_metadata(key) if self._heard() else {}
+
+    def _make(self, key: str, metadata: Metadata) -> None:
+        self.store.set_metadata(self._key(key), metadata)
+
     def _delete(self, key: str) -> None:
         if key == ROOT:
             raise InvalidKey("the root cannot be deleted")
@@ -125,10 +141,8 @@ class View(Store):
     def _link(self, old: str, new: str) -> Stat:
         return self.store.link(self._key(old), self._key(new))
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self.store.transaction(f"part of a transaction of {self.name}"):
-            yield
+    def _transaction(self) -> contextlib.AbstractContextManager[object]:
+        return self.store.transaction(f"part of a transaction of {self.name}")
 
 
 class PrefixStore(View):

@@ -23,12 +23,12 @@ class Fragile(MemoryStore):
         self.writes_left = None
 
     @contextlib.contextmanager
-    def _changing(self):
+    def _changing(self, *keys):
         if self.writes_left == 0:
             raise Crash
         if self.writes_left is not None:
             self.writes_left -= 1
-        with super()._changing():
+        with super()._changing(*keys):
             yield
 
 

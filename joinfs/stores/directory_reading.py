@@ -1,0 +1,265 @@
+"""Finding and reading what is in a directory of the host; see ``directory``."""
+
+import contextlib
+import errno
+import io
+import itertools
+import os
+import stat as stat_module
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+from joinfs.errors import (
+    DirectoryNotEmpty,
+    InvalidKey,
+    IsADirectory,
+    NotADirectory,
+    OutOfSpace,
+    ReadOnly,
+    StoreUnavailable,
+    Unsupported,
+)
+from joinfs.stores import beneath
+from joinfs.stores.attributes import FileAttributes
+from joinfs.stores.base import Store
+from joinfs.stores.directory_files import TEMPORARY, encode, stat_of
+from joinfs.stores.directory_journal import recover
+from joinfs.stores.gate import Gate
+from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
+from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value
+
+# Entries that are read at a time.
+PAGE = 256
+DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY
+_UTF8 = sys.getfilesystemencoding() == "utf-8"
+_TRANSLATED = {
+    errno.ENOSPC: OutOfSpace,
+    errno.EROFS: ReadOnly,
+    errno.ENOTEMPTY: DirectoryNotEmpty,
+    errno.EISDIR: IsADirectory,
+}
+_NOT_A_DIRECTORY = {errno.ENOTDIR, errno.ELOOP, errno.EXDEV}
+
+
+class DirectoryReading(Store):
+    """The reading half of ``DirectoryStore``."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], event_manager: Any = None, read_only: bool = False
+    ) -> None:
+        super().__init__(event_manager)
+        self.path = os.path.abspath(path)
+        self.name = f"dir:{os.fspath(path)}"
+        self._read_only = read_only
+        self.capabilities = Capabilities(writable=not read_only)
+        self._root = -1
+        self._gate = Gate()
+
+    # ---------------------------------------------------------------- connection
+
+    def connect(self, credentials: Any = None) -> None:
+        if self.is_connected():
+            return
+        try:
+            self._root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise StoreUnavailable(f"{self.path} cannot be opened as a directory: {error.strerror}") from error
+        self._attributes = FileAttributes(self.name)
+        self.capabilities = Capabilities(
+            writable=not self._read_only and os.access(self.path, os.W_OK, effective_ids=True),
+            metadata=self._attributes.are_kept_by(self._root),
+            metadata_on_all=False,
+            xattrs=True,
+            hard_links=True,
+            local=True,
+            transactions=not self._read_only,
+        )
+        if self.capabilities.writable:
+            try:
+                recover(self._root, self.name)
+            except BaseException:
+                self.disconnect()
+                raise
+
+    def disconnect(self) -> None:
+        root, self._root = self._root, -1
+        if root >= 0:
+            os.close(root)
+
+    def is_connected(self) -> bool:
+        return self._root >= 0
+
+    # ---------------------------------------------------------------- finding
+
+    @contextlib.contextmanager
+    def _at(self, key: str, writing: bool = False) -> Iterator[tuple[int, bytes]]:
+        """Give (descriptor of the directory that ``key`` is in, name), and translate errors.
+
+        No other thread has a transaction open meanwhile.
+        """
+        with self._gate.shared(), self._at_once(key, writing) as place:
+            yield place
+
+    @contextlib.contextmanager
+    def _at_once(self, key: str, writing: bool) -> Iterator[tuple[int, bytes]]:
+        self._check_connected()
+        above, name = split(key)
+        if TEMPORARY in key and any(part.startswith(TEMPORARY) for part in key.split("/")):
+            raise KeyError(key)
+        directory = -1
+        with self._translating(key, writing):
+            try:
+                check_key(key)
+                if above != ROOT:
+                    directory = beneath.open_beneath(self._root, encode(above[:-1]), DIRECTORY_FLAGS)
+                yield (self._root if directory < 0 else directory), encode(name) or b"."
+            finally:
+                if directory >= 0:
+                    os.close(directory)
+
+    @contextlib.contextmanager
+    def _translating(self, key: str, writing: bool) -> Iterator[None]:
+        """Errors of the host become what they mean to who asked for ``key``."""
+        try:
+            yield
+        except InvalidKey:
+            if writing:
+                raise
+            raise KeyError(key) from None
+        except OSError as error:
+            raise self._translated(error, key, writing) from error
+
+    def _translated(self, error: OSError, key: str, writing: bool) -> Exception:
+        if error.errno == errno.ENOENT or (error.errno in _NOT_A_DIRECTORY and not writing):
+            return KeyError(key)
+        if error.errno in _NOT_A_DIRECTORY:
+            return NotADirectory(f"something in {key!r} is not a directory")
+        cls = _TRANSLATED.get(error.errno or 0)
+        return error if cls is None else cls(f"{key!r} in {self.name}: {error.strerror}")
+
+    def _native(self, directory: int, name: bytes, key: str) -> Stat:
+        """The attributes of a name that is of the kind that ``key`` is spelled as."""
+        stat = stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+        if stat.is_directory != is_directory_key(key):
+            raise KeyError(key)
+        return stat
+
+    def stat(self, key: str) -> Stat:
+        with self._at(key) as (directory, name):
+            return self._native(directory, name, key)
+
+    def lookup(self, key: str) -> Stat:
+        with self._at(key) as (directory, name):
+            return stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+
+    # ---------------------------------------------------------------- reading
+
+    def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        with self._at(prefix) as (parent, name):
+            if not is_directory_key(prefix):
+                raise KeyError(prefix)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+            descriptor = os.open(name, flags, dir_fd=parent)
+        try:
+            with os.scandir(descriptor) as entries:
+                while page := self._page(entries):
+                    for entry, stat in page:
+                        if stat is not None:
+                            yield entry, stat
+        finally:
+            os.close(descriptor)
+
+    def _page(self, entries: Iterator[os.DirEntry[str]]) -> Sequence[tuple[str, Stat | None]]:
+        """The next entries of a directory, read while no other thread has a transaction open."""
+        page = []
+        with self._gate.shared():
+            for entry in itertools.islice(entries, PAGE):
+                name = entry.name if _UTF8 else os.fsencode(entry.name).decode("utf-8", "surrogateescape")
+                stat = None
+                if not name.startswith(TEMPORARY):
+                    with contextlib.suppress(FileNotFoundError):
+                        stat = stat_of(entry.stat(follow_symlinks=False))
+                page.append((name, stat))
+        return page
+
+    def _open(self, key: str, flags: int) -> int:
+        """Open a regular file; a FIFO or device that is there instead is not waited for."""
+        with self._at(key) as (directory, name):
+            safe = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+            stat = self._native(directory, name, key)
+            if not stat.is_file:
+                raise Unsupported(f"{key!r} is not a regular file")
+            return self._open_file(directory, name, stat, flags | safe)
+
+    def _open_file(self, directory: int, name: bytes, stat: Stat, flags: int) -> int:
+        try:
+            return os.open(name, flags, dir_fd=directory)
+        except PermissionError:
+            if stat.uid != os.geteuid():
+                raise
+            return self._open_own(directory, name, flags & ~os.O_NOFOLLOW)
+
+    def _open_own(self, directory: int, name: bytes, flags: int) -> int:
+        """Open our own file against its mode, as who has just created it with mode 0444 may write to it.
+
+        Whether the caller may was the mount's to check.
+        """
+        pinned = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory)
+        place = f"/proc/self/fd/{pinned}"
+        try:
+            native = os.fstat(pinned)
+            if not stat_module.S_ISREG(native.st_mode):
+                raise Unsupported(f"{name!r} is not a regular file")
+            os.chmod(place, stat_module.S_IMODE(native.st_mode) | stat_module.S_IRUSR | stat_module.S_IWUSR)
+            try:
+                return os.open(place, flags)
+            finally:
+                os.chmod(place, stat_module.S_IMODE(native.st_mode))
+        finally:
+            os.close(pinned)
+
+    def get(self, key: str) -> Value:
+        with self._at(key) as (directory, name):
+            stat = self._native(directory, name, key)
+            metadata = self._attributes.metadata(directory, name, stat)
+        return Value(lambda: self._data(key, stat), metadata, stat.size, *stat.moments())
+
+    def _data(self, key: str, stat: Stat) -> BinaryIO:
+        if stat.is_file:
+            return os.fdopen(self._open(key, os.O_RDONLY), "rb")
+        if not stat.is_symlink:
+            return io.BytesIO()
+        with self._at(key) as (directory, name):
+            return io.BytesIO(os.readlink(name, dir_fd=directory))
+
+    def read(self, key: str, offset: int, size: int) -> bytes:
+        if not self.stat(key).is_file:
+            return super().read(key, offset, size)
+        descriptor = self._open(key, os.O_RDONLY)
+        try:
+            return os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+
+    def open_local(self, key: str, flags: int) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            self._check_writable(key)
+            if self._gate.is_mine():
+                raise Unsupported(f"{key!r}: what is written through a descriptor cannot be part of a transaction")
+        return self._open(key, flags & (os.O_ACCMODE | os.O_TRUNC | os.O_DIRECT))
+
+    def get_metadata(self, key: str, select: Any = None) -> Metadata:
+        with self._at(key) as (directory, name):
+            metadata = self._attributes.metadata(directory, name, self._native(directory, name, key))
+        return metadata if select is None else {n: metadata[n] for n in select if n in metadata}
+
+    def get_xattrs(self, key: str) -> dict[str, bytes]:
+        with self._at(key) as (directory, name):
+            self._native(directory, name, key)
+            return self._attributes.foreign(directory, name)
+
+    def usage(self) -> Usage:
+        self._check_connected()
+        room = os.fstatvfs(self._root)
+        return Usage(room.f_frsize, room.f_blocks, room.f_bfree, room.f_bavail, room.f_files, room.f_ffree)

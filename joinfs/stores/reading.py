@@ -1,0 +1,205 @@
+"""The reading half of the promise that every store keeps; the whole of it is ``Store`` in ``stores/base.py``."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from joinfs.errors import NotConnected, Unsupported
+from joinfs.stores.keys import directory_key
+from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value
+
+
+class Reading(ABC):
+    """What can be asked of a store, and its connection."""
+
+    capabilities: Capabilities = Capabilities()
+    name: str = "store"
+
+    # ---------------------------------------------------------------- connection
+
+    @abstractmethod
+    def connect(self, credentials: Any = None) -> None:
+        """Open what the store needs; nothing happens if it is connected already.
+
+        Nothing touches the medium before this, so a store can be made in one process and connected in
+        another.
+
+        Args:
+            credentials: What the medium asks for; stores that ask for nothing ignore it.
+
+        Raises:
+            StoreUnavailable: The medium is not there or cannot be opened.
+            CorruptStore: It is damaged, or not what it should be.
+        """
+
+    @abstractmethod
+    def disconnect(self) -> None:
+        """Let go of what ``connect`` opened; nothing happens if the store is not connected."""
+
+    @abstractmethod
+    def is_connected(self) -> bool:
+        """Whether the store is connected."""
+
+    def info(self) -> dict[str, Any]:
+        """What there is to know about the store: ``name``, ``readonly`` and its capabilities."""
+        return {
+            "name": self.name,
+            "readonly": not self.capabilities.writable,
+            **self.capabilities._asdict(),
+        }
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.disconnect()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    # ---------------------------------------------------------------- reading
+
+    @abstractmethod
+    def stat(self, key: str) -> Stat:
+        """Answer the attributes of ``key``.
+
+        ``a`` is a value, symlink or special file of that name, ``a/`` a directory: a marker, or the
+        prefix of other keys. The root (``""``) is always there. Symlinks are never followed.
+
+        Raises:
+            KeyError: There is no such key, or it is of the other of these two kinds.
+        """
+
+    def lookup(self, key: str) -> Stat:
+        """Answer the attributes of whatever stands at ``key``, which does not end in ``/``.
+
+        One request where the store can: the directory ``key/`` if there is one, else ``key``.
+
+        Raises:
+            KeyError: There is neither.
+        """
+        try:
+            return self.stat(directory_key(key))
+        except KeyError:
+            return self.stat(key)
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        """Yield ``(name, Stat)`` for what is directly in the directory ``prefix``, in any order.
+
+        Names of directories have no ``/`` here; their Stat tells. Streamed, and never a scan of what is
+        further below. What comes or goes meanwhile may be seen or not; nothing else is left out or
+        yielded twice.
+
+        Args:
+            prefix: A directory's key.
+
+        Raises:
+            KeyError: There is no such directory (raised at the first item at the latest).
+        """
+
+    @abstractmethod
+    def get(self, key: str) -> Value:
+        """Answer the data and metadata of ``key``.
+
+        A symlink's data is its target; a special file's, and a directory's, is empty.
+
+        Raises:
+            KeyError: The key is not there.
+        """
+
+    def get_data(self, key: str) -> BinaryIO:
+        """Answer a stream of the data of ``key``.
+
+        Raises:
+            KeyError: The key is not there.
+        """
+        return self.get(key).data
+
+    def get_data_range(self, key: str, start: int | None = None, end: int | None = None) -> BinaryIO:
+        """Answer a stream of the bytes of ``key`` from ``start`` up to, not including, ``end``.
+
+        Raises:
+            KeyError: The key is not there.
+        """
+        return self.get(key).range(start, end)
+
+    def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
+        """Answer the metadata of ``key`` as a new dict, cut down to the names in ``select`` if given.
+
+        Raises:
+            KeyError: The key is not there.
+        """
+        metadata = self.get(key).metadata
+        if select is None:
+            return metadata
+        return {name: metadata[name] for name in select if name in metadata}
+
+    def exists(self, key: str) -> bool:
+        """Whether ``key`` is there; for ``a/``, whether there is such a directory."""
+        try:
+            self.stat(key)
+        except KeyError:
+            return False
+        return True
+
+    def read(self, key: str, offset: int, size: int) -> bytes:
+        """Answer up to ``size`` bytes of ``key`` from ``offset``.
+
+        Short only at the end of the data; ``b""`` at or past it.
+
+        Args:
+            key: A key that does not end in ``/``.
+            offset: Bytes from the start, >= 0.
+            size: Bytes wanted, > 0.
+
+        Raises:
+            KeyError: The key is not there.
+
+        See Also:
+            SEMANTICS.md, Reads; pread(2).
+        """
+        with self.get(key).range(offset, offset + size) as stream:
+            return stream.read(size)
+
+    def open_local(self, key: str, flags: int) -> int:
+        """Answer a descriptor of the local file that holds the data of ``key``; the caller closes it.
+
+        Writes through it are writes to the key, at once and in place.
+
+        Args:
+            key: The key of a regular file.
+            flags: ``os.O_RDONLY`` or ``os.O_RDWR``, with ``os.O_TRUNC`` or ``os.O_DIRECT`` if wanted.
+
+        Raises:
+            KeyError: The key is not there.
+            Unsupported: The data is not a local file of its own.
+            ReadOnly: ``O_RDWR`` on a store that takes no writes.
+        """
+        raise Unsupported(f"{self.name} does not keep {key!r} in a local file")
+
+    def get_xattrs(self, key: str) -> dict[str, bytes]:
+        """Answer the extended attributes of ``key`` outside ``user.``: ``security.*``, ``trusted.*``, ACLs.
+
+        Raises:
+            KeyError: The key is not there.
+        """
+        self.stat(key)
+        return {}
+
+    def usage(self) -> Usage:
+        """Answer how much room there is; zeros where the medium has no bounds."""
+        return Usage()
+
+    # ---------------------------------------------------------------- for the methods above
+
+    def _check_connected(self) -> None:
+        if not self.is_connected():
+            raise NotConnected(f"{self.name} is not connected: call connect() or use it in a with statement")
