@@ -120,7 +120,7 @@ class JoinedStore(Writing):
     def get(self, key: str) -> Value:
         found = self._find(key)
         value = found.store.get(found.key)
-        value.metadata = unmarked(value.metadata)
+        value.show(unmarked)
         return value
 
     def get_data(self, key: str) -> BinaryIO:

@@ -78,6 +78,10 @@ class FileAttributes:
             return {}
         return self._decoded(self._all(_inside(directory, name), prefix_wanted=True))
 
+    def metadata_of(self, descriptor: int) -> Metadata:
+        """The metadata of an open regular file or directory."""
+        return self._decoded(self._all(descriptor, prefix_wanted=True))
+
     def _decoded(self, raw: dict[str, bytes]) -> Metadata:
         typed: list[str] = []
         with contextlib.suppress(ValueError):

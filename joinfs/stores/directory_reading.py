@@ -27,7 +27,7 @@ from joinfs.stores.directory_files import TEMPORARY, encode, stat_of
 from joinfs.stores.directory_journal import recover
 from joinfs.stores.gate import Gate
 from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
-from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value
+from joinfs.stores.value import Capabilities, Metadata, Opened, Stat, Usage, Value
 
 # Entries that are read at a time.
 PAGE = 256
@@ -225,13 +225,20 @@ class DirectoryReading(Store):
             metadata = self._attributes.metadata(directory, name, stat)
         return Value(lambda: self._data(key, stat), metadata, stat.size, *stat.moments())
 
-    def _data(self, key: str, stat: Stat) -> BinaryIO:
+    def _data(self, key: str, stat: Stat) -> BinaryIO | Opened:
         if stat.is_file:
-            return os.fdopen(self._open(key, os.O_RDONLY), "rb")
+            return self._file_data(key, stat)
         if not stat.is_symlink:
             return io.BytesIO()
         with self._at(key) as (directory, name):
             return io.BytesIO(os.readlink(name, dir_fd=directory))
+
+    def _file_data(self, key: str, stat: Stat) -> BinaryIO | Opened:
+        stream = os.fdopen(self._open(key, os.O_RDONLY), "rb")
+        new = stat_of(os.fstat(stream.fileno()))
+        if (new.file_id, new.ctime) == (stat.file_id, stat.ctime):
+            return stream
+        return Opened(stream, self._attributes.metadata_of(stream.fileno()), new.size, *new.moments())
 
     def read(self, key: str, offset: int, size: int) -> bytes:
         if not self.stat(key).is_file:

@@ -17,11 +17,11 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, unquote
 
 from joinfs.errors import InvalidKey, JoinfsError, NotRepresentable, ReadOnly, StoreUnavailable, Unsupported
-from joinfs.stores.flat import FlatStore
+from joinfs.stores.flat import FlatStore, moments_of
 from joinfs.stores.keys import check_key
 from joinfs.stores.metadata import to_json
 from joinfs.stores.names import ROOT_MARKER
-from joinfs.stores.value import MEBIBYTE, Metadata, Value
+from joinfs.stores.value import MEBIBYTE, Metadata, Opened, Value
 
 ODD = "joinfs.odd"
 NAME = "joinfs.name"
@@ -154,10 +154,9 @@ class EncoreStore(FlatStore):
             raise KeyError(name)
         size = self._ask(lambda: value.size)
         if size is None:  # of a URL, known when it has been read
-            with self._copied(theirs) as copy:
+            with self._copied(theirs).stream as copy:
                 size = copy.seek(0, 2)
-        times = [self._ask(lambda n=n: getattr(value, n, None)) or 0.0 for n in ("created", "modified")]  # type: ignore[misc]
-        return Value(lambda: self._copied(theirs), self._metadata(value.metadata), size, *times)
+        return Value(lambda: self._copied(theirs), self._metadata(value.metadata), size, *self._ask(lambda: _moments(value)))
 
     def _metadata(self, theirs: Any) -> Metadata:
         metadata = dict(theirs)
@@ -165,15 +164,16 @@ class EncoreStore(FlatStore):
         odd = metadata.pop(ODD, None)
         return metadata if odd is None else metadata | json.loads(odd)
 
-    def _copied(self, theirs: str) -> BinaryIO:
-        def copy() -> BinaryIO:
+    def _copied(self, theirs: str) -> Opened:
+        def copy() -> Opened:
+            value = self._store.get(theirs)
             spool: Any = tempfile.SpooledTemporaryFile(MEBIBYTE)  # noqa: SIM115 - the caller closes it
-            data = self._store.get(theirs).data
-            with contextlib.closing(data):
+            with contextlib.closing(value.data) as data:
                 shutil.copyfileobj(data, spool)
+            size = spool.tell()
             spool.seek(0)
-            copied: BinaryIO = spool
-            return copied
+            metadata = self._metadata(value.metadata)
+            return Opened(spool, metadata, size, *moments_of(metadata, _moments(value)))
 
         with self._lock:
             return self._ask(copy)
@@ -202,6 +202,10 @@ class EncoreStore(FlatStore):
             self._ask(change)
         except KeyError:  # of a MountedStore, for what is not below its mount point
             raise ReadOnly(f"{self.name} takes no writes at {name!r}") from None
+
+
+def _moments(value: Any) -> tuple[float, float]:
+    return getattr(value, "created", None) or 0.0, getattr(value, "modified", None) or 0.0
 
 
 def _without_surrogates(metadata: Metadata) -> Metadata:

@@ -193,15 +193,12 @@ class FlatStore(Store):
                 yield name, self.stat(f"{prefix}{name}/" if is_directory else prefix + name)
 
     def get(self, key: str) -> Value:
-        stat = self.stat(key) if is_directory_key(key) else None
         value = self._find(key)[1]
-        if value is None or stat is not None:
-            metadata = value.metadata if value else {}
-            value = Value(io.BytesIO, metadata, 0)
-        record = value.metadata.pop(STAT, {})
-        value.metadata.pop(XATTRS, None)
-        if record:
-            value.created, value.modified = Stat(**record).moments()
+        if is_directory_key(key):
+            value = Value(io.BytesIO, value.metadata if value else {}, 0)
+        assert value is not None
+        value.created, value.modified = moments_of(value.metadata, (value.created, value.modified))
+        value.show(_users)
         return value
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
@@ -324,3 +321,13 @@ class FlatStore(Store):
     def _save_again(self, key: str, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes]) -> Stat:
         with contextlib.closing(self.get(key)) as value:
             return self._put_at(key, stat, value.data, value.size, metadata, xattrs)
+
+
+def moments_of(metadata: Metadata, otherwise: tuple[float, float]) -> tuple[float, float]:
+    """When a value was made and last changed, by its kept attributes if it has some."""
+    return Stat(**metadata[STAT]).moments() if STAT in metadata else otherwise
+
+
+def _users(metadata: Metadata) -> Metadata:
+    """The metadata that is the user's."""
+    return {name: metadata[name] for name in metadata if name not in {STAT, XATTRS}}

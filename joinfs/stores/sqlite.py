@@ -22,7 +22,7 @@ from joinfs.stores.keys import ROOT, is_directory_key, split
 from joinfs.stores.sqlite_chunks import Source, checked_inline, open_stream, read_chunks
 from joinfs.stores.sqlite_connections import Connections
 from joinfs.stores.sqlite_schema import ROOT_NODE
-from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value, now
+from joinfs.stores.value import Capabilities, Metadata, Opened, Stat, Usage, Value, now
 
 # Entries that are read at a time; between two pages nothing is held of the database.
 PAGE = 1000
@@ -130,11 +130,11 @@ class SQLiteStore(Store):
                 open_data = functools.partial(self._stream, key, nodes.id_of(stat))
         return Value(open_data, metadata, stat.size, *stat.moments())
 
-    def _stream(self, key: str, node: int) -> BinaryIO:
-        stream = open_stream(self._connections(), self.name, node)
-        if stream is None:
+    def _stream(self, key: str, node: int) -> Opened:
+        opened = open_stream(self._connections(), self.name, node)
+        if opened is None:
             raise KeyError(key)
-        return stream
+        return opened
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
         with self._reading() as db:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from joinfs.stores.sqlite_connections import Connections
-from joinfs.stores.sqlite_nodes import Damaged
+from joinfs.stores.sqlite_nodes import Damaged, find_file, metadata_from
 from joinfs.stores.sqlite_schema import explained
-from joinfs.stores.value import MEBIBYTE, RangeStream
+from joinfs.stores.value import MEBIBYTE, Opened, RangeStream
 
 # Part of the file format: chunk n of a value begins at n * CHUNK.
 CHUNK = 256 << 10
@@ -102,7 +102,7 @@ def checked_inline(data: object, size: int) -> bytes:
     return data
 
 
-def open_stream(connections: Connections, name: str, node: int) -> BinaryIO | None:
+def open_stream(connections: Connections, name: str, node: int) -> Opened | None:
     """Answer a stream of a node's data that goes on answering it as it is now; None if the node is gone.
 
     More than a mebibyte is read as it is asked for, from a read transaction that lasts until the stream
@@ -116,24 +116,29 @@ def open_stream(connections: Connections, name: str, node: int) -> BinaryIO | No
         with explained(name):
             if held is None:
                 db.execute("BEGIN")
-            row = db.execute("SELECT size, data FROM node WHERE id = ?", (node,)).fetchone()
-            if row is None:
+            found = find_file(db, node, ", n.metadata, n.data")
+            if found is None:
                 return None
-            size, inline = row
-            if not isinstance(size, int) or size < 0:
-                raise Damaged(f"node {node} has the size {size!r}")
-            if size == 0 or inline is not None:
-                return io.BytesIO(checked_inline(inline or b"", size))
-            if size <= MEBIBYTE:
-                return io.BytesIO(read_chunks(db, node, size, 0, size))
-            if held is not None:
-                return _copied(db, node, size)
-        keep = True
+            stat, (text, inline) = found
+            metadata = metadata_from(text)
+            stream = _complete(db, node, stat.size, inline, copied=held is not None)
+        keep = stream is None
     finally:
         if held is None and not keep:
             connections.give(db)
-    read = functools.partial(_read_explained, name, db, node, size)
-    return RangeStream.open(read, size, functools.partial(connections.give, db), CHUNK)
+    if stream is None:
+        read = functools.partial(_read_explained, name, db, node, stat.size)
+        stream = RangeStream.open(read, stat.size, functools.partial(connections.give, db), CHUNK)
+    return Opened(stream, metadata, stat.size, *stat.moments())
+
+
+def _complete(db: sqlite3.Connection, node: int, size: int, inline: object, copied: bool) -> BinaryIO | None:
+    """A stream that needs the database no longer; None if there is too much data for that."""
+    if size == 0 or inline is not None:
+        return io.BytesIO(checked_inline(inline or b"", size))
+    if size <= MEBIBYTE:
+        return io.BytesIO(read_chunks(db, node, size, 0, size))
+    return _copied(db, node, size) if copied else None
 
 
 def _read_explained(

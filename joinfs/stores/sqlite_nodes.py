@@ -160,6 +160,13 @@ def find_any(db: sqlite3.Connection, key: str, extra: str = "") -> tuple[Stat, E
     return stat_from(row, root=not names), row[12:]
 
 
+def find_file(db: sqlite3.Connection, node: int, extra: str) -> tuple[Stat, Extra] | None:
+    """Answer the Stat of a node that is no directory, and further columns; None if it is gone."""
+    place = "(SELECT ? AS node, 0 AS directory) e JOIN node n ON n.id = e.node"
+    row = db.execute(f"SELECT {COLUMNS}{extra} FROM {place}", (node,)).fetchone()
+    return None if row is None else (stat_from(row), row[12:])
+
+
 def find(db: sqlite3.Connection, key: str, extra: str = "") -> tuple[Stat, Extra]:
     """As ``find_any``, but a key that ends in ``/`` is only a directory's, and any other never."""
     stat, rest = find_any(db, key, extra)

@@ -127,12 +127,27 @@ def new_stat(mode: int, uid: int = 0, gid: int = 0, rdev: int = 0) -> Stat:
     return Stat(mode, 0, uid, gid, rdev, time_ns, time_ns, time_ns, time_ns)
 
 
+class Opened(NamedTuple):
+    """A stream of a key's data, with what is true of that data: it may have been replaced since ``get``."""
+
+    stream: BinaryIO
+    metadata: Metadata
+    size: int
+    created: float = 0.0
+    modified: float = 0.0
+
+
 class Value:
     """What ``get`` answers: the data of a key, and what is known about it.
 
-    Unpacks to ``(data, metadata)``. In a ``with`` statement it gives the data stream, and closes it at
-    the end. The data is opened when it is first asked for; a stream that is open goes on answering the
-    value as it was when it was opened, whatever is written meanwhile.
+    Unpacks to ``(data, metadata)``, which were there together. In a ``with`` statement it gives the data
+    stream, and closes it at the end. The data is opened when it is first asked for, and what is known is then
+    what is true of that data; a stream that is open goes on answering the value as it was when it was opened,
+    whatever is written meanwhile.
+
+    Args:
+        open_data: Opens the data; answers a stream, or ``Opened`` if the rest may have changed by then.
+        metadata, size, created, modified: As the attributes.
 
     Attributes:
         metadata: A dict of the caller's own.
@@ -141,35 +156,49 @@ class Value:
             attributes.
     """
 
-    __slots__ = ("_data", "_open", "created", "metadata", "modified", "size")
+    __slots__ = ("_data", "_open", "_shown", "created", "metadata", "modified", "size")
 
     def __init__(
         self,
-        open_data: Callable[[], BinaryIO],
+        open_data: Callable[[], BinaryIO | Opened],
         metadata: Mapping[str, Any],
         size: int,
         created: float = 0.0,
         modified: float = 0.0,
     ) -> None:
         self._open = open_data
+        self._shown: Callable[[Metadata], Metadata] | None = None
         self._data: BinaryIO | None = None
         self.metadata: Metadata = dict(metadata)
         self.size = size
         self.created = created
         self.modified = modified
 
+    def show(self, shown: Callable[[Metadata], Metadata]) -> None:
+        """Have the metadata be what a function makes of it, now and once the data is open."""
+        self._shown = shown
+        self.metadata = shown(self.metadata)
+
     @property
     def data(self) -> BinaryIO:
         """A readable stream of the data, at its beginning when first asked for."""
         if self._data is None:
-            self._data = self._open()
+            self._data = self._opened()
         return self._data
+
+    def _opened(self) -> BinaryIO:
+        opened = self._open()
+        if not isinstance(opened, Opened):
+            return opened
+        stream, metadata, self.size, self.created, self.modified = opened
+        self.metadata = metadata if self._shown is None else self._shown(metadata)
+        return stream
 
     def range(self, start: int | None = None, end: int | None = None) -> BinaryIO:
         """A stream of the bytes from ``start`` up to, not including, ``end``; each may be left out."""
+        stream = self._opened()
         first = max(start or 0, 0)
         last = self.size if end is None else min(end, self.size)
-        stream = self._open()
         stream.seek(first)
         return io.BufferedReader(_Window(stream, max(last - first, 0)))
 

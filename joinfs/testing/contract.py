@@ -685,34 +685,23 @@ class StoreContract(_Reading):
     def test_eight_threads_mix_every_method(self, store: Store) -> None:
         """Nothing is lost, and no value is torn: each is one letter, many times, and says which in its metadata."""
         numbers = itertools.count()
+        store.set("counts", (data(b""), {}))
 
         def mix() -> None:
             number = next(numbers)
-            letter = b"%c" % (97 + number)
+            letter = chr(97 + number)
             for step in range(6):
-                store.set(f"own{number}/{step}", (data(letter * 3000), {"letter": letter.decode(), "step": step}))
-                store.set("shared", (data(letter * 70_000), {"letter": letter.decode()}))
-                with store.transaction("two at once"):
-                    store.set_data(f"own{number}/x", data(letter))
-                    store.update_metadata(f"own{number}/x", {f"n{step}": number})
-                stream, metadata = store.get("shared")
-                with stream:
-                    whole = stream.read()
-                assert whole == whole[:1] * 70_000
-                piece = store.read("shared", 10, 20)
-                assert piece == piece[:1] * 20
-                assert set(metadata) == {"letter"}
-                assert sorted(store.glob(f"own{number}/?")) == sorted([f"own{number}/{n}" for n in range(step + 1)] + [f"own{number}/x"])
-                assert len(list(store.query_keys(letter=letter.decode(), step=step))) == 1
-                store.rename(f"own{number}/x", f"own{number}/y")
-                store.rename(f"own{number}/y", f"own{number}/x")
-                assert store.exists("shared")
-                assert {name for name, _ in store.list("")} <= {"shared", *(f"own{n}" for n in range(8))}
+                mix_once(store, f"own{number}/", letter, step)
+                assert len(list(store.query_keys(letter=letter, step=step))) == 1
+                assert {name for name, _ in store.list("")} <= {"shared", "counts", *(f"own{n}" for n in range(8))}
+                store.update_metadata("counts", {f"{letter}{step}": number})
+                store.set_data("counts", data(letter.encode()))
 
         in_threads(mix, 8)
-        assert len(list(store.keys())) == 8 * 7 + 1
+        assert len(list(store.keys())) == 8 * 7 + 2
+        assert store.get_metadata("counts") == {f"{chr(97 + n)}{step}": n for n in range(8) for step in range(6)}
         for number in range(8):
-            assert store.get_metadata(f"own{number}/x") == {f"n{step}": number for step in range(6)}
+            assert store.get_metadata(f"own{number}/x") == {f"n{step}": step for step in range(6)}
             assert store.to_bytes(f"own{number}/5") == (b"%c" % (97 + number)) * 3000
 
     def test_events_of_a_transaction_follow_its_end(self, store: Store, heard: list[StoreEvent]) -> None:
@@ -756,6 +745,24 @@ class StoreContract(_Reading):
         finally:
             os.close(descriptor)
         assert store.to_bytes("a") == b"aXc"
+
+
+def mix_once(store: Store, directory: str, letter: str, step: int) -> None:
+    """Write, read, rename and look for keys of one thread, and one that all threads write."""
+    store.set(f"{directory}{step}", (data(letter.encode() * 3000), {"letter": letter, "step": step}))
+    store.set("shared", (data(letter.encode() * 70_000), {"letter": letter}))
+    with store.transaction("two at once"):
+        store.set_data(f"{directory}x", data(letter.encode()))
+        store.update_metadata(f"{directory}x", {f"n{step}": step})
+    stream, metadata = store.get("shared")
+    with stream:
+        assert stream.read() == metadata["letter"].encode() * 70_000
+    piece = store.read("shared", 10, 20)
+    assert piece == piece[:1] * 20
+    store.rename(f"{directory}x", f"{directory}y")
+    store.rename(f"{directory}y", f"{directory}x")
+    assert sorted(store.glob(f"{directory}?")) == [*(f"{directory}{n}" for n in range(step + 1)), f"{directory}x"]
+    assert store.exists("shared")
 
 
 def in_threads(function: Any, count: int) -> None:
