@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -23,3 +25,21 @@ def need():
                 lacking(program)
 
     return need
+
+
+@pytest.fixture
+def in_bounded_memory():
+    """Run Python with no more than so many mebibytes beside what it starts with; answer what it prints."""
+
+    def run(program, megabytes, *arguments):
+        limited = (
+            "import resource, sys\n"
+            "import joinfs\n"
+            "held = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
+            f"resource.setrlimit(resource.RLIMIT_AS, (held + {megabytes << 20},) * 2)\n" + program
+        )
+        done = subprocess.run([sys.executable, "-c", limited, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=110)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -1,7 +1,7 @@
 """The index of an archive: what is where in it, as a database on disk, so that memory stays bounded.
 
-It is the database of an ``SQLiteStore`` with one difference: in place of a file's data it has the ranges
-of the archive where the data is, as a JSON list of ``[offset in the file, offset in the archive, bytes]``.
+It is the database of an ``SQLiteStore`` with one difference: in place of a file's data its node has what the
+kind of archive needs to find the data, as a JSON list of rows of numbers.
 A directory that no member tells of has a device number.
 Indexes are kept for the next time, named by what they were made of.
 """
@@ -25,11 +25,11 @@ from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.sqlite_schema import ROOT_NODE
 from joinfs.stores.value import Stat
 
-FORMAT = 1
+FORMAT = 3
 DAY = 86_400
 KEPT_DAYS = 60
 IMPLIED = 1
-Ranges = list[tuple[int, int, int]]
+Places = list[tuple[int, ...]]
 
 
 class ArchiveIndex:
@@ -58,28 +58,26 @@ class ArchiveIndex:
         self,
         parts: list[str],
         stat: Stat,
-        content: bytes | Ranges,
+        content: bytes | Places,
         metadata: Mapping[str, Any],
         xattrs: Mapping[str, bytes],
     ) -> None:
         """A file, symlink or special file, in place of what had its name."""
-        parent, name = self._place(parts)
+        parent, name, old = self._place(parts)
         texts = nodes.metadata_text(metadata), nodes.xattrs_text(xattrs)
-        inline = content if isinstance(content, bytes) else None
+        inline = content if isinstance(content, bytes) else json.dumps(content).encode()
         node = nodes.add_node(self._db, nodes.storable(stat._replace(nlink=1)), texts, inline)
-        if isinstance(content, list) and stat.size:
-            self._db.execute("INSERT INTO chunk (node, n, data) VALUES (?, 0, ?)", (node, json.dumps(content).encode()))
-        self._name(parent, name, node)
+        self._name(parent, name, node, old)
 
     def link(self, parts: list[str], target: list[str]) -> bool:
         """A further name for a file that came before; False if there is none."""
         found = self._find(target)
         if found is None or found[1]:
             return False
-        parent, name = self._place(parts)
-        if self._entry(parent, name) == found:
+        parent, name, old = self._place(parts)
+        if old == found:
             return True
-        self._name(parent, name, found[0])
+        self._name(parent, name, found[0], old)
         self._db.execute("UPDATE node SET nlink = nlink + 1 WHERE id = ?", (found[0],))
         return True
 
@@ -96,20 +94,19 @@ class ArchiveIndex:
                 found = None if found is None else self._entry(found[0], name)
         return found
 
-    def _place(self, parts: list[str]) -> tuple[int, bytes]:
-        """The directory and the name for a value; beside a directory of its name it is spelled differently."""
+    def _place(self, parts: list[str]) -> tuple[int, bytes, tuple[int, bool] | None]:
+        """The directory and the name for a value, and what is there; beside a directory of its name it is spelled differently."""
         parent = self._directory(parts[:-1])
         *above, name = _spelled(parts[-1])
         for piece in above:
             parent = self._child(parent, piece)
         there = self._entry(parent, name)
         if there is None or not there[1]:
-            return parent, name
+            return parent, name, there
         *_, beside = _spelled(parts[-1], beside_directory=True)
-        return parent, beside
+        return parent, beside, self._entry(parent, beside)
 
-    def _name(self, parent: int, name: bytes, node: int) -> None:
-        old = self._entry(parent, name)
+    def _name(self, parent: int, name: bytes, node: int, old: tuple[int, bool] | None) -> None:
         if old is not None:
             self._db.execute("DELETE FROM entry WHERE parent = ? AND name = ?", (parent, name))
             self._drop(old[0])
@@ -122,7 +119,6 @@ class ArchiveIndex:
             return
         self._db.execute("DELETE FROM node WHERE id = ?", (node,))
         fields.forget(self._db, node)
-        self._db.execute("DELETE FROM chunk WHERE node = ?", (node,))
 
     def _directory(self, parts: list[str]) -> int:
         """The node of a directory, made if it is not there."""
@@ -167,12 +163,12 @@ def shown(stat: Stat) -> Stat:
     return stat._replace(rdev=0, implied=True) if stat.is_directory and stat.rdev == IMPLIED else stat
 
 
-def ranges_of(db: sqlite3.Connection, node: int) -> Ranges:
-    """Answer where the data of a node is in the archive."""
-    row = db.execute("SELECT data FROM chunk WHERE node = ? AND n = 0", (node,)).fetchone()
+def places_of(db: sqlite3.Connection, node: int) -> Places:
+    """Answer what was put in for the data of a node."""
+    row = db.execute("SELECT data FROM node WHERE id = ?", (node,)).fetchone()
     if row is None:
         return []
-    return [(int(a), int(b), int(c)) for a, b, c in json.loads(row[0])]
+    return [tuple(int(number) for number in place) for place in json.loads(row[0])]
 
 
 # -------------------------------------------------------------------- keeping

@@ -11,6 +11,7 @@ import lzma
 import os
 import tempfile
 import threading
+import weakref
 import zlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -24,6 +25,8 @@ STEP = 256 << 10
 # A copy of zlib's state is some 45 KB, and PIECE more.
 FIRST_SPACING = 4 * MEBIBYTE
 MOST_PLACES = 256
+# zlib's window bits.
+GZIP, RAW = 31, -15
 _DAMAGE = (zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
 
 
@@ -83,14 +86,22 @@ class _Place(NamedTuple):
     ahead: bytes
 
 
-class GzipFile(RandomAccess):
-    """A gzip file, of one member or several. Reading on is as quick as gzip; going back costs a few mebibytes."""
+class Inflated(RandomAccess):
+    """A gzip file, of one member or several, or a deflate stream. Going back costs decompressing a few mebibytes.
 
-    def __init__(self, base: RandomAccess, name: str) -> None:
+    Args:
+        base: What is compressed; closed with this.
+        name: What messages call it.
+        window_bits: As zlib has it: of gzip files, or ``RAW``.
+        most_places: How many places to go on from are remembered, at some 60 KB each.
+    """
+
+    def __init__(self, base: RandomAccess, name: str, window_bits: int = GZIP, most_places: int = MOST_PLACES) -> None:
         self._base, self._name = base, name
+        self._window_bits, self._most_places = window_bits, most_places
         self._lock = threading.Lock()
         self._spacing = FIRST_SPACING
-        self._places = [_Place(0, 0, _inflater(), b"")]
+        self._places = [_Place(0, 0, zlib.decompressobj(window_bits), b"")]
         self._at = self._places[0]
         self._begin(self._at)
 
@@ -139,9 +150,9 @@ class GzipFile(RandomAccess):
         while True:
             if self._inflate.eof:
                 rest = self._inflate.unused_data or self._ahead or self._take()
-                if not rest.startswith(b"\x1f"):
+                if self._window_bits == RAW or not rest.startswith(b"\x1f"):
                     return b""  # the end, or the padding of a tape
-                self._inflate, self._ahead = _inflater(), rest
+                self._inflate, self._ahead = zlib.decompressobj(self._window_bits), rest
             data = self._ahead or self._take()
             if not data:
                 raise CorruptStore(f"{self._name} is damaged: it ends too early")
@@ -161,13 +172,9 @@ class GzipFile(RandomAccess):
         if self._given < self._places[-1].given + self._spacing or self._inflate.eof:
             return
         self._places.append(_Place(self._given, self._taken, self._inflate.copy(), self._ahead))
-        if len(self._places) > MOST_PLACES:
+        if len(self._places) > self._most_places:
             self._places = self._places[::2]
             self._spacing *= 2
-
-
-def _inflater() -> Any:
-    return zlib.decompressobj(wbits=31)
 
 
 class SpooledFile(RandomAccess):
@@ -176,7 +183,8 @@ class SpooledFile(RandomAccess):
     def __init__(self, stream: Any, base: RandomAccess, name: str) -> None:
         self._stream, self._base, self._name = stream, base, name
         self._lock = threading.Lock()
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when this is, or when nobody has it any more
+        self._close_file = weakref.finalize(self, _close, stream, self._file)
         self._size = 0
         self._ended = False
 
@@ -187,9 +195,8 @@ class SpooledFile(RandomAccess):
             return PlainFile(self._file.fileno()).read_at(offset, min(size, max(self._size - offset, 0)))
 
     def close(self) -> None:
-        self._stream.close()
+        self._close_file()
         self._base.close()
-        self._file.close()
 
     def _spool(self) -> None:
         try:
@@ -209,6 +216,11 @@ class SpooledFile(RandomAccess):
         room = os.fstatvfs(self._file.fileno())
         if room.f_bavail * room.f_frsize < size + os.fstat(self._file.fileno()).st_blocks * 512:
             raise OutOfSpace(f"{self._name} needs more room for temporary files to be decompressed; set TMPDIR to a larger place")
+
+
+def _close(*files: Any) -> None:
+    for file in files:
+        file.close()
 
 
 def open_file(path: str) -> RandomAccess:
@@ -235,7 +247,7 @@ def decompressed(base: RandomAccess, name: str) -> RandomAccess:
     """
     magic = base.read_at(0, 6)
     if magic.startswith(b"\x1f\x8b"):
-        return GzipFile(base, name)
+        return Inflated(base, name)
     source: Any = io.BufferedReader(Reader(base, name, MEBIBYTE), STEP)
     if magic.startswith(b"BZh"):
         return SpooledFile(bz2.BZ2File(source), base, name)

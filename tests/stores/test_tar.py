@@ -220,22 +220,7 @@ def test_damage_behind_a_kept_index_is_told_when_it_is_read(tmp_path):
         path.write_bytes(raw)
 
 
-def in_bounded_memory(program, megabytes, *arguments):
-    """Run Python with no more than some memory beside what it starts with."""
-    import sys
-
-    limited = (
-        "import resource, sys\n"
-        "import joinfs\n"
-        "held = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
-        f"resource.setrlimit(resource.RLIMIT_AS, (held + {megabytes << 20},) * 2)\n" + program
-    )
-    done = subprocess.run([sys.executable, "-c", limited, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=110)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_header_that_says_it_is_enormous_is_refused_in_bounded_memory(tmp_path):
+def test_a_header_that_says_it_is_enormous_is_refused_in_bounded_memory(tmp_path, in_bounded_memory):
     info = tarfile.TarInfo("x")
     info.type, info.size = tarfile.XHDTYPE, 3 << 30
     with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as file:
@@ -247,7 +232,7 @@ def test_a_header_that_says_it_is_enormous_is_refused_in_bounded_memory(tmp_path
     assert "a header of" in out
 
 
-def test_a_bomb_is_read_in_bounded_memory(tmp_path):
+def test_a_bomb_is_read_in_bounded_memory(tmp_path, in_bounded_memory):
     """A gibibyte of zeros in a mebibyte; and the last bytes of it."""
     size = 1 << 30
     with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as file:
@@ -263,7 +248,7 @@ def test_a_bomb_is_read_in_bounded_memory(tmp_path):
     assert out == f"{size} 5 {bytes(3)!r}\n"
 
 
-def test_many_members_are_indexed_in_bounded_memory(tmp_path):
+def test_many_members_are_indexed_in_bounded_memory(tmp_path, in_bounded_memory):
     with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as file:
         for number in range(60_000):
             file.write(member(f"d{number % 50}/{number}", b"")[0].tobuf(tarfile.GNU_FORMAT))
