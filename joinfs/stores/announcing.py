@@ -31,8 +31,8 @@ class Announcing:
     def transaction(self: "Store", notes: str) -> Iterator[None]:  # type: ignore[misc]
         """Group writes. Inside another transaction of this thread it becomes part of that one.
 
-        All or nothing where ``capabilities.transactions`` says so. A store without them writes at once,
-        and an error leaves what was written before it. Either way events of the writes come after
+        All or nothing where ``capabilities.transactions`` says so. A store without them writes at once, keeps
+        other threads from writing until the end, and an error leaves what was written before it. Either way events of the writes come after
         StoreTransactionEndEvent, and those of a transaction that failed do not come.
 
         Args:
@@ -54,9 +54,12 @@ class Announcing:
         for event in pending:
             self._emit(event)
 
-    def _transaction(self) -> contextlib.AbstractContextManager[object]:
-        """Begin, and at the end commit or (after an exception, which goes on) roll back."""
-        return contextlib.nullcontext()
+    def _transaction(self: "Store") -> contextlib.AbstractContextManager[object]:  # type: ignore[misc]
+        """Begin, and at the end commit or (after an exception, which goes on) roll back.
+
+        A store that can do neither keeps other threads from writing meanwhile, at least.
+        """
+        return self._exclusive()
 
     def _heard(self) -> bool:
         listening = getattr(self.event_manager, "listening", None)

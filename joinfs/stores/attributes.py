@@ -9,24 +9,28 @@ import errno
 import json
 import os
 import stat as stat_module
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 from joinfs.errors import NoSuchAttribute, Unsupported
-from joinfs.stores.metadata import from_bytes, to_bytes
+from joinfs.stores.metadata import to_bytes
 from joinfs.stores.value import Metadata, Stat
 
 _USER = "user."
 _TYPES = "user.joinfs.types"
+_parse = json.JSONDecoder().decode
 _NOT_KEPT = {errno.ENOTSUP, errno.EPERM, errno.EACCES}
 Place = str | bytes | int
+_UTF8 = sys.getfilesystemencoding() == "utf-8"
 
 
 def _xattr_name(name: str) -> bytes:
     return (_USER + name).encode("utf-8", "surrogateescape")
 
 
-def _text(name: str | bytes) -> str:
-    return os.fsencode(name).decode("utf-8", "surrogateescape")
+def _text(name: str) -> str:
+    return name if _UTF8 else os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def _through(descriptor: int) -> str:
@@ -55,25 +59,32 @@ class FileAttributes:
 
     # ---------------------------------------------------------------- reading
 
-    def _all(self, place: Place, prefix_wanted: bool) -> dict[str, bytes]:
-        """The attributes in ``user.``, or those outside it."""
-        follow = {} if isinstance(place, int) else {"follow_symlinks": False}
+    def _all(self, place: Place, prefix_wanted: bool, follow: bool = False) -> dict[str, bytes]:
+        """The attributes in ``user.``, or those outside it; of a symlink's own unless it is to be followed."""
+        how = {} if follow or isinstance(place, int) else {"follow_symlinks": False}
         found = {}
         try:
-            names = os.listxattr(place, **follow)
+            names = os.listxattr(place, **how)
         except OSError as error:
             if error.errno == errno.ENOTSUP:
                 return {}
             raise
         for raw in names:
-            name = _text(raw)
-            if name.startswith(_USER) == prefix_wanted:
-                with contextlib.suppress(OSError):  # gone since, or not ours to read
-                    found[name] = os.getxattr(place, raw, **follow)
+            if raw.startswith(_USER) == prefix_wanted:
+                try:
+                    found[_text(raw)] = os.getxattr(place, raw, **how)
+                except OSError:  # gone since, or not ours to read
+                    continue
         return found
 
-    def metadata(self, directory: int, name: bytes, stat: Stat) -> Metadata:
-        """The metadata of a name; symlinks and special files have none."""
+    def metadata_through(self, descriptor: int, stat: Stat) -> Metadata:
+        """The metadata of what an ``O_PATH`` descriptor is on; symlinks and special files have none."""
+        if not (stat.is_file or stat.is_directory):
+            return {}
+        return self._decoded(self._all(_through(descriptor), prefix_wanted=True, follow=True))
+
+    def metadata_in(self, directory: int, name: bytes, stat: Stat) -> Metadata:
+        """The metadata of a name in a directory; symlinks and special files have none."""
         if not (stat.is_file or stat.is_directory):
             return {}
         return self._decoded(self._all(_inside(directory, name), prefix_wanted=True))
@@ -82,12 +93,23 @@ class FileAttributes:
         """The metadata of an open regular file or directory."""
         return self._decoded(self._all(descriptor, prefix_wanted=True))
 
+    def matching(self, directory: int, name: bytes, wanted: Mapping[str, Any]) -> Metadata | None:
+        """The metadata of a file in a directory if it has all that is wanted, else None."""
+        place = _inside(directory, name)
+        try:
+            for key, value in wanted.items():
+                data = os.getxattr(place, _xattr_name(key), follow_symlinks=False)
+                if isinstance(value, str) and data != to_bytes(value):
+                    return None
+            metadata = self._decoded(self._all(place, prefix_wanted=True))
+        except OSError:  # it has none of that name, or is gone
+            return None
+        return metadata if all(key in metadata and metadata[key] == wanted[key] for key in wanted) else None
+
     def _decoded(self, raw: dict[str, bytes]) -> Metadata:
-        typed: list[str] = []
-        with contextlib.suppress(ValueError):
-            typed = json.loads(raw.pop(_TYPES, b"[]"))
+        typed = _typed_names(raw.pop(_TYPES, b""))
         return {
-            name.removeprefix(_USER): _json_or_text(data) if name.removeprefix(_USER) in typed else from_bytes(data)
+            name[5:]: _json_or_text(data) if name[5:] in typed else data.decode("utf-8", "surrogateescape")
             for name, data in raw.items()
         }
 
@@ -217,8 +239,20 @@ class FileAttributes:
             raise
 
 
-def _json_or_text(data: bytes) -> Any:
+def _typed_names(data: bytes) -> Any:
+    """The names of attributes that are JSON; what others may have written in that place names none."""
+    if not data:
+        return ()
     try:
-        return json.loads(data)
+        names = _parse(data.decode())
     except ValueError:
-        return from_bytes(data)
+        return ()
+    return names if isinstance(names, list) else ()
+
+
+def _json_or_text(data: bytes) -> Any:
+    text = data.decode("utf-8", "surrogateescape")
+    try:
+        return _parse(text)
+    except ValueError:
+        return text

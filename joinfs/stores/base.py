@@ -414,13 +414,17 @@ class Store(Announcing, BulkMethods, Reading):
                 return self._put(key, stat, received, metadata, xattrs, MEBIBYTE)
 
     def _stat_for_value(self, key: str) -> Stat:
-        """Attributes for a value that is written without saying which: those it has, at a new time."""
+        """Attributes for a value that is written without saying which."""
         try:
-            old = self.stat(key)
+            return self._stat_over(self.stat(key))
         except KeyError:
+            return self._stat_over(None)
+
+    def _stat_over(self, there: Stat | None) -> Stat:
+        """Attributes for a value that is written over what is there: the same, at a new time; common ones over nothing."""
+        if there is None:
             return new_stat(DEFAULT_FILE_MODE, *self._default_owner())
-        mode = old.mode if old.is_file else DEFAULT_FILE_MODE
-        return old._replace(mode=mode, rdev=0, mtime=now())
+        return there._replace(mode=there.mode if there.is_file else DEFAULT_FILE_MODE, rdev=0, mtime=now())
 
     def _default_owner(self) -> tuple[int, int]:
         """The uid and gid of what is made without saying whose it is."""

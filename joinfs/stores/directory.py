@@ -49,9 +49,8 @@ class DirectoryStore(DirectoryReading):
 
     @contextlib.contextmanager
     def _exclusive(self, *keys: str) -> Iterator[None]:
-        with self._gate.shared(), contextlib.ExitStack() as held:
-            for number in sorted({hash(key.removesuffix("/")) % LOCKS for key in keys}):
-                held.enter_context(self._locks[number])
+        numbers = sorted({hash(key.removesuffix("/")) % LOCKS for key in keys})
+        with self._gate.shared(), self._locks[numbers[0]], self._locks[numbers[-1]]:
             yield
 
     @contextlib.contextmanager
@@ -60,23 +59,25 @@ class DirectoryStore(DirectoryReading):
         if data is None or not stat.is_file:
             yield data
             return
-        with contextlib.ExitStack() as held:
-            with self._translating(key, writing=True):
-                file = held.enter_context(unnamed_file(held.enter_context(self._near(key))))
-                file.fill(data, buffer_size)
+        with self._near(key) as directory, unnamed_file(directory) as file:
+            file.fill(data, buffer_size)
             yield file
 
     @contextlib.contextmanager
     def _near(self, key: str) -> Iterator[int]:
         """Give a descriptor of the directory that ``key`` is in, or will be, or of the nearest above that is there."""
         self._check_connected()
+        above = split(key)[0][:-1]
         opened = -1
-        for above in reversed(ancestors(key)):
-            with contextlib.suppress(OSError):
-                opened = beneath.open_beneath(self._root, encode(above[:-1]), DIRECTORY_FLAGS)
-                break
+        while above and opened < 0:
+            try:
+                opened = beneath.open_beneath(self._root, encode(above), DIRECTORY_FLAGS)
+            except OSError:
+                above = above.rpartition("/")[0]
         try:
             yield self._root if opened < 0 else opened
+        except OSError as error:
+            raise self._translated(error, key, True) from error
         finally:
             if opened >= 0:
                 os.close(opened)
@@ -112,28 +113,51 @@ class DirectoryStore(DirectoryReading):
         xattrs: dict[str, bytes],
         buffer_size: int,
     ) -> Stat:
-        self._make_parents(key)
-        with self._at(key, writing=True) as (directory, name):
+        with self._at_made(key) as (directory, name):
             there = self._standing(directory, name, key, stat)
-            in_place = there is not None and there.is_file and stat.is_file and there.nlink > 1
-            if there is not None and stat.is_directory:
-                if journal := self._journal():
-                    journal.changing(directory, name, key)
-                return self._change_directory(directory, name, stat, metadata, xattrs)
-            if (journal := self._journal()) and not in_place:
-                self._note_replacing(journal, directory, name, key, there)
-            workshop = journal.place if journal else directory
-            if not stat.is_file:
-                self._put_special(workshop, directory, name, stat, data, metadata, xattrs)
-                return stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
-            with contextlib.nullcontext(data) if isinstance(data, Filled) else unnamed_file(directory) as file:
-                self._attributes.apply(file.fileno(), stat, metadata, xattrs)
-                if there is not None and in_place:
-                    with self._noted_overwriting(directory, name, key), self._open_to_overwrite(directory, name, there) as target:
-                        self._overwrite(target, file.fileno(), stat, metadata, xattrs)
-                else:
-                    give_name(file, workshop, directory, name)
+            self._place(directory, name, key, there, stat, data, metadata, xattrs)
             return stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+
+    def _set(self, key: str, data: BinaryIO | None, metadata: Metadata | None, buffer_size: int) -> Metadata:
+        with self._at_made(key) as (directory, name):
+            there = self._standing(directory, name, key, Stat(DEFAULT_FILE_MODE))
+            if metadata is None:
+                metadata = {} if there is None else self._attributes.metadata_in(directory, name, there)
+            xattrs = {} if there is None else self._attributes.foreign(directory, name)
+            self._place(directory, name, key, there, self._stat_over(there), data, metadata, xattrs)
+        return metadata
+
+    def _place(
+        self,
+        directory: int,
+        name: bytes,
+        key: str,
+        there: Stat | None,
+        stat: Stat,
+        data: BinaryIO | None,
+        metadata: Metadata,
+        xattrs: dict[str, bytes],
+    ) -> None:
+        """Put something where ``there`` stands, or nothing."""
+        in_place = there is not None and there.is_file and stat.is_file and there.nlink > 1
+        journal = self._journal()
+        if there is not None and stat.is_directory:
+            if journal:
+                journal.changing(directory, name, key)
+            self._change_directory(directory, name, stat, metadata, xattrs)
+            return
+        if journal and not in_place:
+            self._note_replacing(journal, directory, name, key, there)
+        workshop = journal.place if journal else directory
+        if not stat.is_file:
+            self._put_special(workshop, directory, name, stat, data, metadata, xattrs)
+            return
+        with contextlib.nullcontext(data) if isinstance(data, Filled) else unnamed_file(directory) as file:
+            self._attributes.apply(file.fileno(), stat, metadata, xattrs)
+            if there is not None and in_place:
+                self._overwrite(file.fileno(), directory, name, key, there, stat, metadata, xattrs)
+            else:
+                give_name(file, workshop, directory, name, over=there is not None)
 
     def _note_replacing(self, journal: Journal, directory: int, name: bytes, key: str, there: Stat | None) -> None:
         if there is None:
@@ -168,13 +192,18 @@ class DirectoryStore(DirectoryReading):
             raise (IsADirectory if there.is_directory else NotADirectory)(f"{key!r} is of the other kind")
         return there
 
+    @contextlib.contextmanager
+    def _at_made(self, key: str) -> Iterator[tuple[int, bytes]]:
+        """As ``_at``, to write; the directory that ``key`` is in is made if it is not there."""
+        with contextlib.ExitStack() as opened:
+            try:
+                place = opened.enter_context(self._at(key, writing=True))
+            except KeyError:
+                self._make_parents(key)
+                place = opened.enter_context(self._at(key, writing=True))
+            yield place
+
     def _make_parents(self, key: str) -> None:
-        above = split(key)[0]
-        if above == ROOT:
-            return
-        with contextlib.suppress(OSError):
-            os.close(beneath.open_beneath(self._root, encode(above[:-1]), DIRECTORY_FLAGS))
-            return
         for parent in ancestors(key):
             with self._at(parent, writing=True) as (directory, name), contextlib.suppress(FileExistsError):
                 if (journal := self._journal()) and not _is_there(directory, name):
@@ -183,12 +212,11 @@ class DirectoryStore(DirectoryReading):
 
     def _change_directory(
         self, directory: int, name: bytes, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes]
-    ) -> Stat:
+    ) -> None:
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         try:
             self._attributes.replace_metadata(descriptor, metadata)
             self._attributes.apply(descriptor, stat, {}, xattrs)
-            return stat_of(os.fstat(descriptor))
         finally:
             os.close(descriptor)
 
@@ -229,17 +257,26 @@ class DirectoryStore(DirectoryReading):
             os.close(descriptor)
 
     def _overwrite(
-        self, target: int, source: int, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes]
+        self,
+        source: int,
+        directory: int,
+        name: bytes,
+        key: str,
+        there: Stat,
+        stat: Stat,
+        metadata: Metadata,
+        xattrs: dict[str, bytes],
     ) -> None:
         """Copy into a file that has other names too, and must stay the same file for them.
 
         Who reads it meanwhile may see some of both; after a failure or a crash it is what it was.
         """
         size = os.fstat(source).st_size
-        copy_range(source, target, size)
-        os.ftruncate(target, size)
-        self._attributes.replace_metadata(target, metadata)
-        self._attributes.apply(target, stat, {}, xattrs)
+        with self._noted_overwriting(directory, name, key), self._open_to_overwrite(directory, name, there) as target:
+            copy_range(source, target, size)
+            os.ftruncate(target, size)
+            self._attributes.replace_metadata(target, metadata)
+            self._attributes.apply(target, stat, {}, xattrs)
 
     def _delete(self, key: str) -> None:
         if key == ROOT:
@@ -261,8 +298,7 @@ class DirectoryStore(DirectoryReading):
 
     def _make(self, key: str, metadata: Metadata) -> None:
         """The same; what others make there meanwhile is not replaced."""
-        self._make_parents(key)
-        with self._at(key, writing=True) as (directory, name), unnamed_file(directory) as file:
+        with self._at_made(key) as (directory, name), unnamed_file(directory) as file:
             self._attributes.apply(file.fileno(), new_stat(DEFAULT_FILE_MODE, *self._default_owner()), metadata, {})
             if journal := self._journal():
                 journal.making(directory, key)
@@ -298,8 +334,7 @@ class DirectoryStore(DirectoryReading):
 
     def _rename(self, old: str, new: str) -> None:
         self.stat(old)
-        self._make_parents(new)
-        with self._at(new, writing=True) as (to_directory, to_name), self._at(old, True) as (directory, name):
+        with self._at_made(new) as (to_directory, to_name), self._at(old, True) as (directory, name):
             there = self._standing(to_directory, to_name, new, self._native(directory, name, old))
             if (journal := self._journal()) and old != new:
                 if there is not None:
@@ -325,8 +360,7 @@ class DirectoryStore(DirectoryReading):
 
     def _link(self, old: str, new: str) -> Stat:
         self.stat(old)
-        self._make_parents(new)
-        with self._at(old, writing=True) as (directory, name), self._at(new, True) as (to_directory, to_name):
+        with self._at_made(new) as (to_directory, to_name), self._at(old, writing=True) as (directory, name):
             if (journal := self._journal()) and not _is_there(to_directory, to_name):
                 journal.making(to_directory, new)
             try:

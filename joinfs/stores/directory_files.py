@@ -6,17 +6,49 @@ import io
 import os
 import secrets
 import stat as stat_module
+import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from joinfs.stores.value import Stat
 
 TEMPORARY = ".wh..wh.joinfs."
+_UTF8 = sys.getfilesystemencoding() == "utf-8"
 
 
 def encode(key: str) -> bytes:
     """The bytes that the host has for a key, or part of one."""
     return key.encode("utf-8", "surrogateescape")
+
+
+def decode(name: str) -> str:
+    """A name as the host's Python has it, as keys have it."""
+    return name if _UTF8 else os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def open_stream(descriptor: int) -> BinaryIO:
+    """A stream over an open regular file, which it closes; what ``os.fdopen`` gives, without what that asks first."""
+    return io.BufferedReader(io.FileIO(descriptor, "rb"))
+
+
+class Held:
+    """An open file that nobody may come to read; closed with the object, unless its stream was taken."""
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def stream(self) -> BinaryIO | None:
+        """Answer the file as a stream, once."""
+        if self.descriptor < 0:
+            return None
+        descriptor, self.descriptor = self.descriptor, -1
+        return open_stream(descriptor)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
 
 
 def stat_of(native: os.stat_result) -> Stat:
@@ -105,23 +137,24 @@ def copy_range(source: int, target: int, size: int) -> None:
         offset += copied
 
 
-def give_name(file: Filled, workshop: int, directory: int, name: bytes) -> None:
-    """Put a new file into place, over one that is there.
+def give_name(file: Filled, workshop: int, directory: int, name: bytes, over: bool) -> None:
+    """Put a new file into place.
 
     Args:
         file: The file.
         workshop: Where it may be given another name first.
         directory, name: Where it belongs.
+        over: Whether something is there.
     """
     if file.temporary:
         os.rename(file.temporary, name, src_dir_fd=file.directory, dst_dir_fd=directory)
         return
-    try:
-        give_new_name(file, directory, name)
-        return
-    except FileExistsError:
-        temporary = encode(TEMPORARY + secrets.token_hex(8))
-        give_new_name(file, workshop, temporary)
+    if not over:
+        with contextlib.suppress(FileExistsError):  # somebody has been quicker
+            give_new_name(file, directory, name)
+            return
+    temporary = encode(TEMPORARY + secrets.token_hex(8))
+    give_new_name(file, workshop, temporary)
     try:
         os.rename(temporary, name, src_dir_fd=workshop, dst_dir_fd=directory)
     except BaseException:

@@ -6,8 +6,7 @@ import io
 import itertools
 import os
 import stat as stat_module
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from joinfs.errors import (
@@ -23,7 +22,7 @@ from joinfs.errors import (
 from joinfs.stores import beneath
 from joinfs.stores.attributes import FileAttributes
 from joinfs.stores.base import Store
-from joinfs.stores.directory_files import TEMPORARY, encode, stat_of
+from joinfs.stores.directory_files import TEMPORARY, Held, decode, encode, open_stream, stat_of
 from joinfs.stores.directory_journal import recover
 from joinfs.stores.gate import Gate
 from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
@@ -32,7 +31,8 @@ from joinfs.stores.value import Capabilities, Metadata, Opened, Stat, Usage, Val
 # Entries that are read at a time.
 PAGE = 256
 DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY
-_UTF8 = sys.getfilesystemencoding() == "utf-8"
+# A descriptor beyond this tells that many are open.
+MOST_HELD = 200
 _TRANSLATED = {
     errno.ENOSPC: OutOfSpace,
     errno.EROFS: ReadOnly,
@@ -98,39 +98,48 @@ class DirectoryReading(Store):
 
         No other thread has a transaction open meanwhile.
         """
-        with self._gate.shared(), self._at_once(key, writing) as place:
-            yield place
-
-    @contextlib.contextmanager
-    def _at_once(self, key: str, writing: bool) -> Iterator[tuple[int, bytes]]:
         self._check_connected()
-        above, name = split(key)
-        if TEMPORARY in key and any(part.startswith(TEMPORARY) for part in key.split("/")):
-            raise KeyError(key)
         directory = -1
-        with self._translating(key, writing):
+        with self._gate.shared():
             try:
-                check_key(key)
-                if above != ROOT:
-                    directory = beneath.open_beneath(self._root, encode(above[:-1]), DIRECTORY_FLAGS)
-                yield (self._root if directory < 0 else directory), encode(name) or b"."
+                above, name = self._split(key)
+                if above:
+                    directory = beneath.open_beneath(self._root, above, DIRECTORY_FLAGS)
+                yield (self._root if directory < 0 else directory), name
+            except (InvalidKey, OSError) as error:
+                raise self._translated(error, key, writing) from error
             finally:
                 if directory >= 0:
                     os.close(directory)
 
-    @contextlib.contextmanager
-    def _translating(self, key: str, writing: bool) -> Iterator[None]:
-        """Errors of the host become what they mean to who asked for ``key``."""
-        try:
-            yield
-        except InvalidKey:
-            if writing:
-                raise
-            raise KeyError(key) from None
-        except OSError as error:
-            raise self._translated(error, key, writing) from error
+    def _split(self, key: str) -> tuple[bytes, bytes]:
+        """The directory that a key is in, and its name in it; ``.`` for the root. Both as the host has them."""
+        if TEMPORARY in key and any(part.startswith(TEMPORARY) for part in key.split("/")):
+            raise KeyError(key)
+        check_key(key)
+        above, name = split(key)
+        return encode(above[:-1]), encode(name) or b"."
 
-    def _translated(self, error: OSError, key: str, writing: bool) -> Exception:
+    @contextlib.contextmanager
+    def _pinned_whole(self, key: str) -> Iterator[int]:
+        """Give a descriptor that only names what is at ``key``, which is of the kind that it is spelled as."""
+        self._check_connected()
+        descriptor = -1
+        with self._gate.shared():
+            try:
+                above, name = self._split(key)
+                descriptor = beneath.open_beneath(self._root, above + b"/" + name if above else name, os.O_PATH | os.O_NOFOLLOW)
+                yield descriptor
+            except (InvalidKey, OSError) as error:
+                raise self._translated(error, key, False) from error
+            finally:
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+    def _translated(self, error: InvalidKey | OSError, key: str, writing: bool) -> Exception:
+        """What an error of the host means to who asked for ``key``."""
+        if isinstance(error, InvalidKey):
+            return error if writing else KeyError(key)
         if error.errno == errno.ENOENT or (error.errno in _NOT_A_DIRECTORY and not writing):
             return KeyError(key)
         if error.errno in _NOT_A_DIRECTORY:
@@ -140,7 +149,10 @@ class DirectoryReading(Store):
 
     def _native(self, directory: int, name: bytes, key: str) -> Stat:
         """The attributes of a name that is of the kind that ``key`` is spelled as."""
-        stat = stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+        return self._of_kind(stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False)), key)
+
+    @staticmethod
+    def _of_kind(stat: Stat, key: str) -> Stat:
         if stat.is_directory != is_directory_key(key):
             raise KeyError(key)
         return stat
@@ -175,7 +187,7 @@ class DirectoryReading(Store):
         page = []
         with self._gate.shared():
             for entry in itertools.islice(entries, PAGE):
-                name = entry.name if _UTF8 else os.fsencode(entry.name).decode("utf-8", "surrogateescape")
+                name = decode(entry.name)
                 stat = None
                 if not name.startswith(TEMPORARY):
                     with contextlib.suppress(FileNotFoundError):
@@ -220,21 +232,29 @@ class DirectoryReading(Store):
             os.close(pinned)
 
     def get(self, key: str) -> Value:
-        with self._at(key) as (directory, name):
-            stat = self._native(directory, name, key)
-            metadata = self._attributes.metadata(directory, name, stat)
-        return Value(lambda: self._data(key, stat), metadata, stat.size, *stat.moments())
+        with self._pinned_whole(key) as pinned:
+            stat = self._of_kind(stat_of(os.fstat(pinned)), key)
+            if stat.is_file:
+                return self._file_value(key, stat, pinned)
+            metadata = self._attributes.metadata_through(pinned, stat)
+            data = os.readlink(b"", dir_fd=pinned) if stat.is_symlink else b""
+        return Value(lambda: io.BytesIO(data), metadata, stat.size if stat.is_symlink else 0, *stat.moments())
 
-    def _data(self, key: str, stat: Stat) -> BinaryIO | Opened:
-        if stat.is_file:
-            return self._file_data(key, stat)
-        if not stat.is_symlink:
-            return io.BytesIO()
-        with self._at(key) as (directory, name):
-            return io.BytesIO(os.readlink(name, dir_fd=directory))
+    def _file_value(self, key: str, stat: Stat, pinned: int) -> Value:
+        """A file's value, open already: what is read then is what was asked for, whatever has replaced it since."""
+        try:
+            held = Held(os.open(f"/proc/self/fd/{pinned}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY))
+        except OSError:  # not ours to read: who asks for the data is told
+            held = None
+        # Descriptors are given out lowest first. Values of which many are kept must not use up all that there are.
+        if held is None or held.descriptor > MOST_HELD:
+            metadata = self._attributes.metadata_through(pinned, stat)
+            return Value(lambda: self._file_data(key, stat), metadata, stat.size, *stat.moments())
+        metadata = self._attributes.metadata_of(held.descriptor)
+        return Value(lambda: held.stream() or self._file_data(key, stat), metadata, stat.size, *stat.moments())
 
     def _file_data(self, key: str, stat: Stat) -> BinaryIO | Opened:
-        stream = os.fdopen(self._open(key, os.O_RDONLY), "rb")
+        stream = open_stream(self._open(key, os.O_RDONLY))
         new = stat_of(os.fstat(stream.fileno()))
         if (new.file_id, new.ctime) == (stat.file_id, stat.ctime):
             return stream
@@ -257,9 +277,52 @@ class DirectoryReading(Store):
         return self._open(key, flags & (os.O_ACCMODE | os.O_TRUNC | os.O_DIRECT))
 
     def get_metadata(self, key: str, select: Any = None) -> Metadata:
-        with self._at(key) as (directory, name):
-            metadata = self._attributes.metadata(directory, name, self._native(directory, name, key))
+        with self._pinned_whole(key) as pinned:
+            metadata = self._attributes.metadata_through(pinned, self._of_kind(stat_of(os.fstat(pinned)), key))
         return metadata if select is None else {n: metadata[n] for n in select if n in metadata}
+
+    def keys(self, prefix: str = ROOT) -> Iterator[str]:
+        return (key for key, _ in self._matching(prefix, {}))
+
+    def query(self, select: Iterable[str] | None = None, **kwargs: Any) -> Iterator[tuple[str, Metadata]]:
+        names = None if select is None else list(select)
+        for key, metadata in self._matching(ROOT, kwargs):
+            known = self.get_metadata(key) if metadata is None else metadata
+            yield key, known if names is None else {n: known[n] for n in names if n in known}
+
+    def _matching(self, prefix: str, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Metadata | None]]:
+        """Yield the keys below a directory with all that is wanted, and their metadata where that had to be read."""
+        try:
+            with self._at(prefix) as (parent, name):
+                found, below = self._matching_in(parent, name, wanted)
+        except KeyError:
+            return
+        yield from ((prefix + entry, metadata) for entry, metadata in found)
+        for entry in below:
+            yield from self._matching(f"{prefix}{entry}/", wanted)
+
+    def _matching_in(
+        self, parent: int, name: bytes, wanted: Mapping[str, Any]
+    ) -> tuple[Sequence[tuple[str, Metadata | None]], Sequence[str]]:
+        """The files of one directory that match, and the directories in it."""
+        found: list[tuple[str, Metadata | None]] = []
+        below = []
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in sorted(entries, key=lambda e: e.name):
+                    text = decode(entry.name)
+                    if text.startswith(TEMPORARY):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        below.append(text)
+                    elif not wanted:
+                        found.extend([(text, None)] if entry.is_file(follow_symlinks=False) or entry.is_symlink() else [])
+                    elif entry.is_file(follow_symlinks=False) and (metadata := self._attributes.matching(descriptor, encode(text), wanted)):
+                        found.append((text, metadata))
+        finally:
+            os.close(descriptor)
+        return found, below
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
         with self._at(key) as (directory, name):

@@ -211,10 +211,6 @@ class FlatStore(Store):
     def _exclusive(self, *keys: str) -> contextlib.AbstractContextManager[object]:
         return self._lock
 
-    def _transaction(self) -> contextlib.AbstractContextManager[object]:
-        """Keeps other threads out until its end, no more: what was written before an error stays."""
-        return self._lock
-
     @contextlib.contextmanager
     def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
         with tempfile.SpooledTemporaryFile(buffer_size) as spool:

@@ -5,7 +5,7 @@ import io
 import itertools
 import stat as stat_module
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -26,6 +26,7 @@ from joinfs.stores.value import Capabilities, Metadata, Stat, Value, new_stat, n
 @dataclass(slots=True)
 class _Inode:
     stat: Stat
+    directory: bool
     data: bytes = b""
     metadata: Metadata = field(default_factory=dict)
     xattrs: dict[str, bytes] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class MemoryStore(Store):
     # ---------------------------------------------------------------- finding
 
     def _new(self, stat: Stat) -> _Inode:
-        return _Inode(stat._replace(nlink=1, file_id=next(self._ids), ctime=now(), birth=now()))
+        return _Inode(stat._replace(nlink=1, file_id=next(self._ids), ctime=now(), birth=now()), stat.is_directory)
 
     def _walk(self, key: str) -> _Inode:
         self._check_connected()
@@ -75,7 +76,7 @@ class MemoryStore(Store):
     def _inode(self, key: str) -> _Inode:
         """The inode at a key; the caller holds the lock as long as it looks at it."""
         inode = self._walk(key)
-        if inode.stat.is_directory != is_directory_key(key):
+        if inode.directory != is_directory_key(key):
             raise KeyError(key)
         return inode
 
@@ -110,6 +111,36 @@ class MemoryStore(Store):
         with self._lock:
             data = self._inode(key).data
         return data[offset : offset + size]
+
+    def keys(self, prefix: str = ROOT) -> Iterator[str]:
+        return (key for key, _ in self._matching(prefix, {}))
+
+    def query(self, select: Iterable[str] | None = None, **kwargs: Any) -> Iterator[tuple[str, Metadata]]:
+        names = None if select is None else list(select)
+        for key, metadata in self._matching(ROOT, kwargs):
+            yield key, copied(metadata if names is None else {n: metadata[n] for n in names if n in metadata})
+
+    def _matching(self, prefix: str, wanted: Metadata) -> Sequence[tuple[str, Metadata]]:
+        """The keys of values below a directory, with the metadata of each, if that has all that is wanted."""
+        found: list[tuple[str, Metadata]] = []
+        with self._lock:
+            try:
+                pending = [(prefix, self._inode(prefix))]
+            except KeyError:
+                return found
+            while pending:
+                above, directory = pending.pop()
+                for name, inode in directory.entries.items():
+                    if inode.directory:
+                        pending.append((f"{above}{name}/", inode))
+                    elif wanted.items() <= inode.metadata.items() and (inode.stat.is_file or inode.stat.is_symlink):
+                        found.append((above + name, inode.metadata))
+        return found
+
+    def get_data_range(self, key: str, start: int | None = None, end: int | None = None) -> BinaryIO:
+        with self._lock:
+            data = self._inode(key).data
+        return io.BytesIO(data[max(start or 0, 0) : end if end is None else max(end, 0)])
 
     # ---------------------------------------------------------------- changing
 

@@ -12,6 +12,8 @@ from typing import Any
 from joinfs.errors import Unsupported
 
 RESERVED = "joinfs."
+# JSON values of which nothing can be shared.
+_PLAIN: set[type] = {str, int, bool, type(None)}
 
 
 def to_bytes(value: Any) -> bytes:
@@ -57,7 +59,7 @@ def to_json(value: Any) -> str:
 
 def copied(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """A copy that shares nothing with the original; errors as for ``to_json``."""
-    if all(type(value) is str for value in metadata.values()):
+    if _PLAIN.issuperset(map(type, metadata.values())):
         return dict(metadata)
     copy: dict[str, Any] = json.loads(to_json(dict(metadata)))
     return copy

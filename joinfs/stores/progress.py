@@ -35,16 +35,18 @@ class _Reporting(io.RawIOBase):
         return piece
 
 
-@contextlib.contextmanager
-def reporting(store: "Store", key: str, data: BinaryIO | None) -> Iterator[BinaryIO | None]:
+def reporting(store: "Store", key: str, data: BinaryIO | None) -> contextlib.AbstractContextManager[BinaryIO | None]:
     """Give ``data`` as a stream that emits StoreProgress events, or as it is if nobody listens.
 
     The start is told at once, each read as a step, and the end at the end of the block, failed or not.
     """
     if data is None or not store._heard():
-        yield data
-        return
-    stream = _Reporting(store, key, data)
+        return contextlib.nullcontext(data)
+    return _reported(_Reporting(store, key, data))
+
+
+@contextlib.contextmanager
+def _reported(stream: _Reporting) -> Iterator[BinaryIO | None]:
     stream.emit(StoreProgressStartEvent)
     try:
         yield stream  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """The reading half of the promise that every store keeps; the whole of it is ``Store`` in ``stores/base.py``."""
 
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -7,7 +8,7 @@ from typing import Any, BinaryIO, Self
 
 from joinfs.errors import NotConnected, Unsupported
 from joinfs.stores.keys import directory_key
-from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value
+from joinfs.stores.value import MEBIBYTE, Capabilities, Metadata, Stat, Usage, Value
 
 
 class Reading(ABC):
@@ -129,6 +130,9 @@ class Reading(ABC):
         Raises:
             KeyError: The key is not there.
         """
+        first = max(start or 0, 0)
+        if end is not None and 0 < end - first <= MEBIBYTE:
+            return io.BytesIO(self.read(key, first, end - first))
         return self.get(key).range(start, end)
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:

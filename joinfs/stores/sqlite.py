@@ -83,9 +83,9 @@ class SQLiteStore(Store):
         return self._open is not None and self._open.is_open()
 
     def _connections(self) -> Connections:
-        self._check_connected()
-        assert self._open is not None
-        return self._open
+        if self._open is None:
+            self._check_connected()
+        return self._open  # type: ignore[return-value]
 
     def _reading(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         return self._connections().reading()

@@ -11,9 +11,10 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
+from types import TracebackType
 
 from joinfs.errors import NotConnected, StoreLocked, StoreUnavailable
-from joinfs.stores.sqlite_schema import connect, explained, open_database, shrink
+from joinfs.stores.sqlite_schema import connect, explained, explanation, open_database, shrink
 
 # More than this many stay open only while they are lent: each is two descriptors and its page cache.
 IDLE = 8
@@ -32,6 +33,7 @@ class Connections:
         timeout: Seconds to wait for another writer.
 
     Attributes:
+        name: What messages call the store.
         writable: Whether the file can be written.
 
     Raises:
@@ -40,7 +42,7 @@ class Connections:
 
     def __init__(self, path: str, name: str, read_only: bool, timeout: float) -> None:
         self._path = path
-        self._name = name
+        self.name = name
         self._timeout = timeout
         self._process = os.getpid()
         self._closed = False
@@ -63,7 +65,7 @@ class Connections:
     def take(self) -> sqlite3.Connection:
         """Answer a connection for the caller alone, until it calls ``give``."""
         if not self.is_open():
-            raise NotConnected(f"{self._name} is not connected: call connect()")
+            raise NotConnected(f"{self.name} is not connected: call connect()")
         # No lock here and in give: a stream that is collected gives its connection back at any moment,
         # also in the middle of these lines. pop and append are atomic.
         try:
@@ -99,18 +101,9 @@ class Connections:
         connection: sqlite3.Connection | None = getattr(self._held, "connection", None)
         return connection
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection for some statements; each sees the newest state, unless this thread writes."""
-        with explained(self._name):
-            if connection := self.held():
-                yield connection
-                return
-            connection = self.take()
-            try:
-                yield connection
-            finally:
-                self.give(connection)
+    def reading(self) -> "_Reading":
+        """A connection for some statements, in a ``with`` statement; each sees the newest state, unless this thread writes."""
+        return _Reading(self)
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
@@ -123,7 +116,7 @@ class Connections:
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """As ``transaction``, and ``sqlite3.Error`` inside of it is explained as well."""
-        with explained(self._name), self.transaction() as connection:
+        with explained(self.name), self.transaction() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -134,7 +127,7 @@ class Connections:
                 yield connection
             return
         if not self._writer.acquire(timeout=self._timeout):
-            raise StoreLocked(f"{self._name}: another thread has been writing for {self._timeout:g} s")
+            raise StoreLocked(f"{self.name}: another thread has been writing for {self._timeout:g} s")
         try:
             with self._whole() as connection:
                 yield connection
@@ -143,15 +136,15 @@ class Connections:
 
     @contextlib.contextmanager
     def _whole(self) -> Iterator[sqlite3.Connection]:
-        with explained(self._name):
+        with explained(self.name):
             connection = self.take()
         try:
-            with explained(self._name):
+            with explained(self.name):
                 connection.execute("BEGIN IMMEDIATE")
             self._held.connection = connection
             yield connection
             self._check_begun(connection)
-            with explained(self._name):
+            with explained(self.name):
                 connection.execute("COMMIT")
         finally:
             self._held.connection = None
@@ -160,7 +153,7 @@ class Connections:
     @contextlib.contextmanager
     def _part(self, connection: sqlite3.Connection) -> Iterator[None]:
         self._check_begun(connection)
-        with explained(self._name):
+        with explained(self.name):
             connection.execute("SAVEPOINT part")
         try:
             yield
@@ -169,11 +162,39 @@ class Connections:
                 connection.execute("ROLLBACK TO part")
                 connection.execute("RELEASE part")
             raise
-        with explained(self._name):
+        with explained(self.name):
             connection.execute("RELEASE part")
 
     def _check_begun(self, connection: sqlite3.Connection) -> None:
         # A full disk or an error of the medium can make SQLite roll back all by itself. What the caller
         # does after it has caught that error must not be committed piece by piece.
         if not connection.in_transaction:
-            raise StoreUnavailable(f"{self._name}: the transaction was undone after an error of the medium")
+            raise StoreUnavailable(f"{self.name}: the transaction was undone after an error of the medium")
+
+
+class _Reading:
+    """What ``Connections.reading`` gives. A class, since it is entered with every read of a store."""
+
+    __slots__ = ("_connections", "_lent")
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._lent: sqlite3.Connection | None = None
+
+    def __enter__(self) -> sqlite3.Connection:
+        held = self._connections.held()
+        if held is not None:
+            return held
+        try:
+            self._lent = self._connections.take()
+        except sqlite3.Error as error:
+            raise explanation(self._connections.name, error) from error
+        return self._lent
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._lent is not None:
+            self._connections.give(self._lent)
+        if isinstance(exc, sqlite3.Error):
+            raise explanation(self._connections.name, exc) from exc

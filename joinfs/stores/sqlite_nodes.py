@@ -39,6 +39,7 @@ STEP = 8
 MIN_TIME, MAX_TIME = -(1 << 63), (1 << 63) - 1
 
 Extra = tuple[Any, ...]
+_parse: Any = json.JSONDecoder().decode
 
 
 class Damaged(sqlite3.DatabaseError):
@@ -241,7 +242,7 @@ def metadata_from(text: object) -> Metadata:
     if text is None:
         return {}
     try:
-        metadata = json.loads(text)  # type: ignore[arg-type]
+        metadata = _parse(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise Damaged(f"metadata is not JSON: {str(text)[:40]!r}") from error
     if not isinstance(metadata, dict):

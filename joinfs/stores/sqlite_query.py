@@ -16,6 +16,9 @@ from joinfs.stores.value import Metadata
 Position = tuple[int, int, bytes]
 
 START: Position = (0, 0, b"")
+# With each name the one of its directory: most have no other directory above that.
+_COLUMNS = "e.parent, e.name, n.metadata, d.parent, d.name"
+_DIRECTORY = "LEFT JOIN entry d ON d.node = e.parent AND d.directory = 1"
 _VALUES = (
     "e.directory = 0"
     f" AND (n.mode & {stat_module.S_IFMT(0o777777)}) IN ({stat_module.S_IFREG}, {stat_module.S_IFLNK})"
@@ -43,12 +46,15 @@ def matching(
     rows = _by_index(db, fields, after, limit) if fields else _in_order(db, after, limit)
     prefixes: dict[int, str | None] = {ROOT_NODE: ""}
     found = []
-    for _, parent, name, text in rows:
+    for _, parent, name, text, above, directory in rows:
         metadata = metadata_from(text)
-        prefix = _prefix(db, parent, prefixes)
         # The index has hashes of long values: Python has the last word.
-        if prefix is not None and all(n in metadata and metadata[n] == wanted[n] for n in wanted):
-            found.append((prefix + decoded(name), metadata))
+        if wanted.items() <= metadata.items():
+            if above == ROOT_NODE and parent not in prefixes:
+                prefixes[parent] = decoded(directory) + "/"
+            prefix = _prefix(db, parent, prefixes)
+            if prefix is not None:
+                found.append((prefix + decoded(name), metadata))
     return found, rows[-1][:3] if len(rows) == limit else None
 
 
@@ -56,8 +62,8 @@ def _by_index(db: sqlite3.Connection, fields: list[tuple[str, str]], after: Posi
     first, *others = fields
     also = " AND EXISTS (SELECT 1 FROM field o WHERE o.name = ? AND o.value = ? AND o.node = f.node)" * len(others)
     return db.execute(
-        "SELECT f.node, e.parent, e.name, n.metadata FROM field f"
-        " CROSS JOIN entry e ON e.node = f.node CROSS JOIN node n ON n.id = f.node"
+        f"SELECT f.node, {_COLUMNS} FROM field f"
+        f" CROSS JOIN entry e ON e.node = f.node CROSS JOIN node n ON n.id = f.node {_DIRECTORY}"
         f" WHERE f.name = ? AND f.value = ? AND f.node >= ? AND (f.node, e.parent, e.name) > (?, ?, ?) AND {_VALUES}{also}"
         " ORDER BY f.node, e.parent, e.name LIMIT ?",
         (*first, after[0], *after, *(text for field in others for text in field), limit),
@@ -66,7 +72,7 @@ def _by_index(db: sqlite3.Connection, fields: list[tuple[str, str]], after: Posi
 
 def _in_order(db: sqlite3.Connection, after: Position, limit: int) -> list[Any]:
     return db.execute(
-        "SELECT 0, e.parent, e.name, n.metadata FROM entry e JOIN node n ON n.id = e.node"
+        f"SELECT 0, {_COLUMNS} FROM entry e JOIN node n ON n.id = e.node {_DIRECTORY}"
         f" WHERE (e.parent, e.name) > (?, ?) AND {_VALUES} ORDER BY e.parent, e.name LIMIT ?",
         (*after[1:], limit),
     ).fetchall()

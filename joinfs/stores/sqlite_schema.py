@@ -131,12 +131,17 @@ def explained(name: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        # The low byte is the primary code. An error of the module's own, such as text that is not UTF-8,
-        # has no code: like every other code it means content that we did not write.
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        damaged = (CorruptStore, "the database is damaged: restore it from a copy, or try sqlite3's .recover")
-        cls, sentence = REASONS.get(code, damaged)
-        raise cls(f"{name}: {sentence} ({error})") from error
+        raise explanation(name, error) from error
+
+
+def explanation(name: str, error: sqlite3.Error) -> StoreError:
+    """Answer what an error of SQLite means; arguments as for ``explained``."""
+    # The low byte is the primary code. An error of the module's own, such as text that is not UTF-8,
+    # has no code: like every other code it means content that we did not write.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    damaged = (CorruptStore, "the database is damaged: restore it from a copy, or try sqlite3's .recover")
+    cls, sentence = REASONS.get(code, damaged)
+    return cls(f"{name}: {sentence} ({error})")
 
 
 def open_database(path: str, name: str, read_only: bool, timeout: float) -> tuple[sqlite3.Connection, bool]:

@@ -47,7 +47,8 @@ class Stat(NamedTuple):
 
     def moments(self) -> tuple[float, float]:
         """When it was made, as far as that is known, and last changed in any way: seconds since the epoch."""
-        return (self.birth or self.ctime) / NANOSECONDS, max(self.mtime, self.ctime) / NANOSECONDS
+        mtime, ctime = self.mtime, self.ctime
+        return (self.birth or ctime) / NANOSECONDS, max(mtime, ctime) / NANOSECONDS
 
     @property
     def kind(self) -> int:
