@@ -23,6 +23,8 @@ from joinfs.joined.whiteout import (
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import ROOT, is_directory_key, split
 
+# How often a directory is listed again because somebody was writing.
+MOST_LISTINGS = 3
 T = TypeVar("T")
 
 
@@ -33,6 +35,10 @@ class Found(NamedTuple):
     store: Store
     key: str
     stat: Stat
+
+
+# What is shown, and the names that are hidden.
+Listing = tuple[Iterable[tuple[str, Stat]], set[str]]
 
 
 class Merge:
@@ -210,35 +216,50 @@ class Merge:
         Raises:
             KeyError: There is no such directory.
         """
+        parts, first, quiet = self._begin_listing(directory)
         seen: set[str] = set()
-        parts = self.parts(directory)
         for part in parts:
             last = part is parts[-1]
-            found, hidden = self._entries(part, last)
+            found, hidden = first if first is not None and part is parts[0] else entries_shown(part)
             for name, stat in found:
                 if name in seen:
                     continue
                 if not last:
                     seen.add(name)
-                place = Found(part.layer, part.store, name, stat)
-                yield name, self._told(place, f"{directory}{name}/").stat if stat.implied else stat
+                place: Found | None = Found(part.layer, part.store, name, stat)
+                if part.layer > 0 and not quiet:
+                    place = self._find_still(directory, name)
+                if place is not None:
+                    yield name, self._told(place, f"{directory}{name}/").stat if place.stat.implied else place.stat
             seen |= hidden
 
-    def _entries(self, part: Part, last: bool) -> tuple[Iterable[tuple[str, Stat]], set[str]]:
-        """What a part shows, and the names that it hides of those below; both are known when the first has been read.
+    def _begin_listing(self, directory: str) -> tuple[Stack, Listing | None, bool]:
+        """The stack of a directory, what the first layer shows and hides if it shares, and whether nobody was writing.
 
-        Of the first layer all is read at once, again if somebody was writing: what was seen of a name at either time
-        keeps the ones below from being shown.
+        If somebody was, a name may have been passed over: what is below has to be asked for one by one.
         """
-        hidden = set(part.marks.long_whiteouts)
-        if part.layer > 0 or last:
-            return shown(part, hidden), hidden
-        version = self.stacks.version()
-        found = list(shown(part, hidden))
-        if self.stacks.is_quiet(version):
-            return found, hidden
-        hidden |= {name for name, _ in found}
-        return list(shown(part, hidden)), hidden
+        for _ in range(MOST_LISTINGS):
+            version = self.stacks.version()
+            parts = self.parts(directory)
+            if parts[0].layer > 0 or len(parts) == 1:
+                return parts, None, True
+            found, hidden = entries_shown(parts[0])
+            first = list(found), hidden
+            if self.stacks.is_quiet(version):
+                return parts, first, True
+        return parts, first, False
+
+    def _find_still(self, directory: str, name: str) -> Found | None:
+        try:
+            return self._find_below(directory, name)
+        except KeyError:
+            return None
+
+
+def entries_shown(part: Part) -> Listing:
+    """What a part shows, and the names that it hides of those below, which are known when the first has been read."""
+    hidden = set(part.marks.long_whiteouts)
+    return shown(part, hidden), hidden
 
 
 def shown(part: Part, hidden: set[str]) -> Iterator[tuple[str, Stat]]:

@@ -25,7 +25,7 @@ from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.sqlite_schema import ROOT_NODE
 from joinfs.stores.value import Stat
 
-FORMAT = 3
+FORMAT = 4
 DAY = 86_400
 KEPT_DAYS = 60
 IMPLIED = 1
@@ -194,7 +194,7 @@ def fingerprint(path: str, part: str) -> str:
         ends = file.read(1 << 16)
         file.seek(max(native.st_size - (1 << 16), 0))
         ends += file.read(1 << 16)
-    facts = f"{FORMAT} {os.path.realpath(path)} {native.st_size} {native.st_mtime_ns} {native.st_ino} {part}"
+    facts = f"{FORMAT} {os.path.realpath(path)} {native.st_size} {native.st_mtime_ns} {native.st_ino} {os.geteuid()}:{os.getegid()} {part}"
     return hashlib.blake2b(facts.encode("utf-8", "surrogateescape") + ends, digest_size=20).hexdigest()
 
 

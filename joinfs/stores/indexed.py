@@ -87,9 +87,8 @@ class IndexedStore(Store):
         self._file = file
 
     def _index_all(self, file: RandomAccess, db: sqlite3.Connection) -> None:
-        native = os.stat(self.path)
-        time = native.st_mtime_ns
-        implied = Stat(DEFAULT_DIRECTORY_MODE, 0, native.st_uid, native.st_gid, 0, time, time, time, time)
+        time = os.stat(self.path).st_mtime_ns
+        implied = Stat(DEFAULT_DIRECTORY_MODE, 0, *self._default_owner(), 0, time, time, time, time)
         self._build(file, ArchiveIndex(db, implied))
 
     def disconnect(self) -> None:

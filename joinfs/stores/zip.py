@@ -59,10 +59,9 @@ class ZipStore(IndexedStore):
     # ---------------------------------------------------------------- the index
 
     def _build(self, file: RandomAccess, index: ArchiveIndex) -> None:
-        native = os.stat(self.path)
-        length = native.st_size if self._part is None else self._part[1]
+        length = os.stat(self.path).st_size if self._part is None else self._part[1]
         for member in members(file, length, self.path):
-            stat = _stat_of(member, (native.st_uid, native.st_gid))
+            stat = _stat_of(member, self._default_owner())
             metadata: Metadata = {"comment": member.comment} if member.comment else {}
             place = (member.method, member.flags, member.header, member.compressed, member.crc)
             if stat.is_directory:
