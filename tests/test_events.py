@@ -1,6 +1,7 @@
 """The manager that carries events."""
 
 import logging
+import threading
 
 import pytest
 
@@ -32,6 +33,14 @@ def test_filters_compare_attributes(manager):
     assert len(heard) == 1
 
 
+def test_filters_look_into_attributes(manager):
+    heard = []
+    manager.connect(StoreKeyEvent, heard.append, filter={"source.real": 2, "key": "a"})
+    for source in (1, 2, "text"):
+        manager.emit(StoreSetEvent(source=source, key="a"))
+    assert [event.source for event in heard] == [2]
+
+
 def test_higher_priority_comes_first_and_can_handle_for_all(manager):
     heard = []
     manager.connect(StoreEvent, lambda event: heard.append("second"))
@@ -56,6 +65,38 @@ def test_disconnecting_and_disabling(manager):
     manager.emit(StoreSetEvent(source=1, key="c"))
     assert [event.key for event in heard] == ["b"]
     assert not manager.listening()
+    with pytest.raises(KeyError):
+        manager.disconnect(StoreSetEvent, heard.append)
+
+
+def test_disabled_classes_and_those_below_are_told(manager):
+    manager.disable(StoreSetEvent)
+    assert [manager.is_enabled(cls) for cls in (StoreEvent, StoreSetEvent, StoreUpdateEvent, StoreDeleteEvent)] == [
+        True, False, False, True,
+    ]  # fmt: skip
+
+
+def test_connecting_again_changes_filter_and_priority(manager):
+    heard = []
+    manager.connect(StoreKeyEvent, heard.append, filter={"key": "a"})
+    manager.connect(StoreKeyEvent, heard.append)
+    manager.emit(StoreSetEvent(source=1, key="a"))
+    manager.emit(StoreSetEvent(source=1, key="b"))
+    assert [event.key for event in heard] == ["a", "b"]
+
+
+def test_events_can_be_carried_by_a_thread(manager):
+    threads = []
+    manager.connect(StoreEvent, lambda event: threads.append(threading.current_thread()))
+    thread = manager.emit(StoreEvent(source=1), block=False)
+    thread.join(10)
+    assert threads == [thread]
+
+
+def test_events_are_equal_to_themselves_only():
+    event = StoreSetEvent(source=1, key="a")
+    assert event != StoreSetEvent(source=1, key="a")
+    assert len({event, event}) == 1
 
 
 def test_a_listener_that_raises_harms_nobody(manager, caplog):

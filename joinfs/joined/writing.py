@@ -159,6 +159,15 @@ class Writing(Store):
             yield
             self._merge.stacks.unsettle()
 
+    @contextlib.contextmanager
+    def _nested_transaction(self) -> Iterator[None]:
+        try:
+            with self._upper.transaction("part of a join's transaction"):
+                yield
+        except BaseException:
+            self._merge.stacks.forget()
+            raise
+
     # ---------------------------------------------------------------- steps
 
     def _standing(self, key: str) -> Found | None:

@@ -14,6 +14,7 @@ from joinfs.events import (
     StoreTransactionStartEvent,
     StoreUpdateEvent,
 )
+from joinfs.stores.metadata import unshared
 from joinfs.stores.value import Metadata
 
 if TYPE_CHECKING:
@@ -31,28 +32,52 @@ class Announcing:
     def transaction(self: "Store", notes: str) -> Iterator[None]:  # type: ignore[misc]
         """Group writes. Inside another transaction of this thread it becomes part of that one.
 
-        All or nothing where ``capabilities.transactions`` says so. A store without them writes at once, keeps
-        other threads from writing until the end, and an error leaves what was written before it. Either way events of the writes come after
-        StoreTransactionEndEvent, and those of a transaction that failed do not come.
+        All or nothing where ``capabilities.transactions`` says so; a part that fails is undone alone, if the
+        error is caught within the whole. A store without them writes at once, keeps other threads from writing
+        until the end, and an error leaves what was written before it.
+
+        Events of the writes come after StoreTransactionEndEvent. After an error that does not come, nor does
+        any event of what was undone.
 
         Args:
             notes: What the transaction is for; it goes into the events.
+
+        Raises:
+            NotConnected: The store is not connected.
         """
-        if getattr(self._open_transactions, "events", None) is not None:
-            yield
-            return
-        self._emit(StoreTransactionStartEvent(source=self, notes=notes))
-        pending: list[StoreEvent] = []
-        self._open_transactions.events = pending
-        try:
-            with self._transaction():
+        outer: list[StoreEvent] | None = getattr(self._open_transactions, "events", None)
+        if outer is not None:
+            with self._undone_alone(outer):
                 yield
+            return
+        self._check_connected()
+        self._emit(StoreTransactionStartEvent(source=self, notes=notes))
+        pending = self._open_transactions.events = []
+        try:
+            with self._undone_alone(pending, self._transaction()):
+                yield
+            self._open_transactions.events = None
+            self._emit(StoreTransactionEndEvent(source=self, notes=notes))
         finally:
             self._open_transactions.events = None
+            for event in pending:
+                self._emit(event)
+
+    @contextlib.contextmanager
+    def _undone_alone(  # type: ignore[misc]
+        self: "Store", events: list[StoreEvent], transaction: contextlib.AbstractContextManager[object] | None = None
+    ) -> Iterator[None]:
+        """Around a transaction, or else a part of one: after an error its events are not told, if it is undone."""
+        before = len(events)
+        try:
+            with self._nested_transaction() if transaction is None else transaction:
+                yield
+        except BaseException:
+            if self.capabilities.transactions:
+                del events[before:]
+            raise
+        finally:
             self._note_change()  # what others saw until now, or what we saw of it, is not so any more
-        self._emit(StoreTransactionEndEvent(source=self, notes=notes))
-        for event in pending:
-            self._emit(event)
 
     def _transaction(self: "Store") -> contextlib.AbstractContextManager[object]:  # type: ignore[misc]
         """Begin, and at the end commit or (after an exception, which goes on) roll back.
@@ -60,6 +85,10 @@ class Announcing:
         A store that can do neither keeps other threads from writing meanwhile, at least.
         """
         return self._exclusive()
+
+    def _nested_transaction(self) -> contextlib.AbstractContextManager[object]:
+        """Around a part of a transaction, which after an exception is undone alone by a store that can undo."""
+        return contextlib.nullcontext()
 
     def _heard(self) -> bool:
         listening = getattr(self.event_manager, "listening", None)
@@ -80,7 +109,7 @@ class Announcing:
         if self._heard():
             known = self.get_metadata(key) if metadata is None else metadata
             cls = StoreUpdateEvent if existed else StoreSetEvent
-            self._emit(cls(source=self, key=key, metadata=dict(known)))
+            self._emit(cls(source=self, key=key, metadata=unshared(known)))
 
     def _tell_deleted(self, key: str, metadata: Metadata) -> None:
         self._emit(StoreDeleteEvent(source=self, key=key, metadata=metadata))

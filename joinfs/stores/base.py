@@ -98,7 +98,7 @@ class Store(Announcing, BulkMethods, Reading):
         self._check_writable(key)
         if is_directory_key(key) != stat.is_directory:
             raise InvalidKey(f"{key!r}: the key of a directory, and only that, ends in '/'")
-        with reporting(self, key, data) as source, self._receive(key, stat, source, buffer_size) as received, self._changing(key):
+        with reporting(self, key, data, metadata) as source, self._receive(key, stat, source, buffer_size) as received, self._changing(key):
             existed = self._heard() and self.exists(key)
             made = self._put(key, stat._replace(implied=False), received, dict(metadata or {}), dict(xattrs or {}), buffer_size)
         self._tell_set(key, existed, metadata or {})
@@ -165,7 +165,7 @@ class Store(Announcing, BulkMethods, Reading):
         if is_directory_key(key):
             raise IsADirectory(f"{key!r} is a directory's key and holds no data")
         file = Stat(DEFAULT_FILE_MODE)
-        with reporting(self, key, data) as source, self._receive(key, file, source, buffer_size) as received, self._changing(key):
+        with reporting(self, key, data, metadata) as source, self._receive(key, file, source, buffer_size) as received, self._changing(key):
             existed = self._heard() and self.exists(key)
             known = self._set(key, received, metadata, buffer_size)
         self._tell_set(key, existed, known)
@@ -301,9 +301,11 @@ class Store(Announcing, BulkMethods, Reading):
             raise InvalidKey(f"{new!r} is inside {old!r}")
         with self._changing(old, new):
             metadata = self.get_metadata(old) if self._heard() else {}
+            existed = self._heard() and self.exists(new)
             self._rename(old, new)
-        self._tell_deleted(old, metadata)
-        self._tell_set(new, False, metadata)
+        if old != new:
+            self._tell_deleted(old, metadata)
+            self._tell_set(new, existed, metadata)
 
     def _rename(self, old: str, new: str) -> None:
         if old == new:
@@ -337,8 +339,9 @@ class Store(Announcing, BulkMethods, Reading):
                 raise InvalidKey(f"{other!r} is inside {one!r}")
         with self._changing(first, second):
             self._exchange(first, second)
-        self._tell_set(first, True)
-        self._tell_set(second, True)
+        for key, other in ((first, second), (second, first)):
+            bare = key.removesuffix("/")
+            self._tell_set(bare + "/" if is_directory_key(other) else bare, True)
 
     def _exchange(self, first: str, second: str) -> None:
         raise Unsupported(f"{self.name} cannot swap two keys in one step")

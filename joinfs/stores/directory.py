@@ -96,6 +96,20 @@ class DirectoryStore(DirectoryReading):
             if journal is not None:
                 journal.commit()
 
+    @contextlib.contextmanager
+    def _nested_transaction(self) -> Iterator[None]:
+        mark = self._open_journal.mark() if self._open_journal else None
+        try:
+            yield
+        except BaseException:
+            journal = self._open_journal
+            if journal is not None and mark is not None:
+                journal.roll_back_to(mark)
+            elif journal is not None:
+                self._open_journal = None
+                journal.roll_back()
+            raise
+
     def _journal(self) -> Journal | None:
         """The journal of this thread's transaction, begun with its first write; None without one."""
         if not self._gate.is_mine():

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from joinfs.stores.value import Stat
+from joinfs.stores.value import Stat, binary
 
 TEMPORARY = ".wh..wh.joinfs."
 _UTF8 = sys.getfilesystemencoding() == "utf-8"
@@ -85,13 +85,15 @@ class Filled(io.FileIO):
         """Write a stream to it; one that is a file of the host itself is copied by the kernel."""
         if self._copy_file(data):
             return
-        while piece := data.read(buffer_size):
+        while piece := binary(data.read(buffer_size)):
             view = memoryview(piece)
             while view:
                 view = view[self.write(view) :]
 
     def _copy_file(self, data: BinaryIO) -> bool:
-        with contextlib.suppress(OSError, AttributeError, ValueError):
+        if not is_plain_file(data):
+            return False
+        with contextlib.suppress(OSError, ValueError):
             source = data.fileno()
             if stat_module.S_ISREG(os.fstat(source).st_mode) and data.tell() == 0:
                 copy_range(source, self.fileno(), os.fstat(source).st_size)
@@ -99,6 +101,12 @@ class Filled(io.FileIO):
                     return True
                 os.ftruncate(self.fileno(), 0)
         return False
+
+
+def is_plain_file(data: BinaryIO) -> bool:
+    """Whether a stream gives what its descriptor does: others that have one, such as gzip's, give something else."""
+    raw = data.raw if isinstance(data, io.BufferedReader | io.BufferedRandom) else data
+    return type(raw) is io.FileIO
 
 
 @contextlib.contextmanager

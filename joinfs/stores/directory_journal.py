@@ -15,7 +15,7 @@ import os
 import secrets
 import stat as stat_module
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from joinfs.errors import StoreLocked, StoreUnavailable, Unsupported
 from joinfs.stores.directory_files import TEMPORARY, encode
@@ -27,6 +27,13 @@ DONE = b"done."
 NEW = b"new."
 PATIENCE = 60.0
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
+
+
+class Mark(NamedTuple):
+    """A moment in a transaction: how long the log is, and of which directories it has the times."""
+
+    length: int
+    timed: frozenset[str]
 
 
 class Journal:
@@ -159,6 +166,17 @@ class Journal:
     def roll_back(self) -> None:
         """Have none of the changes made."""
         self._end(undoing=True)
+
+    def mark(self) -> Mark:
+        """Answer where it is now, for ``roll_back_to``."""
+        return Mark(os.fstat(self._log).st_size, frozenset(self._timed))
+
+    def roll_back_to(self, mark: Mark) -> None:
+        """Have none of the changes made since a mark, and go on."""
+        undo(self._root, self._place, mark.length)
+        # From here on they were never begun; until here they would be undone again, to the same end.
+        os.ftruncate(self._log, mark.length)
+        self._timed = set(mark.timed)
 
     def _end(self, undoing: bool) -> None:
         try:

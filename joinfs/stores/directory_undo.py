@@ -15,16 +15,18 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 Record = dict[str, Any]
 
 
-def undo(root: int, place: int) -> None:
-    """Undo all that a journal tells of, from its last line to its first.
+def undo(root: int, place: int, since: int = 0) -> None:
+    """Undo what a journal tells of, from its last line to its first.
 
     Each line may have been acted on, or not, or have been undone before: undoing makes sure.
 
     Args:
         root: Descriptor of the store's root.
         place: Descriptor of the journal.
+        since: Length of its log in bytes before what is to be undone.
     """
     with os.fdopen(os.open(LOG, os.O_RDONLY, dir_fd=place), "rb") as file:
+        file.seek(since)
         lines = file.read().split(b"\n")
     undoing = _Undoing(root, place)
     for line in reversed(lines[:-1]):  # what has no end of line was not acted on

@@ -19,9 +19,9 @@ from joinfs.errors import DirectoryNotEmpty, InvalidKey, IsADirectory, NoSuchAtt
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, DEFAULT_FILE_MODE, Store
 from joinfs.stores.escape import is_piece, unescape
 from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
-from joinfs.stores.metadata import copied
+from joinfs.stores.metadata import copied, unshared
 from joinfs.stores.names import ROOT_MARKER, NameTree
-from joinfs.stores.value import NANOSECONDS, Capabilities, Metadata, Stat, Value, new_stat, now
+from joinfs.stores.value import NANOSECONDS, Capabilities, Metadata, Stat, Value, binary, new_stat, now
 
 STAT = "joinfs.stat"
 XATTRS = "joinfs.xattrs"
@@ -214,7 +214,7 @@ class FlatStore(Store):
     @contextlib.contextmanager
     def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
         with tempfile.SpooledTemporaryFile(buffer_size) as spool:
-            while data is not None and (piece := data.read(buffer_size)):
+            while data is not None and (piece := binary(data.read(buffer_size))):
                 spool.write(piece)
             spool.seek(0)
             yield spool  # type: ignore[misc]
@@ -326,4 +326,4 @@ def moments_of(metadata: Metadata, otherwise: tuple[float, float]) -> tuple[floa
 
 def _users(metadata: Metadata) -> Metadata:
     """The metadata that is the user's."""
-    return {name: metadata[name] for name in metadata if name not in {STAT, XATTRS}}
+    return unshared({name: metadata[name] for name in metadata if name not in {STAT, XATTRS}})

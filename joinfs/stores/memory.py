@@ -20,7 +20,7 @@ from joinfs.errors import (
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, is_directory_key
 from joinfs.stores.metadata import copied
-from joinfs.stores.value import Capabilities, Metadata, Stat, Value, new_stat, now
+from joinfs.stores.value import Capabilities, Metadata, Stat, Value, binary, new_stat, now
 
 
 @dataclass(slots=True)
@@ -146,7 +146,7 @@ class MemoryStore(Store):
 
     @contextlib.contextmanager
     def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
-        yield None if data is None else io.BytesIO(b"".join(iter(lambda: data.read(buffer_size), b"")))
+        yield None if data is None else io.BytesIO(b"".join(iter(lambda: binary(data.read(buffer_size)), b"")))
 
     @contextlib.contextmanager
     def _exclusive(self, *keys: str) -> Iterator[None]:
@@ -171,6 +171,9 @@ class MemoryStore(Store):
                 yield
             finally:
                 self._in_transaction = False
+
+    def _nested_transaction(self) -> contextlib.AbstractContextManager[None]:
+        return self._exclusive()
 
     def _changed(self, inode: _Inode) -> None:
         """Before an inode is changed, all but its entries: remember how it was, to put it back if the change fails."""

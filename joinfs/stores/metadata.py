@@ -5,6 +5,7 @@ is its JSON text. Bytes that are not UTF-8 are a ``str`` with ``surrogateescape`
 Names that begin with ``joinfs.`` are joinfs's own.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -61,5 +62,10 @@ def copied(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """A copy that shares nothing with the original; errors as for ``to_json``."""
     if _PLAIN.issuperset(map(type, metadata.values())):
         return dict(metadata)
-    copy: dict[str, Any] = json.loads(to_json(dict(metadata)))
-    return copy
+    made: dict[str, Any] = json.loads(to_json(dict(metadata)))
+    return made
+
+
+def unshared(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """As ``copied``, of what need not be JSON: others' metadata."""
+    return dict(metadata) if _PLAIN.issuperset(map(type, metadata.values())) else copy.deepcopy(dict(metadata))

@@ -2,47 +2,61 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from joinfs.events import StoreProgressEndEvent, StoreProgressStartEvent, StoreProgressStepEvent
+from joinfs.stores.metadata import unshared
+from joinfs.stores.value import binary
 
 if TYPE_CHECKING:
     from joinfs.stores.base import Store
+
+# Numbers for transfers.
+_operations = itertools.count(1)
 
 
 class _Reporting(io.RawIOBase):
     """A stream that tells of every read through it."""
 
-    def __init__(self, store: "Store", key: str, data: BinaryIO) -> None:
-        self._store, self._key, self._data = store, key, data
-        self._done, self._total = 0, _length(data)
+    def __init__(self, store: "Store", key: str, data: BinaryIO, metadata: Mapping[str, Any]) -> None:
+        self._data, self._done = data, 0
+        self._emit = store.event_manager.emit
+        self._facts = {
+            "source": store,
+            "key": key,
+            "metadata": metadata,
+            "operation_id": next(_operations),
+            "message": f"moving the data of {key}",
+            "total": _length(data),
+        }
 
     def emit(self, cls: Any, **more: Any) -> None:
         """Tell where the transfer is."""
-        self._store.event_manager.emit(
-            cls(source=self._store, key=self._key, done=self._done, total=self._total, **more)
-        )
+        self._emit(cls(done=self._done, **self._facts, **more))
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
         piece = self._data.read(size)
-        self._done += len(piece)
+        self._done += len(binary(piece))
         if piece:
             self.emit(StoreProgressStepEvent)
         return piece
 
 
-def reporting(store: "Store", key: str, data: BinaryIO | None) -> contextlib.AbstractContextManager[BinaryIO | None]:
+def reporting(
+    store: "Store", key: str, data: BinaryIO | None, metadata: Mapping[str, Any] | None = None
+) -> contextlib.AbstractContextManager[BinaryIO | None]:
     """Give ``data`` as a stream that emits StoreProgress events, or as it is if nobody listens.
 
     The start is told at once, each read as a step, and the end at the end of the block, failed or not.
     """
     if data is None or not store._heard():
         return contextlib.nullcontext(data)
-    return _reported(_Reporting(store, key, data))
+    return _reported(_Reporting(store, key, data, unshared(metadata or {})))
 
 
 @contextlib.contextmanager

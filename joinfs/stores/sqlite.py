@@ -98,6 +98,9 @@ class SQLiteStore(Store):
         with self._connections().transaction():
             yield
 
+    def _nested_transaction(self) -> contextlib.AbstractContextManager[object]:
+        return self._transaction()
+
     # ---------------------------------------------------------------- reading
 
     def stat(self, key: str) -> Stat:

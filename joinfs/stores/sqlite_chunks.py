@@ -11,7 +11,7 @@ from typing import BinaryIO
 from joinfs.stores.sqlite_connections import Connections
 from joinfs.stores.sqlite_nodes import Damaged, find_file, metadata_from
 from joinfs.stores.sqlite_schema import explained
-from joinfs.stores.value import MEBIBYTE, Opened, RangeStream
+from joinfs.stores.value import MEBIBYTE, Opened, RangeStream, binary
 
 # Part of the file format: chunk n of a value begins at n * CHUNK.
 CHUNK = 256 << 10
@@ -48,7 +48,7 @@ class Source(io.RawIOBase):
         """The next CHUNK bytes, however few a read gives; fewer only at the end."""
         pieces = []
         missing = CHUNK
-        while missing and (piece := data.read(min(self._step, missing))):
+        while missing and (piece := binary(data.read(min(self._step, missing)))):
             pieces.append(piece)
             missing -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -117,6 +117,20 @@ class Capabilities(NamedTuple):
 READ_ONLY = Capabilities(writable=False, transactions=False)
 
 
+def binary(piece: Any) -> bytes:
+    """Answer what a stream gave when it was read, if that is bytes.
+
+    Raises:
+        TypeError: It is text: the stream was not opened for reading bytes.
+        BlockingIOError: It is nothing, now: the stream is one that does not wait.
+    """
+    if isinstance(piece, str):
+        raise TypeError("data must be bytes: open the file as open(path, 'rb')")
+    if piece is None:
+        raise BlockingIOError("data is read from a stream that does not wait for it")
+    return piece  # type: ignore[no-any-return]
+
+
 def now() -> int:
     """Nanoseconds since the epoch."""
     return time.time_ns()
@@ -141,7 +155,7 @@ class Opened(NamedTuple):
 class Value:
     """What ``get`` answers: the data of a key, and what is known about it.
 
-    Unpacks to ``(data, metadata)``, which were there together. In a ``with`` statement it gives the data
+    It is a pair, ``(data, metadata)``, of what was there together. In a ``with`` statement it gives the data
     stream, and closes it at the end. The data is opened when it is first asked for, and what is known is then
     what is true of that data; a stream that is open goes on answering the value as it was when it was opened,
     whatever is written meanwhile.
@@ -216,6 +230,12 @@ class Value:
     def __iter__(self) -> Iterator[Any]:
         yield self.data
         yield self.metadata
+
+    def __getitem__(self, index: int) -> Any:
+        return tuple(self)[index]
+
+    def __len__(self) -> int:
+        return 2
 
     def __enter__(self) -> BinaryIO:
         return self.data

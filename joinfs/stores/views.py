@@ -144,6 +144,9 @@ class View(Store):
     def _transaction(self) -> contextlib.AbstractContextManager[object]:
         return self.store.transaction(f"part of a transaction of {self.name}")
 
+    def _nested_transaction(self) -> contextlib.AbstractContextManager[object]:
+        return self._transaction()
+
 
 class PrefixStore(View):
     """A directory of another store, as a store of its own.

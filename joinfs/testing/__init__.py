@@ -7,7 +7,8 @@
             return MyStore(place / "medium")
 """
 
-from joinfs.testing.contract import ReadOnlyContract, StoreContract
+from joinfs.testing.contract import StoreContract
+from joinfs.testing.contract_reading import ReadOnlyContract
 from joinfs.testing.dictstore import DictStore
 from joinfs.testing.model import Entry, Tree
 
