@@ -292,15 +292,18 @@ class JoinMachine(RuleBasedStateMachine):
         if first != second and self.upper_kind != "flat":
             self.both("exchange", first, second)
 
-    @rule(steps=STEPS, fails=st.booleans())
-    def transaction(self, steps, fails):
-        """Several changes at once, or none of them."""
+    @rule(steps=STEPS, more=STEPS, fails=st.booleans(), part_fails=st.booleans())
+    def transaction(self, steps, more, fails, part_fails):
+        """Several changes at once, or none of them; a part of them may be undone alone."""
         if self.actor_class is not StoreActor or self.upper_kind == "flat":
             return
+        self.together(fails, [*steps, lambda: self.together(part_fails, more), *more])
+
+    def together(self, fails, steps):
         before = copy.deepcopy(self.model)
         with contextlib.suppress(RollBack), self.actor.join.transaction("several"):
-            for action, *arguments in steps:
-                self.both(action, *arguments)
+            for step in steps:
+                step() if callable(step) else self.both(*step)
             if fails:
                 raise RollBack
         if fails:
@@ -320,6 +323,10 @@ class JoinMachine(RuleBasedStateMachine):
                 join = JoinedStore([self.upper, *self.lowers])
                 with join.transaction("never ends"):
                     actor = StoreActor(join)
+                    with contextlib.suppress(RollBack), join.transaction("a part"):
+                        for action, *arguments in steps:
+                            self.outcome(getattr(actor, action), *arguments)
+                        raise RollBack
                     for action, *arguments in steps:
                         self.outcome(getattr(actor, action), *arguments)
                     os.kill(os.getpid(), signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import signal
 import stat as stat_module
@@ -175,6 +176,45 @@ def test_recovery_that_is_killed_goes_on_at_the_next_connect(tmp_path):
                 break
             recovered += 5
         assert recovered > 5
+
+
+def change_after_what_fails(store):
+    with store.transaction("whole"):
+        store.set("replaced", value(b"before"))
+        with contextlib.suppress(RuntimeError), store.transaction("part"):
+            change(store)
+            raise RuntimeError
+        store.set("replaced", value(b"after"))
+        store.delete("d/file")
+
+
+def test_killed_while_a_part_is_undone_it_is_old_or_new(tmp_path):
+    fill(tmp_path / "a")
+    old = seen(tmp_path / "a", times=False)
+    with DirectoryStore(tmp_path / "a") as store:
+        change_after_what_fails(store)
+        assert (store.to_bytes("replaced"), store.exists("d/file"), store.to_bytes("moved")) == (b"after", False, b"moved")
+    new = seen(tmp_path / "a", times=False)
+    assert {path for path in old if old[path] != new.get(path)} == {"replaced", "d/file"}
+    outcomes = []
+    for calls in itertools.count(60, 3):
+        place = tmp_path / f"{calls}"
+        fill(place)
+
+        def action(place=place):
+            with DirectoryStore(place) as store:
+                change_after_what_fails(store)
+
+        killed = killed_after(calls, action)
+        with DirectoryStore(place):
+            pass
+        state = seen(place, times=False)
+        assert state in (old, new), f"killed before call {calls}"
+        outcomes.append(state == new)
+        if not killed:
+            break
+    assert outcomes == sorted(outcomes), "once it is new it stays new"
+    assert outcomes.count(False) > 20
 
 
 def test_an_error_rolls_back_and_leaves_no_trace(tmp_path):
