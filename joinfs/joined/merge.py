@@ -135,10 +135,17 @@ class Merge:
         above, name = split(key)
         if is_reserved(name):
             raise KeyError(key)
-        found = self._find_below(above, name)
+        found = self._find_still(above, name)
         if found is None:
             raise KeyError(key)
         return self._told(found, key + "/") if found.stat.implied else found
+
+    def _find_still(self, directory: str, name: str) -> Found | None:
+        """What stands at a name in a directory, if that is there."""
+        try:
+            return self._find_below(directory, name)
+        except KeyError:
+            return None
 
     def _find_below(self, above: str, name: str) -> Found | None:
         """What stands at a name in a directory, which is still made of the same when that is known."""
@@ -192,7 +199,7 @@ class Merge:
             top = self.parts(ROOT)[0]
             found = Found(top.layer, top.store, top.prefix, top.store.stat(top.prefix))
             return self._told(found, ROOT) if found.stat.implied else found
-        found = self.find(key.removesuffix("/"))
+        found = self.find(key[:-1]) if is_directory_key(key) else self.find(key)
         if found.stat.is_directory != is_directory_key(key):
             raise KeyError(key)
         return found
@@ -248,12 +255,6 @@ class Merge:
             if self.stacks.is_quiet(version):
                 return parts, first, True
         return parts, first, False
-
-    def _find_still(self, directory: str, name: str) -> Found | None:
-        try:
-            return self._find_below(directory, name)
-        except KeyError:
-            return None
 
 
 def entries_shown(part: Part) -> Listing:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from joinfs.errors import NoSuchAttribute, Unsupported
+from joinfs.errors import NoSuchAttribute, OutOfSpace, Unsupported
 from joinfs.stores.metadata import to_bytes
 from joinfs.stores.value import Metadata, Stat
 
@@ -172,6 +172,13 @@ class FileAttributes:
         except OSError as error:
             if error.errno in {errno.ENOTSUP, errno.EPERM}:
                 raise Unsupported(f"{self._store_name} cannot hold metadata here") from error
+            shown = name.decode("utf-8", "surrogateescape").removeprefix(_USER)
+            if error.errno == errno.ERANGE:
+                raise Unsupported(f"{self._store_name} holds no metadata of so long a name as {shown!r}") from error
+            if error.errno in {errno.ENOSPC, errno.E2BIG, errno.EDQUOT}:
+                raise OutOfSpace(
+                    f"{self._store_name} has no room for so much metadata on one key: {shown!r} has {len(data)} bytes"
+                ) from error
             raise
 
     def replace_metadata(self, descriptor: int, metadata: Metadata) -> None:

@@ -23,6 +23,7 @@ from joinfs.errors import DirectoryNotEmpty, InvalidKey, IsADirectory, ReadOnly,
 from joinfs.stores.announcing import Announcing
 from joinfs.stores.bulk import BulkMethods
 from joinfs.stores.keys import check_key, is_directory_key
+from joinfs.stores.metadata import checked
 from joinfs.stores.progress import reporting
 from joinfs.stores.reading import Reading
 from joinfs.stores.value import MEBIBYTE, Metadata, Stat, Value, new_stat, now
@@ -98,10 +99,11 @@ class Store(Announcing, BulkMethods, Reading):
         self._check_writable(key)
         if is_directory_key(key) != stat.is_directory:
             raise InvalidKey(f"{key!r}: the key of a directory, and only that, ends in '/'")
-        with reporting(self, key, data, metadata) as source, self._receive(key, stat, source, buffer_size) as received, self._changing(key):
+        known = checked(metadata or {})
+        with reporting(self, key, data, known) as source, self._receive(key, stat, source, buffer_size) as received, self._changing(key):
             existed = self._heard() and self.exists(key)
-            made = self._put(key, stat._replace(implied=False), received, dict(metadata or {}), dict(xattrs or {}), buffer_size)
-        self._tell_set(key, existed, metadata or {})
+            made = self._put(key, stat._replace(implied=False), received, known, dict(xattrs or {}), buffer_size)
+        self._tell_set(key, existed, known)
         return made
 
     def _put(
@@ -151,7 +153,7 @@ class Store(Announcing, BulkMethods, Reading):
         """
         data, metadata = value
         with contextlib.closing(value) if isinstance(value, Value) else contextlib.nullcontext():
-            self._set_told(key, data, dict(metadata), buffer_size)
+            self._set_told(key, data, checked(metadata), buffer_size)
 
     def set_data(self, key: str, data: BinaryIO, buffer_size: int = MEBIBYTE) -> None:
         """Replace the data of ``key``, which need not be there yet; its metadata stays.
@@ -190,16 +192,17 @@ class Store(Announcing, BulkMethods, Reading):
         not there.
         """
         self._check_writable(key)
+        new = checked(metadata)
         with self._changing(key):
             existed = True
             try:
-                self._set_metadata(key, dict(metadata))
+                self._set_metadata(key, new)
             except KeyError:
                 if is_directory_key(key):
                     raise
                 existed = False
-                self._make(key, dict(metadata))
-        self._tell_set(key, existed, metadata)
+                self._make(key, new)
+        self._tell_set(key, existed, new)
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
         self._put_again(key, self.stat(key), metadata)
@@ -219,7 +222,7 @@ class Store(Announcing, BulkMethods, Reading):
         """
         self._check_writable(key)
         with self._changing(key):
-            updated = self._update_metadata(key, dict(metadata))
+            updated = self._update_metadata(key, checked(metadata))
         self._tell_set(key, True, updated)
 
     def _update_metadata(self, key: str, metadata: Metadata) -> Metadata:

@@ -69,8 +69,11 @@ class MemoryStore(Store):
     def _walk(self, key: str) -> _Inode:
         self._check_connected()
         inode = self._root
-        for name in key.removesuffix("/").split("/") if key else ():
-            inode = inode.entries[name]
+        try:
+            for name in key.removesuffix("/").split("/") if key else ():
+                inode = inode.entries[name]
+        except KeyError:
+            raise KeyError(key) from None
         return inode
 
     def _inode(self, key: str) -> _Inode:

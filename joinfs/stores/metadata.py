@@ -58,6 +58,27 @@ def to_json(value: Any) -> str:
         raise Unsupported(f"metadata must be text, or JSON values: {error}") from error
 
 
+def checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer metadata as a new dict, if every store could have its names; values are the store's to check.
+
+    Raises:
+        Unsupported: A name is not text, or is empty, or has a NUL in it.
+    """
+    for name in metadata:
+        if not isinstance(name, str) or not name or "\0" in name or not is_encodable(name):
+            raise Unsupported(f"{name!r} is no name for metadata: it must be text, not empty, and without NUL")
+    return dict(metadata)
+
+
+def is_encodable(text: str) -> bool:
+    """Whether text is some bytes', as ``surrogateescape`` has them."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def copied(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """A copy that shares nothing with the original; errors as for ``to_json``."""
     if _PLAIN.issuperset(map(type, metadata.values())):

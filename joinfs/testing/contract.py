@@ -10,6 +10,7 @@ import io
 import stat as stat_module
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from joinfs.errors import (
     NameTooLong,
     NoSuchAttribute,
     NotADirectory,
+    OutOfSpace,
     Unsupported,
 )
 from joinfs.stores import Stat, Store
@@ -81,6 +83,31 @@ class StoreContract(ReadingContract, TogetherContract):
             store.set_data("b", file)
         assert store.to_bytes("a") == b"unpacked"
         assert store.to_bytes("b") == packed.read_bytes()[2:]
+
+    def test_names_of_metadata_are_text(self, store: Store) -> None:
+        store.set("a", (data(b"one"), {"n": "1"}))
+        for name in ("", "a\0b", 5, "\ud800"):
+            metadata: dict[str, Any] = {name: "x"}  # type: ignore[dict-item]
+            for write in (
+                lambda metadata=metadata: store.set("a", (data(b"two"), metadata)),
+                lambda metadata=metadata: store.put("a", Stat(FILE), data(b"two"), metadata),
+                lambda metadata=metadata: store.set_metadata("a", metadata),
+                lambda metadata=metadata: store.update_metadata("a", metadata),
+            ):
+                with pytest.raises(Unsupported, match="name for metadata"):
+                    write()
+        assert (store.to_bytes("a"), store.get_metadata("a")) == (b"one", {"n": "1"})
+
+    def test_metadata_too_large_is_told(self, store: Store) -> None:
+        store.set("a", (data(b"one"), {"n": "1"}))
+        for metadata in ({"n": "x" * 100_000}, {"n" * 300: "x"}):
+            try:
+                store.update_metadata("a", metadata)
+            except (OutOfSpace, Unsupported):
+                assert store.get_metadata("a") == {"n": "1"}
+            else:
+                assert store.get_metadata("a") == {"n": "1", **metadata}
+                store.set_metadata("a", {"n": "1"})
 
     def test_text_is_no_data(self, store: Store, tmp_path: Path) -> None:
         (tmp_path / "text").write_text("text")

@@ -124,11 +124,13 @@ class ReadingContract:
                 list(filled.list(wrong))
 
     def test_a_missing_key_is_a_key_error(self, filled: Store) -> None:
-        for method in (filled.get, filled.get_data, filled.get_metadata, filled.to_bytes, filled.get_xattrs):
+        for key in ("missing", "d/missing", "missing/d/e", "a/below"):
+            for method in (filled.stat, filled.get, filled.get_data, filled.get_metadata, filled.to_bytes, filled.get_xattrs):
+                with pytest.raises(KeyError) as told:
+                    method(key)
+                assert told.value.args[0].endswith(key)
             with pytest.raises(KeyError):
-                method("missing")
-        with pytest.raises(KeyError):
-            filled.read("missing", 0, 1)
+                filled.read(key, 0, 1)
         with pytest.raises(KeyError):
             list(filled.multiget(iter(["a", "missing"])))
         assert not filled.exists("missing")
