@@ -172,6 +172,10 @@ class Merge:
                 return None
         return None
 
+    def has_redirects(self) -> bool:
+        """Whether keys of a layer may be others in the join."""
+        return any(part.marks.redirects for part in self.parts(ROOT))
+
     def holders(self, key: str) -> Iterator[Found]:
         """Yield what each layer that shares in the directory of ``key`` has there, hidden or not."""
         above, name = split(key)

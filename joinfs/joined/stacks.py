@@ -50,7 +50,7 @@ class Stacks:
     """
 
     def __init__(self, layers: Sequence[Store], ttl: float) -> None:
-        self._layers = layers
+        self._upper, *self._lowers = layers
         self._ttl = ttl
         self._lock = threading.Lock()
         self._shared = _Memory()
@@ -102,7 +102,10 @@ class Stacks:
         return self._shared if memory is None else memory
 
     def _changes(self) -> tuple[int, int]:
-        return self._layers[0].changes, sum(layer.changes for layer in self._layers[1:])
+        lower = 0
+        for layer in self._lowers:  # no sum(): this is asked with every read
+            lower += layer.changes
+        return self._upper.changes, lower
 
     # ---------------------------------------------------------------- writing
 

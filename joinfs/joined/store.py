@@ -6,18 +6,20 @@ writing, all of it into the first store, ``writing``.
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, TypeVar
 
 from joinfs.errors import ReadOnly, Unsupported, UsageError
 from joinfs.joined.merge import Found, Merge
-from joinfs.joined.whiteout import unmarked, unmarked_xattrs
+from joinfs.joined.whiteout import OVERLAY, PREFIX, unmarked, unmarked_xattrs
 from joinfs.joined.writing import Writing
 from joinfs.stores import Capabilities, Stat, Usage, Value
 from joinfs.stores.adapt import as_store
-from joinfs.stores.keys import is_directory_key
+from joinfs.stores.keys import check_key, is_directory_key
+from joinfs.stores.metadata import RESERVED
 
 DIRECTORY_TTL = 1.0
+T = TypeVar("T")
 
 
 class JoinedStore(Writing):
@@ -75,7 +77,10 @@ class JoinedStore(Writing):
                 closing.callback(layer.disconnect)
 
     def is_connected(self) -> bool:
-        return all(layer.is_connected() for layer in self.layers)
+        for layer in self.layers:  # no all(): this is asked with every call  # noqa: SIM110
+            if not layer.is_connected():
+                return False
+        return True
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
@@ -96,7 +101,8 @@ class JoinedStore(Writing):
                 f"the join is read-only, because its first store, {self._upper.name}, takes no writes; "
                 "put a writable store first"
             )
-        super()._check_writable(key)
+        self._check_connected()
+        check_key(key)
 
     # ---------------------------------------------------------------- reading
 
@@ -118,22 +124,53 @@ class JoinedStore(Writing):
         return self._merge.list(prefix)
 
     def get(self, key: str) -> Value:
-        found = self._find(key)
-        value = found.store.get(found.key)
+        value = self._from_first(self._upper.get, key)
+        if value is None or not value.size:
+            found = self._find(key)
+            value = found.store.get(found.key)
         value.show(unmarked)
         return value
 
     def get_data(self, key: str) -> BinaryIO:
-        found = self._find(key)
-        return found.store.get_data(found.key)
+        return self.get(key).data
 
     def read(self, key: str, offset: int, size: int) -> bytes:
-        found = self._find(key)
-        return found.store.read(found.key, offset, size)
+        data = self._from_first(self._upper.read, key, offset, size)
+        if not data:
+            found = self._find(key)
+            data = found.store.read(found.key, offset, size)
+        return data
+
+    def _from_first(self, ask: Callable[..., T], key: str, *arguments: int) -> T | None:
+        """What the first store answers, which counts if it has data there: nothing can hide it, nor is it a whiteout."""
+        if PREFIX in key:
+            return None
+        try:
+            return ask(key, *arguments)
+        except KeyError:
+            return None
 
     def get_metadata(self, key: str, select: Any = None) -> dict[str, Any]:
         found = self._find(key)
         return unmarked(found.store.get_metadata(found.key, select))
+
+    def query(self, select: Iterable[str] | None = None, **kwargs: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The same. Each store answers for itself, by an index if it has one; what is hidden is left out."""
+        self._check_connected()
+        names = None if select is None else list(select)
+        if any(name.startswith((RESERVED, OVERLAY)) for name in kwargs):
+            return iter(())
+        if self._merge.has_redirects():
+            return super().query(names, **kwargs)
+        return self._query(names, kwargs)
+
+    def _query(self, names: Sequence[str] | None, wanted: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, layer in enumerate(self.layers):
+            for key, metadata in layer.query(names, **wanted):
+                with contextlib.suppress(KeyError):
+                    found = self._merge.locate(key)
+                    if (found.layer, found.key) == (number, key):
+                        yield key, unmarked(metadata)
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
         found = self._find(key)

@@ -11,6 +11,7 @@ Two marks are joinfs's own and stand in the metadata of a directory:
 
 - ``joinfs.redirect``: below this layer the directory goes on under that key. It outranks a whiteout of
   the directory's name. (A renamed merged directory.)
+  Before there is one in a layer, its root gets ``joinfs.redirects``.
 - ``joinfs.whiteouts``: a list of hidden names that are too long to have ``.wh.`` put before them.
 
 Layers may also carry the kernel's overlayfs marks, which are read and never written: a character device
@@ -34,6 +35,7 @@ PREFIX = ".wh."
 BOOKKEEPING = ".wh..wh."
 OPAQUE = ".wh..wh..opq"
 REDIRECT = RESERVED + "redirect"
+REDIRECTS = RESERVED + "redirects"
 LONG_WHITEOUTS = RESERVED + "whiteouts"
 OVERLAY = "overlay."
 TRUSTED_OVERLAY = "trusted.overlay."
@@ -48,12 +50,14 @@ class Marks(NamedTuple):
         redirect: They have it under this key instead.
         long_whiteouts: Names hidden in them, too long for a whiteout of their own.
         empty_files: Empty files in it may be overlayfs whiteouts.
+        redirects: Of a root: directories of the layer may have redirects.
     """
 
     opaque: bool = False
     redirect: str | None = None
     long_whiteouts: frozenset[str] = frozenset()
     empty_files: bool = False
+    redirects: bool = False
 
 
 NO_MARKS = Marks()
@@ -107,6 +111,7 @@ def read_marks(store: Store, directory: str) -> Marks:
         _redirect(metadata),
         frozenset(name for name in long_whiteouts if isinstance(name, str)),
         opaque == "x",
+        bool(metadata.get(REDIRECTS)),
     )
 
 

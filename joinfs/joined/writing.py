@@ -8,6 +8,7 @@ then deleted or moved away in one step.
 """
 
 import contextlib
+import io
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ from joinfs.joined.stacks import Part
 from joinfs.joined.whiteout import (
     OVERLAY,
     REDIRECT,
+    REDIRECTS,
     check_not_reserved,
     fits,
     is_whited_out,
@@ -62,6 +64,31 @@ class Writing(Store):
             return self._make_directory(key, stat, metadata, xattrs)
         self._copy_up(there, key)
         return self._upper.put(key, stat, None, {**unmarked(metadata), **self._marks_of(key)}, xattrs)
+
+    def _set(self, key: str, data: BinaryIO | None, metadata: Metadata | None, buffer_size: int) -> Metadata:
+        check_not_reserved(key)
+        there = self._standing(key)
+        if there is not None and there.stat.is_directory:
+            raise IsADirectory(f"{key!r} is a directory")
+        if there is not None and there.layer > 0:
+            kept = unmarked(there.store.get_metadata(there.key)) if metadata is None else metadata
+            self._ensure_directory(split(key)[0])
+            xattrs = self._kept_xattrs(key)
+            self._put_value(key, there, self._stat_over(there.stat), data, kept, xattrs, buffer_size)
+            return kept
+        self._ensure_directory(split(key)[0])
+        self._set_in_first(key, there, io.BytesIO() if data is None else data, metadata, buffer_size)
+        return metadata if metadata is not None else self.get_metadata(key) if self._heard() else {}
+
+    def _set_in_first(self, key: str, there: Found | None, data: BinaryIO, metadata: Metadata | None, buffer_size: int) -> None:
+        """Set what only the first store has, if anybody; it keeps what is to be kept by itself."""
+        whited_out = there is None and self._is_whited_out(key)
+        if metadata is None:
+            self._upper.set_data(key, data, buffer_size)
+        else:
+            self._upper.set(key, (data, unmarked(metadata)), buffer_size)
+        if whited_out:
+            remove_whiteout(self._upper, *split(key))
 
     def _delete(self, key: str) -> None:
         found = self._merge.locate(key)
@@ -268,10 +295,17 @@ class Writing(Store):
             return
         top, *lower_parts = self._merge.parts(key)
         if lower_parts and top.marks.redirect is None:
+            self._expect_redirects()
             metadata = self._upper.get_metadata(key)
             self._upper.set_metadata(key, {**metadata, REDIRECT: lower_key})
             top = top._replace(marks=top.marks._replace(redirect=lower_key))
             self._merge.stacks.remember(key, (top, *lower_parts))
+
+    def _expect_redirects(self) -> None:
+        """Have the first store's root say that there are redirects."""
+        if not self._merge.parts(ROOT)[0].marks.redirects:
+            self._upper.set_metadata(ROOT, {**self._upper.get_metadata(ROOT), REDIRECTS: True})
+            self._merge.stacks.forget()
 
     def _lower_key(self, directory: str) -> str:
         """The key under which the stores below the first are asked for a directory of the join."""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from joinfs.errors import NoSuchAttribute, OutOfSpace, Unsupported
+from joinfs.errors import NameTooLong, NoSuchAttribute, OutOfSpace, Unsupported
 from joinfs.stores.metadata import to_bytes
 from joinfs.stores.value import Metadata, Stat
 
@@ -174,7 +174,7 @@ class FileAttributes:
                 raise Unsupported(f"{self._store_name} cannot hold metadata here") from error
             shown = name.decode("utf-8", "surrogateescape").removeprefix(_USER)
             if error.errno == errno.ERANGE:
-                raise Unsupported(f"{self._store_name} holds no metadata of so long a name as {shown!r}") from error
+                raise NameTooLong(f"{self._store_name} holds no metadata of so long a name as {shown!r}") from error
             if error.errno in {errno.ENOSPC, errno.E2BIG, errno.EDQUOT}:
                 raise OutOfSpace(
                     f"{self._store_name} has no room for so much metadata on one key: {shown!r} has {len(data)} bytes"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from joinfs.stores.keys import ROOT
+from joinfs.stores.metadata import has_all, selected
 from joinfs.stores.progress import reporting
 from joinfs.stores.value import MEBIBYTE, Metadata, Value
 
@@ -90,8 +91,8 @@ class BulkMethods:
         for key in self.keys():
             with contextlib.suppress(KeyError):
                 metadata = self.get_metadata(key)
-                if all(name in metadata and metadata[name] == kwargs[name] for name in kwargs):
-                    yield key, _selected(metadata, names)
+                if has_all(metadata, kwargs):
+                    yield key, selected(metadata, names)
 
     def query_keys(self: "Store", **kwargs: Any) -> Iterator[str]:  # type: ignore[misc]
         """Yield the keys that ``query`` yields."""
@@ -150,10 +151,6 @@ class BulkMethods:
     ) -> None:
         """``set_data`` from bytes."""
         self.set_data(key, io.BytesIO(data), buffer_size)
-
-
-def _selected(metadata: Metadata, names: list[str] | None) -> Metadata:
-    return metadata if names is None else {name: metadata[name] for name in names if name in metadata}
 
 
 def _literal_directory(pattern: str) -> str:

@@ -19,7 +19,7 @@ from joinfs.errors import DirectoryNotEmpty, InvalidKey, IsADirectory, NoSuchAtt
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, DEFAULT_FILE_MODE, Store
 from joinfs.stores.escape import is_piece, unescape
 from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
-from joinfs.stores.metadata import copied, unshared
+from joinfs.stores.metadata import copied, has_all, selected, unshared
 from joinfs.stores.names import ROOT_MARKER, NameTree
 from joinfs.stores.value import NANOSECONDS, Capabilities, Metadata, Stat, Value, binary, new_stat, now
 
@@ -200,6 +200,25 @@ class FlatStore(Store):
         value.created, value.modified = moments_of(value.metadata, (value.created, value.modified))
         value.show(_users)
         return value
+
+    def query(self, select: Iterable[str] | None = None, **kwargs: Any) -> Iterator[tuple[str, Metadata]]:
+        chosen = None if select is None else list(select)
+        with self._lock:
+            values = self._current().values()
+        for key, name in values:
+            metadata = self._metadata_of_value(name)
+            if metadata is not None and has_all(metadata, kwargs):
+                yield key, selected(metadata, chosen)
+
+    def _metadata_of_value(self, name: str) -> Metadata | None:
+        """The metadata of a regular file or symlink; None if it is gone, or something else."""
+        try:
+            with self._lock:
+                metadata = self._load(name).metadata
+        except KeyError:
+            return None
+        kind = stat_module.S_IFMT(metadata.get(STAT, {}).get("mode", DEFAULT_FILE_MODE))
+        return _users(metadata) if kind in {stat_module.S_IFREG, stat_module.S_IFLNK} else None
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
         value = self._find(key)[1]

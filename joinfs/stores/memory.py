@@ -19,7 +19,7 @@ from joinfs.errors import (
 )
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, is_directory_key
-from joinfs.stores.metadata import copied
+from joinfs.stores.metadata import copied, has_all, selected
 from joinfs.stores.value import Capabilities, Metadata, Stat, Value, binary, new_stat, now
 
 
@@ -104,7 +104,7 @@ class MemoryStore(Store):
     def get_metadata(self, key: str, select: Any = None) -> Metadata:
         with self._lock:
             metadata = self._inode(key).metadata
-        return copied(metadata if select is None else {n: metadata[n] for n in select if n in metadata})
+        return copied(selected(metadata, select))
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
         with self._lock:
@@ -121,7 +121,7 @@ class MemoryStore(Store):
     def query(self, select: Iterable[str] | None = None, **kwargs: Any) -> Iterator[tuple[str, Metadata]]:
         names = None if select is None else list(select)
         for key, metadata in self._matching(ROOT, kwargs):
-            yield key, copied(metadata if names is None else {n: metadata[n] for n in names if n in metadata})
+            yield key, copied(selected(metadata, names))
 
     def _matching(self, prefix: str, wanted: Metadata) -> Sequence[tuple[str, Metadata]]:
         """The keys of values below a directory, with the metadata of each, if that has all that is wanted."""
@@ -136,7 +136,7 @@ class MemoryStore(Store):
                 for name, inode in directory.entries.items():
                     if inode.directory:
                         pending.append((f"{above}{name}/", inode))
-                    elif wanted.items() <= inode.metadata.items() and (inode.stat.is_file or inode.stat.is_symlink):
+                    elif has_all(inode.metadata, wanted) and (inode.stat.is_file or inode.stat.is_symlink):
                         found.append((above + name, inode.metadata))
         return found
 

@@ -7,7 +7,7 @@ Names that begin with ``joinfs.`` are joinfs's own.
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from joinfs.errors import Unsupported
@@ -56,6 +56,16 @@ def to_json(value: Any) -> str:
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise Unsupported(f"metadata must be text, or JSON values: {error}") from error
+
+
+def has_all(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether metadata has all that is wanted, exactly."""
+    return wanted.items() <= metadata.items()
+
+
+def selected(metadata: Mapping[str, Any], names: Iterable[str] | None) -> dict[str, Any]:
+    """Answer metadata cut down to some names, as far as they are there; all of it if ``names`` is None."""
+    return dict(metadata) if names is None else {name: metadata[name] for name in names if name in metadata}
 
 
 def checked(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,10 @@ class NameTree:
         """Whether a name of the medium stands at a key; of a directory, whether it has a marker."""
         return key in self._names
 
+    def values(self) -> list[tuple[str, str]]:
+        """Answer the key and the medium's name of every value."""
+        return [(key, name) for key, name in self._names.items() if not key.endswith("/") and key != ROOT]
+
     def children(self, prefix: str) -> dict[str, bool]:
         """Answer the names directly in a directory, and for each whether it is a directory.
 

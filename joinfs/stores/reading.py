@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, Self
 
 from joinfs.errors import NotConnected, Unsupported
 from joinfs.stores.keys import directory_key
+from joinfs.stores.metadata import selected
 from joinfs.stores.value import MEBIBYTE, Capabilities, Metadata, Stat, Usage, Value
 
 
@@ -141,10 +142,7 @@ class Reading(ABC):
         Raises:
             KeyError: The key is not there.
         """
-        metadata = self.get(key).metadata
-        if select is None:
-            return metadata
-        return {name: metadata[name] for name in select if name in metadata}
+        return selected(self.get(key).metadata, select)
 
     def exists(self, key: str) -> bool:
         """Whether ``key`` is there; for ``a/``, whether there is such a directory."""

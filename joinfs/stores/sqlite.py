@@ -19,6 +19,7 @@ from joinfs.stores import sqlite_nodes as nodes
 from joinfs.stores import sqlite_query as queries
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, is_directory_key, split
+from joinfs.stores.metadata import selected
 from joinfs.stores.sqlite_chunks import Source, checked_inline, open_stream, read_chunks
 from joinfs.stores.sqlite_connections import Connections
 from joinfs.stores.sqlite_schema import ROOT_NODE
@@ -142,7 +143,7 @@ class SQLiteStore(Store):
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
         with self._reading() as db:
             metadata = nodes.metadata_from(nodes.find(db, key, ", n.metadata")[1][0])
-        return metadata if select is None else _selected(metadata, select)
+        return selected(metadata, select)
 
     def read(self, key: str, offset: int, size: int) -> bytes:
         with self._connections().snapshot() as db:
@@ -162,7 +163,7 @@ class SQLiteStore(Store):
             with self._connections().snapshot() as db:
                 found, position = queries.matching(db, kwargs, position, PAGE)
             for key, metadata in found:
-                yield key, metadata if names is None else _selected(metadata, names)
+                yield key, selected(metadata, names)
 
     def usage(self) -> Usage:
         with self._reading() as db:
@@ -334,10 +335,6 @@ def _sync_file(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _selected(metadata: Metadata, names: Iterable[str]) -> Metadata:
-    return {name: metadata[name] for name in names if name in metadata}
 
 
 def _refuse_root(key: str) -> None:

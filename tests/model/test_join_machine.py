@@ -62,7 +62,7 @@ def layer_entries(choice):
         for p in above:
             entries.setdefault(p, Entry(None, {}, 0o755))
         data = choice[path]
-        entries.setdefault(path, Entry(data, {}, 0o755 if data is None else 0o644))
+        entries.setdefault(path, Entry(data, {} if data is None else {"from": path}, 0o755 if data is None else 0o644))
     return entries
 
 
@@ -198,7 +198,7 @@ class FilesystemActor:
                 data = self.operations.read(opened, 0, 1000)
                 self.operations.release(opened)
             names = self.operations.listxattr(child.node)
-            metadata = {n[5:]: self.operations.getxattr(child.node, n).decode() for n in names}
+            metadata = {n[5:]: self.operations.getxattr(child.node, n).decode("utf-8", "surrogateescape") for n in names}
             found[prefix + entry.name] = (data, metadata, stat_module.S_IMODE(child.attributes.mode))
             if data is None:
                 found |= self.seen(child.node, prefix + entry.name + "/")
@@ -366,6 +366,16 @@ class JoinMachine(RuleBasedStateMachine):
     def what_is_seen_is_what_the_model_says(self):
         expected = {p: (e.data, e.metadata, e.mode) for p, e in self.model.entries.items()}
         assert self.actor.seen() == expected
+
+    @invariant()
+    def queries_find_what_is_seen(self):
+        if self.actor_class is not StoreActor:
+            return
+        files = {path: entry.metadata for path, entry in self.model.entries.items() if not entry.is_directory}
+        assert sorted(self.actor.join.query()) == sorted(files.items())
+        for name, value in {item for metadata in files.values() for item in metadata.items()}:
+            wanted = [path for path in files if files[path].get(name) == value]
+            assert sorted(self.actor.join.query_keys(**{name: value})) == sorted(wanted)
 
     @invariant()
     def the_lower_stores_are_as_they_were(self):
