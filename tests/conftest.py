@@ -31,14 +31,14 @@ def need():
 def in_bounded_memory():
     """Run Python with no more than so many mebibytes beside what it starts with; answer what it prints."""
 
-    def run(program, megabytes, *arguments):
+    def run(program, megabytes, *arguments, timeout=110):
         limited = (
             "import resource, sys\n"
             "import joinfs\n"
             "held = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
             f"resource.setrlimit(resource.RLIMIT_AS, (held + {megabytes << 20},) * 2)\n" + program
         )
-        done = subprocess.run([sys.executable, "-c", limited, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=110)
+        done = subprocess.run([sys.executable, "-c", limited, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=timeout)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
