@@ -21,6 +21,7 @@ import urllib.parse
 from collections.abc import Iterator
 
 from joinfs.errors import CorruptStore, OutOfSpace, ReadOnly, StoreError, StoreLocked, StoreUnavailable
+from joinfs.stores.sqlite_upgrade import ADDED_IN_2, to_version_2
 
 APPLICATION_ID = 0x4A4E4653  # "JNFS"
 SCHEMA_VERSION = 2
@@ -166,6 +167,8 @@ def open_database(path: str, name: str, read_only: bool, timeout: float) -> tupl
         try:
             if _is_new(connection):
                 _create(connection, name, writable, timeout)
+            if _is_old(connection):
+                _upgrade(connection, name, writable)
             _check_schema(connection, name)
             if writable:
                 _use_log(connection, name, timeout)
@@ -258,11 +261,12 @@ def _objects(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
 
 
 @functools.cache
-def _expected_objects() -> list[tuple[str, str, str]]:
+def _expected_objects(version: int = SCHEMA_VERSION) -> list[tuple[str, str, str]]:
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         for statement in STATEMENTS:
             connection.execute(statement)
-        return _objects(connection)
+        defined = _objects(connection)
+    return [one for one in defined if version > 1 or one[1] not in ADDED_IN_2]
 
 
 def _is_new(connection: sqlite3.Connection) -> bool:
@@ -287,6 +291,20 @@ def _create(connection: sqlite3.Connection, name: str, writable: bool, timeout: 
         _make_root(connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
+def _is_old(connection: sqlite3.Connection) -> bool:
+    marks = _pragma(connection, "application_id"), _pragma(connection, "user_version")
+    return marks == (APPLICATION_ID, 1) and _objects(connection) == _expected_objects(1)
+
+
+def _upgrade(connection: sqlite3.Connection, name: str, writable: bool) -> None:
+    if not writable:
+        raise StoreUnavailable(f"{name}: the database was made by an older joinfs; open it for writing once")
+    connection.execute("BEGIN IMMEDIATE")
+    if _is_old(connection):  # another process may have been quicker
+        to_version_2(connection, STATEMENTS, name)
     connection.execute("COMMIT")
 
 

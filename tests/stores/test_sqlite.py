@@ -46,6 +46,40 @@ def test_a_newer_schema_is_refused_and_left_alone(path):
     assert path.read_bytes() == before
 
 
+@pytest.fixture
+def old(path):
+    """A database of schema 1, which had no index of metadata."""
+    with SQLiteStore(path) as store:
+        for number in range(50):
+            store.set(f"d/{number}", (io.BytesIO(b"%d" % number), {"number": number, "all": True}))
+    for statement in ("DROP TABLE field", "DROP INDEX entry_node", "PRAGMA user_version = 1"):
+        raw(path, statement)
+    return path
+
+
+def test_an_older_schema_is_brought_to_this_one(old):
+    with SQLiteStore(old) as store:
+        assert list(store.query_keys(number=7)) == ["d/7"]
+        assert len(list(store.query(all=True))) == 50
+        store.set_metadata("d/7", {"number": 8})
+        assert sorted(store.query_keys(number=8)) == ["d/7", "d/8"]
+    assert raw(old, "PRAGMA user_version") == [(2,)]
+
+
+def test_an_older_schema_that_cannot_be_read_is_left_alone(old):
+    raw(old, "UPDATE node SET metadata = '{broken' WHERE id = (SELECT max(id) FROM node)")
+    before = raw(old, "SELECT * FROM sqlite_schema")
+    with pytest.raises(CorruptStore, match="metadata"):
+        SQLiteStore(old).connect()
+    assert (raw(old, "SELECT * FROM sqlite_schema"), raw(old, "PRAGMA user_version")) == (before, [(1,)])
+
+
+def test_an_older_schema_is_not_changed_by_who_only_reads(old):
+    with pytest.raises(StoreUnavailable, match="open it for writing once"):
+        SQLiteStore(old, read_only=True).connect()
+    assert raw(old, "PRAGMA user_version") == [(1,)]
+
+
 @pytest.mark.parametrize("content", [b"no database" * 100, b"SQLite format 3\0" + b"\xff" * 5000, b"S"])
 def test_what_is_no_database_is_refused(path, content):
     path.write_bytes(content)
