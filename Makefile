@@ -1,6 +1,7 @@
 # make demo    mount three stores as one directory and show it
 # make test    run every test
 # make check   ruff, mypy --strict, import-linter
+# make bench-stores   time each store beside encore's same store, and SQLite beside sqlite3 itself
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 MOUNTING := fuse3 libfuse2 attr
 TESTING := git rsync acl sqlite3 tar
 
-.PHONY: demo test check clean mounting testing
+.PHONY: demo test check bench-stores clean mounting testing
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed mounting
@@ -21,6 +22,9 @@ check: $(VENV)/tested
 	$(BIN)/ruff check joinfs tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+bench-stores: $(VENV)/tested
+	$(BIN)/python tests/bench/stores.py $(BENCH_ARGS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "joinfs needs Python 3.11 or newer; say which with: make PYTHON=python3.12"; exit 1; }

@@ -23,7 +23,7 @@ from joinfs.stores.metadata import selected
 from joinfs.stores.sqlite_chunks import Source, checked_inline, open_stream, read_chunks
 from joinfs.stores.sqlite_connections import Connections
 from joinfs.stores.sqlite_schema import ROOT_NODE
-from joinfs.stores.value import Capabilities, Metadata, Opened, Stat, Usage, Value, now
+from joinfs.stores.value import NANOSECONDS, Capabilities, Metadata, Opened, Stat, Usage, Value, now
 
 # Entries that are read at a time; between two pages nothing is held of the database.
 PAGE = 1000
@@ -125,14 +125,14 @@ class SQLiteStore(Store):
 
     def get(self, key: str) -> Value:
         with self._reading() as db:
-            stat, (text, inline) = nodes.find(db, key, ", n.metadata, n.data")
+            node, _, _, size, mtime, ctime, birth, text, inline = nodes.find_value(db, key)
             metadata = nodes.metadata_from(text)
-            if inline is not None or stat.size == 0:
-                data = checked_inline(inline or b"", stat.size)
+            if inline is not None or size == 0:
+                data = checked_inline(inline or b"", size)
                 open_data: Any = functools.partial(io.BytesIO, data)
             else:
-                open_data = functools.partial(self._stream, key, nodes.id_of(stat))
-        return Value(open_data, metadata, stat.size, *stat.moments())
+                open_data = functools.partial(self._stream, key, node)
+        return Value(open_data, metadata, size, (birth or ctime) / NANOSECONDS, max(mtime, ctime) / NANOSECONDS)
 
     def _stream(self, key: str, node: int) -> Opened:
         opened = open_stream(self._connections(), self.name, node)

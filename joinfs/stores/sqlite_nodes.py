@@ -7,6 +7,7 @@ something. Content that joinfs would not have written is reported as :class:`Dam
 import base64
 import functools
 import json
+import re
 import sqlite3
 import stat as stat_module
 from collections.abc import Mapping
@@ -34,11 +35,14 @@ KINDS = frozenset(
 COLUMNS = (
     "n.mode, n.size, n.uid, n.gid, n.rdev, n.atime, n.mtime, n.ctime, n.birth, n.nlink, e.node, e.directory"
 )
+# What is needed of a value to answer it, and to check the row.
+VALUE_COLUMNS = "e.node, e.directory, n.mode, n.size, n.mtime, n.ctime, n.birth, n.metadata, n.data"
 # Components that one statement resolves. Its subqueries nest, and SQLite's parser has a small stack.
 STEP = 8
 MIN_TIME, MAX_TIME = -(1 << 63), (1 << 63) - 1
 
 Extra = tuple[Any, ...]
+_is_name = re.compile(rb"(?!\.{1,2}\Z)[^/\0]{1,%d}\Z" % MAX_NAME).match
 _parse: Any = json.JSONDecoder().decode
 
 
@@ -82,9 +86,7 @@ def encoded(name: str) -> bytes:
 
 def decoded(name: object) -> str:
     """Answer the component of a key for the bytes in the database, which are checked."""
-    if not isinstance(name, bytes) or not 0 < len(name) <= MAX_NAME or name in {b".", b".."}:
-        raise Damaged(f"an entry is called {name!r}")
-    if b"/" in name or b"\0" in name:
+    if not isinstance(name, bytes) or not _is_name(name):
         raise Damaged(f"an entry is called {name!r}")
     return name.decode("utf-8", "surrogateescape")
 
@@ -117,26 +119,41 @@ def _nested(select: str, depth: int) -> str:
 
 
 @functools.cache
-def _of_entry(extra: str) -> str:
-    return f"{COLUMNS}{extra} FROM entry e LEFT JOIN node n ON n.id = e.node"
+def _of_entry(columns: str) -> str:
+    return f"{columns} FROM entry e LEFT JOIN node n ON n.id = e.node"
 
 
-def _root_row(db: sqlite3.Connection, extra: str) -> Extra | None:
-    root = f"(SELECT 0 AS parent, x'' AS name, {ROOT_NODE} AS node, 1 AS directory) e"
-    row: Extra | None = db.execute(
-        f"SELECT {COLUMNS}{extra} FROM {root} LEFT JOIN node n ON n.id = e.node"
-    ).fetchone()
+@functools.cache
+def _columns(extra: str) -> str:
+    return COLUMNS + extra
+
+
+def _row(db: sqlite3.Connection, key: str, columns: str) -> Extra:
+    """The columns of whatever stands at a key, however that is spelled; KeyError if nothing does."""
+    try:
+        names = encoded(key.removesuffix("/")).split(b"/") if key else []
+    except NotRepresentable:
+        raise KeyError(key) from None
+    row = _entry_row(db, names, columns) if names else _root_row(db, columns)
+    if row is None:
+        raise KeyError(key)
     return row
 
 
-def _entry_row(db: sqlite3.Connection, names: list[bytes], extra: str) -> Extra | None:
+def _root_row(db: sqlite3.Connection, columns: str) -> Extra | None:
+    root = f"(SELECT 0 AS parent, x'' AS name, {ROOT_NODE} AS node, 1 AS directory) e"
+    row: Extra | None = db.execute(f"SELECT {columns} FROM {root} LEFT JOIN node n ON n.id = e.node").fetchone()
+    return row
+
+
+def _entry_row(db: sqlite3.Connection, names: list[bytes], columns: str) -> Extra | None:
     start = ROOT_NODE
     while len(names) > STEP:
         hit = db.execute(_nested("e.node FROM entry e", STEP), (start, *names[:STEP])).fetchone()
         if hit is None:
             return None
         start, names = hit[0], names[STEP:]
-    row: Extra | None = db.execute(_nested(_of_entry(extra), len(names)), (start, *names)).fetchone()
+    row: Extra | None = db.execute(_nested(_of_entry(columns), len(names)), (start, *names)).fetchone()
     return row
 
 
@@ -151,14 +168,25 @@ def find_any(db: sqlite3.Connection, key: str, extra: str = "") -> tuple[Stat, E
     Raises:
         KeyError: There is nothing.
     """
-    try:
-        names = [encoded(name) for name in key.removesuffix("/").split("/")] if key else []
-    except NotRepresentable:
-        raise KeyError(key) from None
-    row = _entry_row(db, names, extra) if names else _root_row(db, extra)
-    if row is None:
+    row = _row(db, key, _columns(extra))
+    return stat_from(row, root=not key), row[12:]
+
+
+def find_value(db: sqlite3.Connection, key: str) -> Extra:
+    """Answer VALUE_COLUMNS of a key, without what a Stat has besides.
+
+    Raises:
+        KeyError: It is not there.
+    """
+    row = _row(db, key, VALUE_COLUMNS)
+    node, directory, mode, size, mtime, ctime, birth, _, _ = row
+    # No set() of types: this is most of what a get does beside SQLite.
+    numbers = type(mode) is type(size) is type(mtime) is type(ctime) is type(birth) is int
+    if not numbers or size < 0:
+        raise Damaged(f"node {node!r} is missing, or has attributes that are no numbers")
+    if bool(directory) != is_directory_key(key):
         raise KeyError(key)
-    return stat_from(row, root=not names), row[12:]
+    return row
 
 
 def find_file(db: sqlite3.Connection, node: int, extra: str) -> tuple[Stat, Extra] | None:
@@ -197,7 +225,7 @@ def node_of(db: sqlite3.Connection, key: str) -> int:
 
 def child(db: sqlite3.Connection, parent: int, name: bytes) -> Place | None:
     """Answer what a directory has under a name."""
-    row = db.execute(_nested(_of_entry(""), 1), (parent, name)).fetchone()
+    row = db.execute(_nested(_of_entry(COLUMNS), 1), (parent, name)).fetchone()
     return None if row is None else Place(parent, name, stat_from(row))
 
 
@@ -206,7 +234,7 @@ def children(
 ) -> list[tuple[bytes, tuple[str, Stat]]]:
     """Answer the next entries of a directory in the order of their names, each with its name's bytes."""
     rows = db.execute(
-        f"SELECT {_of_entry(', e.name')} WHERE e.parent = ? AND e.name > ? ORDER BY e.name LIMIT ?",
+        f"SELECT {_of_entry(_columns(', e.name'))} WHERE e.parent = ? AND e.name > ? ORDER BY e.name LIMIT ?",
         (parent, after, limit),
     )
     return [(row[12], (decoded(row[12]), stat_from(row))) for row in rows]

@@ -10,6 +10,7 @@ MB/s. Behind a figure of ours is how many times as long it takes as the one besi
 import argparse
 import contextlib
 import io
+import json
 import os
 import random
 import shutil
@@ -106,7 +107,7 @@ class Raw:
         self.db = sqlite3.connect(path, isolation_level=None)
         self.db.executescript(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA page_size = 8192;"
-            "CREATE TABLE kv (key TEXT PRIMARY KEY, colour TEXT, number INTEGER, data BLOB);"
+            "CREATE TABLE kv (key TEXT PRIMARY KEY, colour TEXT, metadata TEXT, data BLOB);"
             "CREATE INDEX kv_colour ON kv (colour);"
             "CREATE TABLE piece (id INTEGER PRIMARY KEY, key TEXT, n INTEGER, data BLOB, UNIQUE (key, n));"
         )
@@ -120,11 +121,13 @@ class Raw:
         self.db.execute("COMMIT")
 
     def put(self, number: int) -> None:
-        row = (key_of(number), f"c{number % COLOURS}", number, SMALL)
+        row = (key_of(number), f"c{number % COLOURS}", json.dumps(metadata_of(number)), SMALL)
         self.db.execute("INSERT OR REPLACE INTO kv VALUES (?, ?, ?, ?)", row)
 
     def get(self, number: int) -> bytes:
-        data: bytes = self.db.execute("SELECT data, colour, number FROM kv WHERE key = ?", (key_of(number),)).fetchone()[0]
+        data: bytes
+        data, metadata = self.db.execute("SELECT data, metadata FROM kv WHERE key = ?", (key_of(number),)).fetchone()
+        json.loads(metadata)
         return data
 
     def read_large(self) -> int:
@@ -142,10 +145,11 @@ class Raw:
 
     def list(self, directory: int) -> int:
         prefix = f"d{directory:05}/"
-        return sum(1 for _ in self.db.execute("SELECT key, number FROM kv WHERE key >= ? AND key < ?", (prefix, prefix[:-1] + "0")))
+        return sum(1 for _ in self.db.execute("SELECT key, length(data) FROM kv WHERE key >= ? AND key < ?", (prefix, prefix[:-1] + "0")))
 
     def query(self, colour: int) -> int:
-        return sum(1 for _ in self.db.execute("SELECT key, colour, number FROM kv WHERE colour = ?", (f"c{colour}",)))
+        found = self.db.execute("SELECT key, metadata FROM kv WHERE colour = ?", (f"c{colour}",))
+        return sum(1 for _, metadata in found if json.loads(metadata))
 
     def close(self) -> None:
         self.db.close()
@@ -220,7 +224,7 @@ PAIRS = [
     Pair("memory", lambda _: Ours(joinfs.MemoryStore()), {"encore dict": encore_memory}),
     Pair("dir", lambda place: Ours(in_directory(place)), {"encore files": encore_files}),
     Pair("sqlite", lambda place: Ours(joinfs.SQLiteStore(place)), {"sqlite3": Raw, "encore sqlite": encore_sqlite}),
-    Pair("mapping", lambda _: Ours(joinfs.MappingStore({})), {"encore dict": encore_memory}),
+    Pair("mapping", lambda _: Ours(joinfs.MappingStore({})), {}),  # encore has none
     Pair("joined", lambda _: Ours(joinfs.JoinedStore([joinfs.MemoryStore(), joinfs.MemoryStore()])), {"encore joined": encore_joined}),
     Pair("zip", zipped, {}, writes=False),
 ]
