@@ -22,6 +22,8 @@ from joinfs.stores.views import PrefixStore
 
 __all__ = ["REGISTRY", "Capabilities", "Stat", "Store", "Usage", "Value", "open_store"]
 
+# Their URLs are percent-encoded as it is.
+WEB = {"http", "https"}
 ENTRY_POINTS = "joinfs.stores"
 SQLITE_MAGIC = b"SQLite format 3\0"
 # gzip, bzip2, xz, zstd
@@ -53,8 +55,15 @@ def _open_python(path: str, read_only: bool) -> Store:
     return store
 
 
+def _on_the_web(scheme: str) -> Opener:
+    """An opener for what follows ``http:`` or ``https:``."""
+    return lambda path, read_only: _lazily("http", "HTTPStore")(f"{scheme}:{path}", read_only)
+
+
 REGISTRY: dict[str, Opener] = {
     "dir": _lazily("directory", "DirectoryStore"),
+    "http": _on_the_web("http"),
+    "https": _on_the_web("https"),
     "memory": _open_memory,
     "python": _open_python,
     "sqlite": _lazily("sqlite", "SQLiteStore"),
@@ -68,7 +77,7 @@ def open_store(spec: str | os.PathLike[str], *, read_only: bool = False, connect
 
     Args:
         spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``tar:PATH``, ``memory:``,
-            ``python:MODULE:ATTRIBUTE`` (a mapping or a store), one of another package's schemes, or the
+            ``http://HOST/DIRECTORY/`` or ``https:``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store), one of another package's schemes, or the
             path of something that is there.
         read_only: Have it take no writes, as ``?ro`` does.
         connect: Answer it connected.
@@ -144,7 +153,7 @@ def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
             prefix = unquote(value.strip("/"))
         else:
             raise UsageError(f"'?{option}' is not known after a store's path; there are '?ro' and '?prefix=DIRECTORY' (a '?' in a path is '%3F')")
-    store = opener(unquote(path), read_only)
+    store = opener(path if scheme in WEB else unquote(path), read_only)
     if prefix is None:
         return store
     try:

@@ -1,0 +1,359 @@
+"""Reading files of a web server, in ranges, and never two versions of one as if they were one.
+
+Which version an answer is of is told by its ETag, its Last-Modified and how long the whole is. Where a server
+ignores Range, or gives nothing by which a version could be asked for again, the whole file is taken in with
+one request, into an unnamed temporary file, and read from there.
+"""
+
+import contextlib
+import io
+import os
+import re
+import tempfile
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import BinaryIO, NamedTuple
+
+from joinfs.errors import OutOfSpace, PermissionDenied, StoreUnavailable
+from joinfs.stores.http_listing import time_of
+from joinfs.stores.http_server import Answer, Failed, Locks, MethodRefused, Server
+from joinfs.stores.random_access import PlainFile
+from joinfs.stores.value import MEBIBYTE, NANOSECONDS, RangeStream
+
+MOST_SPOOLS = 8
+FIRST_BLOCK = MEBIBYTE
+MOST_BLOCK = 8 * MEBIBYTE
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
+_UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})", re.ASCII)
+
+
+class Target(NamedTuple):
+    """A file to be read: its URL, and the size that a listing or manifest tells, if one does."""
+
+    url: str
+    told: int | None
+
+
+class Version(NamedTuple):
+    """Which version of a file an answer is of.
+
+    Attributes:
+        etag, modified: The headers, empty where there is none.
+        total: Bytes of the whole file.
+        condition: What to send as If-Range to get more of the same; empty if the server gives nothing that
+            is sure to change with the file.
+    """
+
+    etag: str
+    modified: str
+    total: int
+    condition: str
+
+    def is_same_as(self, other: "Version") -> bool:
+        """Whether both are one version, as far as the server tells."""
+        return self[:3] == other[:3]
+
+
+class Piece(NamedTuple):
+    """Some bytes of a file that is ``total`` long; where it ends before them, there is no version to tell of."""
+
+    version: Version | None
+    data: bytes
+    total: int | None
+
+
+class Spool:
+    """A whole file, as the server sent it, in an unnamed temporary file that goes with the last who has this.
+
+    Args:
+        answer: What the server sends; read to its end.
+        told: How many bytes it is expected to have.
+
+    Raises:
+        Failed: The answer may be cut off.
+        OutOfSpace: There is no room for it.
+    """
+
+    def __init__(self, answer: Answer, told: int | None) -> None:
+        began = time.monotonic()
+        with tempfile.TemporaryFile() as file:
+            self._descriptor = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
+        size = 0
+        for piece in answer.pieces():
+            _check_room(self._descriptor, len(piece), answer.url)
+            size += os.write(self._descriptor, piece)
+        if not answer.is_delimited and size != told:
+            raise Failed(f"the server sent {size} bytes and did not say whether that is all")
+        _check_encoding(answer, size, told)
+        self.version = _version(answer, size)
+        self.took = time.monotonic() - began
+        self.seen_at = time.monotonic()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Answer up to ``size`` bytes from ``offset``; short only at the end."""
+        return PlainFile(self._descriptor).read_at(offset, size)
+
+
+class WebFiles:
+    """The files of a server, for one store.
+
+    Args:
+        server: Who is asked.
+        freshness: Answers after how many seconds a spool is compared with what the server has.
+    """
+
+    def __init__(self, server: Server, freshness: Callable[[], float]) -> None:
+        self._server, self._freshness = server, freshness
+        self._lock = threading.Lock()
+        self._urls = Locks()
+        self._spools: OrderedDict[str, Spool] = OrderedDict()
+        self._honours_ranges = False
+
+    def read(self, target: Target, offset: int, size: int) -> tuple[bytes, int | None]:
+        """Answer up to ``size`` bytes from ``offset``, of one version, and how long that is in all if the server tells.
+
+        Short only at the end. Errors as for ``Server.ask``.
+        """
+        found = self._part(target, offset, size)
+        if isinstance(found, Spool):
+            return found.read(offset, size), found.version.total
+        if found.version is None or len(found.data) == min(size, found.version.total - offset):
+            return found.data, found.total
+        # A server may send less than was asked for.
+        return _pinned(self, target, found, offset).read_all(offset, size), found.total
+
+    def open(self, target: Target, start: int, end: int | None) -> tuple[BinaryIO, int | None]:
+        """Answer a stream of the bytes from ``start`` to ``end``, and how long the file is in all.
+
+        The version is the one of now, and stays it. Errors as for ``Server.ask``; when reading,
+        StoreUnavailable if the file changed meanwhile.
+        """
+        block = FIRST_BLOCK if end is None else max(min(end - start, FIRST_BLOCK), 1)
+        found = self._part(target, start, block)
+        if isinstance(found, Piece):
+            if found.version is None:
+                return io.BytesIO(), found.total
+            if not found.version.condition and len(found.data) < found.version.total:
+                found = self._whole(target)
+        pinned = _pinned(self, target, found, start)
+        size = max(min(pinned.size if end is None else end, pinned.size) - start, 0)
+        return RangeStream.open(lambda offset, wanted: pinned.read(start + offset, min(wanted, size - offset)), size), pinned.size
+
+    def measure(self, target: Target) -> tuple[int, int | None]:
+        """Answer how long a file is, and its mtime if the server tells; of the size in the listing nothing is known."""
+        with contextlib.suppress(MethodRefused, PermissionDenied):
+            size, mtime = self._server.ask(target.url, _measured, method="HEAD")
+            if size is not None:
+                return size, mtime
+        return self.read(target, 0, 1)[1] or 0, None
+
+    # ---------------------------------------------------------------- asking
+
+    def range(self, target: Target, offset: int, size: int, of: Version | None = None) -> Piece | Spool:
+        """Ask for a range; the whole is what servers without ranges answer.
+
+        Args:
+            target: The file.
+            offset, size: The range.
+            of: The version that is wanted.
+
+        Raises:
+            StoreUnavailable: Also if the file is not that version any more.
+        """
+        if of is not None and not of.condition:
+            return self._whole(target, of)
+        headers = {"Range": f"bytes={offset}-{offset + size - 1}"} | ({} if of is None else {"If-Range": of.condition})
+        found = self._server.ask(target.url, lambda answer: _taken(answer, target, offset, size, of), headers)
+        if isinstance(found, Piece):
+            self._honours_ranges = True
+            return found
+        return self._whole(target, of) if found is None else self._kept(target.url, found)
+
+    def _part(self, target: Target, offset: int, size: int) -> Piece | Spool:
+        """A range of the version of now, from a spool if there is one."""
+        if self._honours_ranges and target.url not in self._spools:
+            return self.range(target, offset, size)
+        with self._urls.of(target.url):
+            spool = self._spools.get(target.url)
+            if spool is None:
+                return self.range(target, offset, size)
+            return self._renewed(target, spool)
+
+    def _renewed(self, target: Target, spool: Spool) -> Spool:
+        """The same spool if it is as young as it need be, or is what the server has still; else another."""
+        if time.monotonic() < spool.seen_at + max(self._freshness(), 20 * spool.took):
+            return self._kept(target.url, spool)
+        version = spool.version
+        conditions = {"If-None-Match": version.etag, "If-Modified-Since": "" if version.etag else version.modified}
+        headers = {name: value for name, value in conditions.items() if value}
+        found = self._server.ask(target.url, lambda answer: None if answer.status == 304 else _spooled(answer, target, None), headers)
+        if found is None:
+            spool.seen_at = time.monotonic()
+        return self._kept(target.url, found or spool)
+
+    def _whole(self, target: Target, of: Version | None = None) -> Spool:
+        """The whole file, with one request."""
+        return self._kept(target.url, self._server.ask(target.url, lambda answer: _spooled(answer, target, of)))
+
+    def _kept(self, url: str, spool: Spool) -> Spool:
+        with self._lock:
+            self._spools[url] = spool
+            self._spools.move_to_end(url)
+            if len(self._spools) > MOST_SPOOLS:
+                self._spools.popitem(last=False)
+        return spool
+
+
+class Pinned:
+    """A file at one version, read by one stream, ahead of who reads on. Never another version.
+
+    Args:
+        files: Where more comes from.
+        target: The file.
+        version: The version.
+        window: Where the first bytes that are at hand begin, and these.
+        spool: The whole of it, if it is at hand.
+    """
+
+    def __init__(
+        self, files: WebFiles, target: Target, version: Version, window: tuple[int, bytes], spool: Spool | None = None
+    ) -> None:
+        self._files, self._target, self._version = files, target, version
+        self._window, self._spool = window, spool
+        self._block = FIRST_BLOCK
+        self.size = version.total
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Answer between one and ``size`` bytes; none at the end.
+
+        Raises:
+            StoreUnavailable: The file has changed on the server.
+        """
+        if offset >= self.size or size <= 0:
+            return b""
+        if self._spool is not None:
+            return self._spool.read(offset, size)
+        start, window = self._window
+        if not start <= offset < start + len(window):
+            start, window = self._advance(offset, size)
+        return window[offset - start : offset - start + size]
+
+    def read_all(self, offset: int, size: int) -> bytes:
+        """The same, short only at the end."""
+        pieces = []
+        while size > 0 and (piece := self.read(offset, size)):
+            pieces.append(piece)
+            offset, size = offset + len(piece), size - len(piece)
+        return b"".join(pieces)
+
+    def _advance(self, offset: int, size: int) -> tuple[int, bytes]:
+        reads_on = offset == self._window[0] + len(self._window[1])
+        self._block = min(self._block * 2, MOST_BLOCK) if reads_on else 0
+        self._window = (offset, b"")  # not both at once
+        try:
+            found = self._files.range(self._target, offset, max(size, self._block), self._version)
+        except KeyError:
+            raise _changed(self._target.url) from None
+        self._block = self._block or FIRST_BLOCK
+        if isinstance(found, Spool):
+            self._spool = found
+            self._window = (offset, found.read(offset, size))
+        else:
+            self._window = (offset, found.data)
+        return self._window
+
+
+def _pinned(files: WebFiles, target: Target, found: Piece | Spool, start: int) -> Pinned:
+    if isinstance(found, Spool):
+        return Pinned(files, target, found.version, (0, b""), found)
+    assert found.version is not None
+    return Pinned(files, target, found.version, (start, found.data))
+
+
+def _taken(answer: Answer, target: Target, offset: int, size: int, of: Version | None) -> Piece | Spool | None:
+    """What an answer to a request for a range has; None if the whole must be asked for."""
+    if answer.status == 416:
+        return _past_the_end(answer, offset, of)
+    if answer.status != 206:
+        return _spooled(answer, target, of)
+    match = _CONTENT_RANGE.fullmatch(answer.header("content-range"))
+    if match is None:
+        return None
+    first, last, total = (int(number) for number in match.groups())
+    if first != offset or not first <= last < min(total, offset + size):
+        raise StoreUnavailable(f"{target.url}: asked for {size} bytes from {offset}, the server answers with those from {first} to {last}")
+    version = _version(answer, total)
+    _check_same(target.url, version, of)
+    _check_encoding(answer, total, target.told)
+    data = answer.body(last + 1 - first)
+    if len(data) != last + 1 - first:
+        raise Failed(f"the server sent {len(data)} of {last + 1 - first} bytes")
+    return Piece(version, data, total)
+
+
+def _past_the_end(answer: Answer, offset: int, of: Version | None) -> Piece:
+    if of is not None:
+        raise _changed(answer.url)
+    match = _UNSATISFIED.fullmatch(answer.header("content-range"))
+    total = None if match is None else int(match[1])
+    if total is not None and total > offset:
+        raise StoreUnavailable(f"{answer.url}: the server refuses a range that it has")
+    return Piece(None, b"", total)
+
+
+def _spooled(answer: Answer, target: Target, of: Version | None) -> Spool:
+    if answer.status != 200:
+        raise StoreUnavailable(f"{target.url} cannot be read: the server answers with status {answer.status}")
+    length = answer.header("content-length")
+    if of is not None and length.isdigit():  # else that is seen at the end
+        _check_same(target.url, _version(answer, int(length)), of)
+    spool = Spool(answer, target.told)
+    _check_same(target.url, spool.version, of)
+    return spool
+
+
+def _measured(answer: Answer) -> tuple[int | None, int | None]:
+    length = answer.header("content-length")
+    known = answer.status == 200 and length.isdigit() and len(length) < 20 and not _encoding(answer)
+    return int(length) if known else None, time_of(answer.header("last-modified"))
+
+
+def _version(answer: Answer, total: int) -> Version:
+    etag, modified = answer.header("etag"), answer.header("last-modified")
+    if etag and not etag.startswith("W/"):
+        return Version(etag, modified, total, etag)
+    # A file can change again within the second of its date: RFC 9110, 8.8.2.2.
+    changed, sent = time_of(modified), time_of(answer.header("date"))
+    settled = changed is not None and sent is not None and sent - changed >= 2 * NANOSECONDS
+    return Version(etag, modified, total, modified if settled else "")
+
+
+def _check_same(url: str, version: Version, of: Version | None) -> None:
+    if of is not None and not version.is_same_as(of):
+        raise _changed(url)
+
+
+def _changed(url: str) -> StoreUnavailable:
+    return StoreUnavailable(f"{url} changed on the server while it was read; open it again")
+
+
+def _encoding(answer: Answer) -> str:
+    encoding = answer.header("content-encoding").lower()
+    return "" if encoding == "identity" else encoding
+
+
+def _check_encoding(answer: Answer, size: int, told: int | None) -> None:
+    """Refuse what was compressed for us against our will; ``a.tar.gz`` may be called so and be the file itself."""
+    if _encoding(answer) and size != told:
+        raise StoreUnavailable(f"{answer.url}: the server compresses it ({_encoding(answer)}) although it was asked not to")
+
+
+def _check_room(descriptor: int, size: int, url: str) -> None:
+    """Leave others at least as much room as we took."""
+    room = os.fstatvfs(descriptor)
+    if room.f_bavail * room.f_frsize < size + os.fstat(descriptor).st_blocks * 512:
+        raise OutOfSpace(f"{url} needs more room for temporary files, as its server sends it whole only; set TMPDIR to a larger place")
