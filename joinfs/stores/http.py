@@ -270,7 +270,7 @@ def _check(key: str) -> None:
     """What is no key is not there, and no request is made for it."""
     try:
         check_key(key)
-        if not is_piece(key):
+        if key != ROOT and not is_piece(key):
             unescape(key.removesuffix("/"))
     except InvalidKey as error:
         raise KeyError(key) from error
