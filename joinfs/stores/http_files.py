@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
 from joinfs.errors import OutOfSpace, PermissionDenied, StoreUnavailable
-from joinfs.stores.http_listing import time_of
+from joinfs.stores.http_listing import MOST_SIZE, time_of
 from joinfs.stores.http_server import Answer, Failed, Locks, MethodRefused, Server
 from joinfs.stores.random_access import PlainFile
 from joinfs.stores.value import MEBIBYTE, NANOSECONDS, RangeStream
@@ -281,9 +281,9 @@ def _taken(answer: Answer, target: Target, offset: int, size: int, of: Version |
     if answer.status != 206:
         return _spooled(answer, target, of)
     match = _CONTENT_RANGE.fullmatch(answer.header("content-range"))
-    if match is None:
+    first, last, total = (int(number) for number in match.groups()) if match else (0, 0, MOST_SIZE)
+    if total >= MOST_SIZE:
         return None
-    first, last, total = (int(number) for number in match.groups())
     if first != offset or not first <= last < min(total, offset + size):
         raise StoreUnavailable(f"{target.url}: asked for {size} bytes from {offset}, the server answers with those from {first} to {last}")
     version = _version(answer, total)
@@ -318,8 +318,8 @@ def _spooled(answer: Answer, target: Target, of: Version | None) -> Spool:
 
 def _measured(answer: Answer) -> tuple[int | None, int | None]:
     length = answer.header("content-length")
-    known = answer.status == 200 and length.isdigit() and len(length) < 20 and not _encoding(answer)
-    return int(length) if known else None, time_of(answer.header("last-modified"))
+    known = answer.status == 200 and length.isdigit() and not _encoding(answer)
+    return int(length) if known and int(length) < MOST_SIZE else None, time_of(answer.header("last-modified"))
 
 
 def _version(answer: Answer, total: int) -> Version:

@@ -29,7 +29,7 @@ MOST_DIRECTORIES = 200_000
 MOST_NESTED = 100
 MOST_SIZE = 1 << 63
 _MOST_SECONDS = 1 << 33
-_UNASKABLE = {"", ".", ".."}
+UNASKABLE = {"", ".", ".."}
 
 
 class Entry(NamedTuple):
@@ -136,7 +136,7 @@ def _name(fields: dict[str, Any], is_manifest: bool) -> str:
     bare = name.removesuffix("/")
     parts = bare.split("/") if is_manifest else [bare]
     has_place = is_manifest and isinstance(fields.get("url"), str)
-    if not has_place and (not _UNASKABLE.isdisjoint(parts) or any("/" in part for part in parts)):
+    if not has_place and (not UNASKABLE.isdisjoint(parts) or any("/" in part for part in parts)):
         raise ValueError("would lead to another place on the server")
     if len(parts) > MOST_NESTED:
         raise ValueError(f"is nested in more than {MOST_NESTED} directories")

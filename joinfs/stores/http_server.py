@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from joinfs.errors import PermissionDenied, StoreUnavailable, UsageError
+from joinfs.errors import NotConnected, PermissionDenied, StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
     import httpx
@@ -102,8 +102,9 @@ class Answer:
         self._patience = patience
 
     def header(self, name: str) -> str:
-        """Answer a header, empty if it is not there."""
-        return self.headers.get(name, "").strip()
+        """Answer a header; empty if it is not there, or could not be sent back, not being ASCII."""
+        text = self.headers.get(name, "").strip()
+        return text if text.isascii() else ""
 
     @property
     def is_delimited(self) -> bool:
@@ -142,14 +143,17 @@ class Server:
         tries: How often a request that fails is made.
 
     Raises:
-        UsageError: httpx is not installed, or the credentials are something else.
+        UsageError: httpx is not installed, the credentials are something else, or the URL is none.
     """
 
     def __init__(self, url: str, credentials: Any, timeout: float, tries: int) -> None:
         self._httpx = _library()
         self._timeout, self._tries = timeout, tries
         self._auth = self._authorisation(credentials)
-        self._origin = _origin(self._httpx.URL(url))
+        try:
+            self._origin = _origin(self._httpx.URL(url))
+        except self._httpx.InvalidURL as error:
+            raise UsageError(f"{url} is no web server's URL: {error}") from error
         self._client = self._httpx.Client(
             headers={"Accept-Encoding": "identity", "User-Agent": "joinfs"}, follow_redirects=False
         )
@@ -223,6 +227,8 @@ class Server:
 
     def _follow(self, request: "httpx.Request") -> "httpx.Response":
         """Send a request, and again where the server says that the thing is elsewhere."""
+        if self._client.is_closed:
+            raise NotConnected(f"{request.url} cannot be read: the store was disconnected")
         first, auth = request, self._auth if _origin(request.url) == self._origin else None
         for _ in range(MOST_REDIRECTS + 1):
             response: httpx.Response = self._client.send(request, stream=True, auth=auth)

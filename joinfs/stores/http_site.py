@@ -11,9 +11,9 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from joinfs.errors import CorruptStore, StoreUnavailable, UsageError
 from joinfs.stores.escape import is_piece, unescape
 from joinfs.stores.http_files import Target
-from joinfs.stores.http_listing import Entry, Listing, parse_listing, time_of
+from joinfs.stores.http_listing import UNASKABLE, Entry, Listing, parse_listing, time_of
 from joinfs.stores.http_server import Answer, Locks, Server
-from joinfs.stores.keys import ROOT, split
+from joinfs.stores.keys import ROOT, is_directory_key, split
 from joinfs.stores.value import MEBIBYTE
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,14 @@ class Site:
         return directory
 
     def url(self, key: str) -> str:
-        """Answer where a key is, if it is where its name says."""
-        name = unescape(key.removesuffix("/"))[0] if key else ""
+        """Answer where a key is, if it is where its name says.
+
+        Raises:
+            KeyError: The name leads elsewhere, so that nothing was listed by it.
+        """
+        name, beside = unescape(key.removesuffix("/")) if key else ("", False)
+        if key and (not UNASKABLE.isdisjoint(name.split("/")) or (beside and is_directory_key(key))):
+            raise KeyError(key)
         path = quote(name.encode("utf-8", "surrogateescape"), safe="/")
         return self._base + path + ("/" if key.endswith("/") else "")
 

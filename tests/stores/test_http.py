@@ -11,7 +11,7 @@ import threading
 import pytest
 
 import joinfs
-from joinfs.errors import CorruptStore, PermissionDenied, StoreUnavailable, UsageError
+from joinfs.errors import CorruptStore, NotConnected, PermissionDenied, StoreUnavailable, UsageError
 from joinfs.joined.store import JoinedStore
 from joinfs.stores import http_files, http_listing, http_server, http_site
 from joinfs.stores.http import HTTPStore
@@ -343,6 +343,10 @@ def test_hostile_names_are_spelled_or_left_out_and_lead_nowhere(scripted, caplog
         assert scripted.asked[-1].path == "/nul%00"
         for key in ("..", "%%%2E%2E", "d/../a", "%%%2E%2E/%%%2E%2E/etc"):
             assert not store.exists(key)
+        for key in ("%%%2E%2E/", "%%a%=/", "d/%%%2E%2E/"):
+            grow_old(store)
+            with pytest.raises(KeyError):
+                list(store.list(key))
     assert "12 names that are left out; the first: '..'" in caplog.text
     assert all(".." not in handler.path for handler in scripted.asked)
 
@@ -470,7 +474,7 @@ def test_a_server_may_send_less_of_a_range_than_asked_for(scripted):
         assert store.to_bytes("a") == b"0123456789"
 
 
-@pytest.mark.parametrize("told", [None, "bytes 0-4/*", "bytes 5-9/10", "nonsense", "bytes 0-999999999999999999999/5", "bytes 4-0/10"])
+@pytest.mark.parametrize("told", [None, "bytes 0-4/*", "bytes 5-9/10", "nonsense", "bytes 0-999999999999999999999/5", "bytes 4-0/10", "bytes 0-4/9999999999999999999"])
 def test_ranges_that_make_no_sense_are_no_data(scripted, told):
     def respond(handler, number):
         if handler.path == "/":
@@ -550,6 +554,22 @@ def test_a_file_that_we_may_not_have(scripted):
         for ask in (lambda: store.read("a", 0, 1), lambda: store.get_data("a"), lambda: store.stat("b"), lambda: list(store.list("d/"))):
             with pytest.raises(PermissionDenied, match="forbidden"):
                 ask()
+
+
+def test_what_is_disconnected_is_not_read_any_more(nginx):
+    fill(nginx.root, {"a": bytes(4 << 20)})
+    store = joinfs.open_store(nginx.url)
+    with store.get_data("a") as stream:
+        store.disconnect()
+        with pytest.raises(NotConnected, match="was disconnected"):
+            stream.read()
+
+
+def test_tags_that_cannot_be_sent_back_are_none(scripted):
+    body = bytes(range(256)) * 16_384
+    scripted.respond = lambda h, n: h.reply(body=b'["a"]') if h.path == "/" else h.part(body, ETag='"\xe9"') if "Range" in h.headers else h.reply(body=body, ETag='"\xe9"')
+    with HTTPStore(scripted.url) as store:
+        assert store.to_bytes("a") == body
 
 
 def test_head_need_not_be_there(scripted):
