@@ -239,6 +239,7 @@ class Pinned:
             return self._spool.read(offset, size)
         start, window = self._window
         if not start <= offset < start + len(window):
+            del window  # so that there are never two
             start, window = self._advance(offset, size)
         return window[offset - start : offset - start + size]
 
@@ -253,7 +254,7 @@ class Pinned:
     def _advance(self, offset: int, size: int) -> tuple[int, bytes]:
         reads_on = offset == self._window[0] + len(self._window[1])
         self._block = min(self._block * 2, MOST_BLOCK) if reads_on else 0
-        self._window = (offset, b"")  # not both at once
+        self._window = (offset, b"")
         try:
             found = self._files.range(self._target, offset, max(size, self._block), self._version)
         except KeyError:

@@ -154,7 +154,7 @@ def _entry(fields: dict[str, Any], is_manifest: bool) -> Entry:
     return Entry(
         _size(fields.get("size")),
         _time(fields.get("mtime", fields.get("mod_time"))),
-        _mode(fields.get("mode")),
+        None if fields.get("is_symlink") is True else _mode(fields.get("mode")),  # Caddy tells the link's own
         dict(_users(metadata)) if is_manifest and isinstance(metadata, dict) else {},
         url if is_manifest and isinstance(url, str) else None,
     )
