@@ -36,6 +36,10 @@ class StoreUnavailable(StoreError):
     """The medium cannot be reached or read: it is gone, unreadable, or its server does not answer."""
 
 
+class AccessDenied(StoreUnavailable):
+    """The medium does not let us have this: credentials are missing or wrong, or do not allow it."""
+
+
 class CorruptStore(StoreError):
     """The medium is damaged, or is not what its URL says it is (a foreign or newer schema included)."""
 
@@ -127,6 +131,7 @@ ERRNO: dict[type[BaseException], int] = {
     StoreError: errno.EIO,
     NotConnected: errno.ENOTCONN,
     StoreUnavailable: errno.EIO,
+    AccessDenied: errno.EACCES,
     CorruptStore: errno.EUCLEAN,
     StoreLocked: errno.EBUSY,
     ReadOnly: errno.EROFS,

@@ -1,34 +1,32 @@
 """The files of a web server, as a store that takes no writes."""
 
-import contextlib
+import functools
 import io
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from joinfs.errors import InvalidKey, PermissionDenied, StoreUnavailable
+from joinfs.errors import StoreUnavailable
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, DEFAULT_FILE_MODE, Store
-from joinfs.stores.escape import is_piece, unescape
-from joinfs.stores.http_files import WebFiles
-from joinfs.stores.http_listing import Entry, Listing
-from joinfs.stores.http_server import Server
-from joinfs.stores.http_site import HINT, Site, parse_url
-from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
+from joinfs.stores.http_files import Target, Version, WebFiles
+from joinfs.stores.http_listing import HINT, Entry, Listings
+from joinfs.stores.http_server import Forbidden, Server, parse_url
+from joinfs.stores.keys import ROOT, is_directory_key, split
 from joinfs.stores.metadata import copied
-from joinfs.stores.value import READ_ONLY, Metadata, Stat, Value, new_stat
+from joinfs.stores.value import READ_ONLY, Metadata, Opened, Stat, Value, new_stat
 
 MOST_MEASURED = 100_000
+T = TypeVar("T")
 
 
 class HTTPStore(Store):
     """The files below a URL of a web server, which must list them as JSON, or those of a manifest.
 
     A URL that ends in ``.json`` is a manifest's; see :mod:`joinfs.stores.http_listing` for what is in it, and for
-    what listings are understood. Names are what they are on the server; odd ones are spelled as in
-    :mod:`joinfs.stores.escape`. An item that would lead elsewhere (``..``) is left out, and the log says so. What
-    a server does not list (nginx: what begins with a dot) is not there.
+    what listings are understood. What no file can be called (``..``) is left out, and the log says so. What a
+    server does not list (nginx: what begins with a dot) is not there.
 
     A listing is asked for once and believed for ``freshness`` seconds; its names cost no further request,
     except where it does not tell their size. Each ``read`` is one request, and of one version of the file. A
@@ -43,7 +41,7 @@ class HTTPStore(Store):
 
     Attributes:
         freshness: Seconds for which a listing is believed (or twenty times as long as asking for it took).
-        timeout: Seconds after which a server that sends nothing is given up, all tries taken together.
+        timeout: Seconds for which a server may send nothing, before a request is given up or made again.
         tries: How often a request that fails is made.
 
     Raises:
@@ -52,7 +50,7 @@ class HTTPStore(Store):
 
     capabilities = READ_ONLY._replace(special=False)
     freshness = 10.0
-    timeout = 30.0
+    timeout = 10.0
     tries = 3
 
     def __init__(self, url: str, event_manager: Any = None, read_only: bool = True) -> None:
@@ -60,7 +58,7 @@ class HTTPStore(Store):
         self.url, self._credentials = parse_url(url)
         self.name = self.url
         self._server: Server | None = None
-        self._site: Site | None = None
+        self._listings: Listings | None = None
         self._files: WebFiles | None = None
         self._lock = threading.Lock()
         self._measured: OrderedDict[str, _Measured] = OrderedDict()
@@ -76,169 +74,139 @@ class HTTPStore(Store):
                 URL, else those in ``~/.netrc``.
 
         Raises:
-            UsageError: The library for it is not installed.
+            UsageError: The library for it is not installed, or there is no making sense of the credentials.
         """
         if self.is_connected():
             return
         self._implied = new_stat(DEFAULT_DIRECTORY_MODE, *self._default_owner())
-        given = self._credentials if credentials is None else credentials
-        self._server = Server(self.url, given, self.timeout, self.tries)
-        self._site = Site(self._server, self.url, lambda: self.freshness)
+        self._server = Server(self._credentials if credentials is None else credentials, self.timeout, self.tries)
+        self._listings = Listings(self._server, self.url, lambda: self.freshness)
         self._files = WebFiles(self._server, lambda: self.freshness)
         try:
-            self._look(self._site)
-        except BaseException:
+            self._listings.children(ROOT)
+        except BaseException as error:
             self.disconnect()
+            if isinstance(error, KeyError):
+                raise StoreUnavailable(f"there is nothing at {self.url}") from None
+            if isinstance(error, Forbidden):
+                raise Forbidden(f"{error}; {HINT}") from None
             raise
-
-    def _look(self, site: Site) -> None:
-        try:
-            site.listing(ROOT)
-        except KeyError:
-            raise StoreUnavailable(f"there is nothing at {self.url}") from None
-        except PermissionDenied as error:
-            raise StoreUnavailable(f"{error}; {HINT}") from error
 
     def disconnect(self) -> None:
         if self._server is not None:
             self._server.close()
-        self._server = self._site = self._files = None
+        self._server = self._listings = self._files = None
         self._measured.clear()
 
     def is_connected(self) -> bool:
         return self._server is not None
 
-    def _opened(self) -> tuple[Site, WebFiles]:
-        if self._site is None or self._files is None:
+    def _opened(self, part: T | None) -> T:
+        if part is None:
             self._check_connected()
-        return self._site, self._files  # type: ignore[return-value]
+        return part  # type: ignore[return-value]
 
     # ---------------------------------------------------------------- attributes
 
     def _entry(self, key: str) -> Entry:
-        """What is told of a key that is not the root's; what cannot be a key is not asked for."""
-        site, _ = self._opened()
-        _check(key)
-        return site.entry(key)
+        return self._opened(self._listings).entry(key)
 
     def _stat_of(self, key: str, entry: Entry) -> Stat:
         if is_directory_key(key):
-            mode, size, mtime = DEFAULT_DIRECTORY_MODE, 0, entry.mtime
+            mode, size, told = DEFAULT_DIRECTORY_MODE, 0, entry.mtime
         else:
-            mode, (size, mtime) = DEFAULT_FILE_MODE, self._size_and_time(key, entry)
+            mode, (size, told) = DEFAULT_FILE_MODE, self._size_and_time(key, entry)
         if entry.mode is not None:
             mode = mode & ~0o777 | entry.mode
+        mtime = self._implied.mtime if told is None else told
         implied = is_directory_key(key) and entry.mode is None
-        return self._at(self._root_mtime() if mtime is None else mtime)._replace(mode=mode, size=size, implied=implied)
-
-    def _at(self, mtime: int) -> Stat:
-        return self._implied._replace(atime=mtime, mtime=mtime, ctime=mtime, birth=mtime, implied=True)
-
-    def _root_mtime(self) -> int:
-        """The manifest's; else when we first looked."""
-        modified = self._opened()[0].modified()
-        return self._implied.mtime if modified is None else modified
-
-    # ---------------------------------------------------------------- sizes
+        return self._implied._replace(mode=mode, size=size, atime=mtime, mtime=mtime, ctime=mtime, birth=mtime, implied=implied)
 
     def _size_and_time(self, key: str, entry: Entry) -> tuple[int, int | None]:
         """What is told, unless the server said otherwise since; it is asked for what is not told."""
         measured = self._measured.get(key)
-        if measured is not None and measured.told == entry.size and time.monotonic() < measured.until:
-            return measured.size, entry.mtime or measured.mtime
+        if measured is not None and measured.told == entry and time.monotonic() < measured.until:
+            return measured.size, measured.mtime
         if entry.size is not None:
             return entry.size, entry.mtime
-        site, files = self._opened()
-        with _missing(key):
-            size, mtime = files.measure(site.target(key, entry))
+        size, mtime = self._opened(self._files).measure(self._target(key, entry))
         self._learn(key, entry, size, mtime)
         return size, entry.mtime or mtime
 
-    def _learn(self, key: str, entry: Entry, size: int | None, mtime: int | None = None) -> None:
+    def _learn(self, key: str, entry: Entry, size: int, mtime: int | None) -> None:
         """Remember how long a file was found to be, where a listing says otherwise or nothing."""
-        if size is None or size == entry.size:
+        if size == entry.size:
             return
         # What contradicts a listing is so as long as the listing says the same; what it does not say grows old.
-        until = time.monotonic() + self.freshness if entry.size is None else float("inf")
+        if entry.size is None:
+            measured = _Measured(entry, size, entry.mtime or mtime, time.monotonic() + self.freshness)
+        else:
+            measured = _Measured(entry, size, mtime or entry.mtime, float("inf"))
         with self._lock:
-            self._measured[key] = _Measured(entry.size, size, mtime, until)
+            self._measured[key] = measured
             if len(self._measured) > MOST_MEASURED:
                 self._measured.popitem(last=False)
+
+    def _target(self, key: str, entry: Entry) -> Target:
+        return Target(self._opened(self._listings).url(key), entry.size)
 
     # ---------------------------------------------------------------- reading
 
     def stat(self, key: str) -> Stat:
-        if key == ROOT:
-            return self._at(self._root_mtime())
-        return self._stat_of(key, self._entry(key))
+        entry = self._entry(key)
+        with _Missing(key):
+            return self._stat_of(key, entry)
 
     def lookup(self, key: str) -> Stat:
-        site, _ = self._opened()
-        _check(key)
         above, name = split(key)
-        home = site.home(above)
-        is_directory = site.listing(home).children(above.removeprefix(home))[name]
+        is_directory = self._opened(self._listings).children(above)[name]
         return self.stat(key + "/" if is_directory else key)
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
-        site, _ = self._opened()
-        _check(prefix)
-        if not is_directory_key(prefix) or site.lists_no(prefix):
-            raise KeyError(prefix)
-        home = site.home(prefix)
-        listing, inside = site.listing(home), prefix.removeprefix(home)
-        return self._list(prefix, listing, inside, dict(listing.children(inside)))
+        return self._list(prefix, self._opened(self._listings).children(prefix))
 
-    def _list(self, prefix: str, listing: Listing, inside: str, children: dict[str, bool]) -> Iterator[tuple[str, Stat]]:
+    def _list(self, prefix: str, children: dict[str, bool]) -> Iterator[tuple[str, Stat]]:
         for name, is_directory in children.items():
-            tail = name + "/" if is_directory else name
-            with contextlib.suppress(KeyError):  # gone, as was seen when its size was asked for
-                yield name, self._stat_of(prefix + tail, listing.entry(inside + tail))
+            try:
+                yield name, self.stat(f"{prefix}{name}/" if is_directory else prefix + name)
+            except KeyError:
+                continue  # gone meanwhile
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
-        self._opened()
-        metadata = copied(self._entry(key).metadata) if key != ROOT else {}
+        metadata = copied(self._entry(key).metadata)
         return metadata if select is None else {name: metadata[name] for name in select if name in metadata}
 
     def get(self, key: str) -> Value:
-        stat = self.stat(key)
-        return _WebValue(self, key, stat, self.get_metadata(key))
-
-    def get_data(self, key: str) -> BinaryIO:
-        return self.get_data_range(key)
+        return _WebValue(self, key, self._entry(key))
 
     def get_data_range(self, key: str, start: int | None = None, end: int | None = None) -> BinaryIO:
-        first = max(start or 0, 0)
-        if key == ROOT:
-            self._opened()
-            return io.BytesIO()
-        entry = self._entry(key)
-        if is_directory_key(key) or (end is not None and end <= first):
-            return io.BytesIO()
-        site, files = self._opened()
-        with _missing(key):
-            stream, total = files.open(site.target(key, entry), first, end)
-        self._learn(key, entry, total)
-        return stream
+        return self._open(key, start, end).stream
 
     def read(self, key: str, offset: int, size: int) -> bytes:
-        if is_directory_key(key):
-            self.stat(key)
-            return b""
         entry = self._entry(key)
-        if entry.size is not None and offset >= self._size_and_time(key, entry)[0]:
+        if is_directory_key(key) or (entry.size is not None and offset >= self._size_and_time(key, entry)[0]):
             return b""
-        site, files = self._opened()
-        with _missing(key):
-            data, total = files.read(site.target(key, entry), offset, size)
-        self._learn(key, entry, total)
+        with _Missing(key):
+            data, version = self._opened(self._files).read(self._target(key, entry), offset, size)
+        self._learn(key, entry, version.total, version.mtime)
         return data
+
+    def _open(self, key: str, start: int | None = None, end: int | None = None) -> Opened:
+        """A stream, and what is told of the version that it is of."""
+        entry = self._entry(key)
+        if is_directory_key(key):
+            return Opened(io.BytesIO(), copied(entry.metadata), 0, *self._stat_of(key, entry).moments())
+        first = max(start or 0, 0)
+        with _Missing(key):
+            stream, version = self._opened(self._files).open(self._target(key, entry), first, end)
+        self._learn(key, entry, version.total, version.mtime)
+        return Opened(stream, copied(entry.metadata), version.total, *self._stat_of(key, entry).moments())
 
 
 class _Measured(NamedTuple):
-    """How long a file was found to be, of which a listing told another size, or none."""
+    """What a file was found to be, and of what a listing told of it."""
 
-    told: int | None
+    told: Entry
     size: int
     mtime: int | None
     until: float
@@ -247,30 +215,26 @@ class _Measured(NamedTuple):
 class _WebValue(Value):
     """A value of which only what is wanted is asked for."""
 
-    __slots__ = ("_key", "_store")
+    __slots__ = ("_open_range",)
 
-    def __init__(self, store: HTTPStore, key: str, stat: Stat, metadata: Metadata) -> None:
-        super().__init__(lambda: store.get_data(key), metadata, 0 if stat.is_directory else stat.size, *stat.moments())
-        self._store, self._key = store, key
+    def __init__(self, store: HTTPStore, key: str, entry: Entry) -> None:
+        stat = store._stat_of(key, entry)
+        self._open_range = functools.partial(store._open, key)
+        super().__init__(self._open_range, copied(entry.metadata), stat.size, *stat.moments())
 
     def range(self, start: int | None = None, end: int | None = None) -> BinaryIO:
-        return self._store.get_data_range(self._key, start, end)
+        return self._opened(self._open_range(start, end))
 
 
-@contextlib.contextmanager
-def _missing(key: str) -> Iterator[None]:
+class _Missing:
     """Around requests for a key's data: what is not there is the key."""
-    try:
-        yield
-    except KeyError:
-        raise KeyError(key) from None
 
+    def __init__(self, key: str) -> None:
+        self._key = key
 
-def _check(key: str) -> None:
-    """What is no key is not there, and no request is made for it."""
-    try:
-        check_key(key)
-        if key != ROOT and not is_piece(key):
-            unescape(key.removesuffix("/"))
-    except InvalidKey as error:
-        raise KeyError(key) from error
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, KeyError):
+            raise KeyError(self._key) from None

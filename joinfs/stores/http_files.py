@@ -5,8 +5,6 @@ ignores Range, or gives nothing by which a version could be asked for again, the
 one request, into an unnamed temporary file, and read from there.
 """
 
-import contextlib
-import io
 import os
 import re
 import tempfile
@@ -17,10 +15,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
-from joinfs.errors import OutOfSpace, PermissionDenied, StoreUnavailable
+from joinfs.errors import StoreUnavailable
 from joinfs.stores.http_listing import MOST_SIZE, time_of
-from joinfs.stores.http_server import Answer, Failed, Locks, MethodRefused, Server
-from joinfs.stores.random_access import PlainFile
+from joinfs.stores.http_server import Answer, Failed, Locks, Server
+from joinfs.stores.random_access import PlainFile, check_room
 from joinfs.stores.value import MEBIBYTE, NANOSECONDS, RangeStream
 
 MOST_SPOOLS = 8
@@ -31,7 +29,7 @@ _UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})", re.ASCII)
 
 
 class Target(NamedTuple):
-    """A file to be read: its URL, and the size that a listing or manifest tells, if one does."""
+    """A file to be read: its URL, and the size that a listing tells, if it does."""
 
     url: str
     told: int | None
@@ -52,17 +50,30 @@ class Version(NamedTuple):
     total: int
     condition: str
 
+    @property
+    def mtime(self) -> int | None:
+        """When the file was last changed, in nanoseconds, if the server says so."""
+        return time_of(self.modified)
+
     def is_same_as(self, other: "Version") -> bool:
         """Whether both are one version, as far as the server tells."""
         return self[:3] == other[:3]
 
 
 class Piece(NamedTuple):
-    """Some bytes of a file that is ``total`` long; where it ends before them, there is no version to tell of."""
+    """Some bytes of a version, from ``start`` on."""
 
-    version: Version | None
+    version: Version
+    start: int
     data: bytes
-    total: int | None
+
+    def has(self, offset: int) -> bool:
+        """Whether the byte at ``offset`` is in it."""
+        return self.start <= offset < self.start + len(self.data)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Answer up to ``size`` bytes from ``offset``, as far as it has them."""
+        return self.data[offset - self.start : offset - self.start + size]
 
 
 class Spool:
@@ -73,7 +84,7 @@ class Spool:
         told: How many bytes it is expected to have.
 
     Raises:
-        Failed: The answer may be cut off.
+        Failed, StoreUnavailable: The answer is, or may be, cut off.
         OutOfSpace: There is no room for it.
     """
 
@@ -84,14 +95,18 @@ class Spool:
         weakref.finalize(self, os.close, self._descriptor)
         size = 0
         for piece in answer.pieces():
-            _check_room(self._descriptor, len(piece), answer.url)
+            check_room(self._descriptor, len(piece), f"{answer.url} needs more room for temporary files, as its server sends it whole only")
             size += os.write(self._descriptor, piece)
         if not answer.is_delimited and size != told:
-            raise Failed(f"the server sent {size} bytes and did not say whether that is all")
+            raise StoreUnavailable(f"{answer.url} cannot be read: the server sent {size} bytes and did not say whether that is all")
         _check_encoding(answer, size, told)
         self.version = _version(answer, size)
-        self.took = time.monotonic() - began
         self.seen_at = time.monotonic()
+        self.took = self.seen_at - began
+
+    def has(self, offset: int) -> bool:
+        """Whether it can be read from there, as anywhere."""
+        return True
 
     def read(self, offset: int, size: int) -> bytes:
         """Answer up to ``size`` bytes from ``offset``; short only at the end."""
@@ -113,43 +128,40 @@ class WebFiles:
         self._spools: OrderedDict[str, Spool] = OrderedDict()
         self._honours_ranges = False
 
-    def read(self, target: Target, offset: int, size: int) -> tuple[bytes, int | None]:
-        """Answer up to ``size`` bytes from ``offset``, of one version, and how long that is in all if the server tells.
+    def read(self, target: Target, offset: int, size: int) -> tuple[bytes, Version]:
+        """Answer up to ``size`` bytes from ``offset``, and the version, of which they all are.
 
         Short only at the end. Errors as for ``Server.ask``.
         """
         found = self._part(target, offset, size)
-        if isinstance(found, Spool):
-            return found.read(offset, size), found.version.total
-        if found.version is None or len(found.data) == min(size, found.version.total - offset):
-            return found.data, found.total
-        # A server may send less than was asked for.
-        return _pinned(self, target, found, offset).read_all(offset, size), found.total
+        wanted = min(size, max(found.version.total - offset, 0))
+        data = found.read(offset, wanted)
+        if len(data) < wanted:  # a server may send less than was asked for
+            data = _Pinned(self, target, found).read_all(offset, wanted)
+        return data, found.version
 
-    def open(self, target: Target, start: int, end: int | None) -> tuple[BinaryIO, int | None]:
-        """Answer a stream of the bytes from ``start`` to ``end``, and how long the file is in all.
+    def open(self, target: Target, start: int, end: int | None) -> tuple[BinaryIO, Version]:
+        """Answer a stream of the bytes from ``start`` to ``end``, and the version that it is of and stays.
 
-        The version is the one of now, and stays it. Errors as for ``Server.ask``; when reading,
-        StoreUnavailable if the file changed meanwhile.
+        Errors as for ``Server.ask``; when reading, StoreUnavailable if the file changed meanwhile.
         """
         block = FIRST_BLOCK if end is None else max(min(end - start, FIRST_BLOCK), 1)
         found = self._part(target, start, block)
-        if isinstance(found, Piece):
-            if found.version is None:
-                return io.BytesIO(), found.total
-            if not found.version.condition and len(found.data) < found.version.total:
-                found = self._whole(target)
-        pinned = _pinned(self, target, found, start)
-        size = max(min(pinned.size if end is None else end, pinned.size) - start, 0)
-        return RangeStream.open(lambda offset, wanted: pinned.read(start + offset, min(wanted, size - offset)), size), pinned.size
+        total = found.version.total
+        last = total if end is None else min(end, total)
+        if not found.version.condition and start < last and not found.has(last - 1):
+            found = self._whole(target)
+        size = max(last - start, 0)
+        pinned = _Pinned(self, target, found)
+        return RangeStream.open(lambda offset, wanted: pinned.read(start + offset, min(wanted, size - offset)), size), found.version
 
     def measure(self, target: Target) -> tuple[int, int | None]:
-        """Answer how long a file is, and its mtime if the server tells; of the size in the listing nothing is known."""
-        with contextlib.suppress(MethodRefused, PermissionDenied):
-            size, mtime = self._server.ask(target.url, _measured, method="HEAD")
-            if size is not None:
-                return size, mtime
-        return self.read(target, 0, 1)[1] or 0, None
+        """Answer how long a file is of which no listing tells, and its mtime if the server tells; errors as for ``Server.ask``."""
+        size, mtime = self._server.ask(target.url, _measured, method="HEAD")
+        if size is None:
+            version = self.read(target, 0, 1)[1]
+            size, mtime = version.total, version.mtime
+        return size, mtime
 
     # ---------------------------------------------------------------- asking
 
@@ -177,7 +189,7 @@ class WebFiles:
         """A range of the version of now, from a spool if there is one."""
         if self._honours_ranges and target.url not in self._spools:
             return self.range(target, offset, size)
-        with self._urls.of(target.url):
+        with self._urls.of(target.url):  # so that several threads have the whole sent once
             spool = self._spools.get(target.url)
             if spool is None:
                 return self.range(target, offset, size)
@@ -208,24 +220,13 @@ class WebFiles:
         return spool
 
 
-class Pinned:
-    """A file at one version, read by one stream, ahead of who reads on. Never another version.
+class _Pinned:
+    """A file at one version, read by one stream, ahead of who reads on. Never another version."""
 
-    Args:
-        files: Where more comes from.
-        target: The file.
-        version: The version.
-        window: Where the first bytes that are at hand begin, and these.
-        spool: The whole of it, if it is at hand.
-    """
-
-    def __init__(
-        self, files: WebFiles, target: Target, version: Version, window: tuple[int, bytes], spool: Spool | None = None
-    ) -> None:
-        self._files, self._target, self._version = files, target, version
-        self._window, self._spool = window, spool
+    def __init__(self, files: WebFiles, target: Target, found: Piece | Spool) -> None:
+        self._files, self._target, self._version = files, target, found.version
+        self._found = found
         self._block = FIRST_BLOCK
-        self.size = version.total
 
     def read(self, offset: int, size: int) -> bytes:
         """Answer between one and ``size`` bytes; none at the end.
@@ -233,52 +234,34 @@ class Pinned:
         Raises:
             StoreUnavailable: The file has changed on the server.
         """
-        if offset >= self.size or size <= 0:
+        if offset >= self._version.total or size <= 0:
             return b""
-        if self._spool is not None:
-            return self._spool.read(offset, size)
-        start, window = self._window
-        if not start <= offset < start + len(window):
-            del window  # so that there are never two
-            start, window = self._advance(offset, size)
-        return window[offset - start : offset - start + size]
+        if not self._found.has(offset):
+            self._ask(offset, size)
+        return self._found.read(offset, size)
 
     def read_all(self, offset: int, size: int) -> bytes:
         """The same, short only at the end."""
-        pieces = []
-        while size > 0 and (piece := self.read(offset, size)):
-            pieces.append(piece)
-            offset, size = offset + len(piece), size - len(piece)
-        return b"".join(pieces)
+        data = bytearray()
+        while piece := self.read(offset + len(data), size - len(data)):
+            data += piece
+        return bytes(data)
 
-    def _advance(self, offset: int, size: int) -> tuple[int, bytes]:
-        reads_on = offset == self._window[0] + len(self._window[1])
-        self._block = min(self._block * 2, MOST_BLOCK) if reads_on else 0
-        self._window = (offset, b"")
+    def _ask(self, offset: int, size: int) -> None:
+        old = self._found
+        reads_on = isinstance(old, Piece) and offset == old.start + len(old.data)
+        self._block = min(self._block * 2, MOST_BLOCK) if reads_on else FIRST_BLOCK
+        self._found = old = Piece(self._version, offset, b"")  # the data goes before more comes
         try:
-            found = self._files.range(self._target, offset, max(size, self._block), self._version)
+            self._found = self._files.range(self._target, offset, max(size, self._block if reads_on else 0), self._version)
         except KeyError:
             raise _changed(self._target.url) from None
-        self._block = self._block or FIRST_BLOCK
-        if isinstance(found, Spool):
-            self._spool = found
-            self._window = (offset, found.read(offset, size))
-        else:
-            self._window = (offset, found.data)
-        return self._window
-
-
-def _pinned(files: WebFiles, target: Target, found: Piece | Spool, start: int) -> Pinned:
-    if isinstance(found, Spool):
-        return Pinned(files, target, found.version, (0, b""), found)
-    assert found.version is not None
-    return Pinned(files, target, found.version, (start, found.data))
 
 
 def _taken(answer: Answer, target: Target, offset: int, size: int, of: Version | None) -> Piece | Spool | None:
     """What an answer to a request for a range has; None if the whole must be asked for."""
     if answer.status == 416:
-        return _past_the_end(answer, offset, of)
+        return _past_the_end(answer, target, offset, of)
     if answer.status != 206:
         return _spooled(answer, target, of)
     match = _CONTENT_RANGE.fullmatch(answer.header("content-range"))
@@ -293,34 +276,33 @@ def _taken(answer: Answer, target: Target, offset: int, size: int, of: Version |
     data = answer.body(last + 1 - first)
     if len(data) != last + 1 - first:
         raise Failed(f"the server sent {len(data)} of {last + 1 - first} bytes")
-    return Piece(version, data, total)
+    return Piece(version, offset, data)
 
 
-def _past_the_end(answer: Answer, offset: int, of: Version | None) -> Piece:
+def _past_the_end(answer: Answer, target: Target, offset: int, of: Version | None) -> Piece:
     if of is not None:
-        raise _changed(answer.url)
+        raise _changed(target.url)
     match = _UNSATISFIED.fullmatch(answer.header("content-range"))
-    total = None if match is None else int(match[1])
-    if total is not None and total > offset:
-        raise StoreUnavailable(f"{answer.url}: the server refuses a range that it has")
-    return Piece(None, b"", total)
+    # Where the server does not say how long the file is: not longer than this.
+    total = int(match[1]) if match else min(offset, offset if target.told is None else target.told)
+    if total > offset:
+        raise StoreUnavailable(f"{target.url}: the server refuses a range that it has")
+    return Piece(_version(answer, total), offset, b"")
 
 
 def _spooled(answer: Answer, target: Target, of: Version | None) -> Spool:
     if answer.status != 200:
         raise StoreUnavailable(f"{target.url} cannot be read: the server answers with status {answer.status}")
-    length = answer.header("content-length")
-    if of is not None and length.isdigit():  # else that is seen at the end
-        _check_same(target.url, _version(answer, int(length)), of)
+    if answer.length is not None:  # else that is seen at the end
+        _check_same(target.url, _version(answer, answer.length), of)
     spool = Spool(answer, target.told)
     _check_same(target.url, spool.version, of)
     return spool
 
 
 def _measured(answer: Answer) -> tuple[int | None, int | None]:
-    length = answer.header("content-length")
-    known = answer.status == 200 and length.isdigit() and not _encoding(answer)
-    return int(length) if known and int(length) < MOST_SIZE else None, time_of(answer.header("last-modified"))
+    known = answer.status == 200 and not _encoding(answer)
+    return answer.length if known else None, time_of(answer.header("last-modified"))
 
 
 def _version(answer: Answer, total: int) -> Version:
@@ -351,10 +333,3 @@ def _check_encoding(answer: Answer, size: int, told: int | None) -> None:
     """Refuse what was compressed for us against our will; ``a.tar.gz`` may be called so and be the file itself."""
     if _encoding(answer) and size != told:
         raise StoreUnavailable(f"{answer.url}: the server compresses it ({_encoding(answer)}) although it was asked not to")
-
-
-def _check_room(descriptor: int, size: int, url: str) -> None:
-    """Leave others at least as much room as we took."""
-    room = os.fstatvfs(descriptor)
-    if room.f_bavail * room.f_frsize < size + os.fstat(descriptor).st_blocks * 512:
-        raise OutOfSpace(f"{url} needs more room for temporary files, as its server sends it whole only; set TMPDIR to a larger place")

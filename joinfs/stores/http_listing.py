@@ -1,35 +1,56 @@
-r"""What web servers tell of the names in a directory, and manifests of the names below them.
+r"""What a web server lists: asked for once, and believed for a while.
 
-A listing is JSON: what nginx answers with ``autoindex_format json``, or Caddy with ``file_server browse``. A
-manifest is JSON too: ``{"files": [...]}``, or only the list. Its items are names, or objects such as
+A directory's listing is what nginx answers with ``autoindex_format json``. A manifest is such a list, in one
+file, of all that is in a directory and below it. Its items are names, or objects such as
 
-    {"name": "a/b", "size": 5, "mtime": "2026-11-25T03:23:00Z", "mode": "0640", "metadata": {"k": "v"}, "url": "x"}
+    {"name": "a/b", "size": 5, "mtime": "2026-11-25T03:23:00Z", "mode": "0640", "metadata": {"k": "v"}}
 
 of which only ``name`` has to be there. A name that ends in ``/`` is a directory. ``mtime`` is seconds since
-the epoch, or a date as in RFC 3339 or HTTP. ``mode`` is octal text. ``url`` says where the data is, if it is not
-beside the manifest under its name. Bytes that are not UTF-8 may stand in names as they are, or as ``\udcXX``.
+the epoch, or a date as in RFC 3339 or HTTP. ``mode`` is octal text. Bytes that are not UTF-8 may stand in names
+as they are, or as ``\udcXX``. Names are below the URL, whatever they say: those that no file can have, ``..``
+among them, are left out.
 """
 
 import json
+import logging
 import math
-from collections.abc import Iterator, Mapping
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
-from joinfs.errors import CorruptStore
-from joinfs.stores.keys import is_directory_key
+from joinfs.errors import CorruptStore, InvalidKey, StoreUnavailable
+from joinfs.stores.escape import unescape
+from joinfs.stores.http_server import Answer, Locks, Server
+from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
 from joinfs.stores.metadata import RESERVED
 from joinfs.stores.names import NameTree
-from joinfs.stores.value import NANOSECONDS, Metadata
+from joinfs.stores.value import MEBIBYTE, NANOSECONDS
 
-MOST_DIRECTORIES = 200_000
+log = logging.getLogger(__name__)
+
+MOST_LISTING = 32 * MEBIBYTE
+# Names and directories, of one listing and of all that are remembered.
+MOST_NAMES = 250_000
+MOST_ITEM = 1 << 16
 MOST_NESTED = 100
+MOST_PATH = 4096
 MOST_SIZE = 1 << 63
+HINT = (
+    "a directory must be listed as JSON, as nginx does with 'autoindex on; autoindex_format json;' and no index page, "
+    "or the URL must be that of a manifest, FILES.json"
+)
+# What a listing costs beside its names, in names.
+_EMPTY = 20
 _MOST_SECONDS = 1 << 33
-UNASKABLE = {"", ".", ".."}
+_BEGIN = re.compile(r"\ufeff?[ \t\r\n]*\[[ \t\r\n]*(\][ \t\r\n]*)?")
+_NEXT = re.compile(r"[ \t\r\n]*(?:,|(\]))[ \t\r\n]*")
 
 
 class Entry(NamedTuple):
@@ -40,39 +61,30 @@ class Entry(NamedTuple):
         mtime: Nanoseconds since the epoch.
         mode: Permission bits.
         metadata: The user's.
-        url: Where the data is, if not at the place that the name says.
     """
 
     size: int | None = None
     mtime: int | None = None
     mode: int | None = None
     metadata: Mapping[str, Any] = MappingProxyType({})
-    url: str | None = None
 
 
 IMPLIED = Entry()
 
 
 class Listing:
-    """Names and what is told of them, as directories.
+    """Names and what is told of them, as directories. It does not change."""
 
-    Args:
-        entries: By name; the names of directories end in ``/``.
-
-    Raises:
-        CorruptStore: There are more directories than anyone can mean.
-    """
-
-    def __init__(self, entries: dict[str, Entry]) -> None:
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
         self._entries = entries
         self._tree = NameTree()
         for name in entries:
             self._tree.add(name)
-            if len(self._tree._children) > MOST_DIRECTORIES:
-                raise CorruptStore(f"it has more than {MOST_DIRECTORIES} directories")
+            if len(self) > MOST_NAMES:
+                raise CorruptStore(f"it has more than {MOST_NAMES} names")
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + len(self._tree._children)
 
     def children(self, prefix: str) -> dict[str, bool]:
         """Answer the names directly in a directory, and for each whether it is one; KeyError if there is none such."""
@@ -84,84 +96,202 @@ class Listing:
         Raises:
             KeyError: It is not there, or of the other kind.
         """
-        if is_directory_key(key):
+        if is_directory_key(key) and not self._tree.has_name(key):
             self._tree.children(key)
-            return self._entries[self._tree.name(key)] if self._tree.has_name(key) else IMPLIED
+            return IMPLIED
         return self._entries[self._tree.name(key)]
 
 
-def parse_listing(body: bytes, is_manifest: bool) -> tuple[Listing, list[str]]:
-    """Answer what a listing tells, and a sentence on each item that had to be left out.
+class _Known(NamedTuple):
+    """A listing, the server's name for its version, and until when it is believed."""
+
+    listing: Listing
+    etag: str
+    until: float = 0.0
+
+
+class Listings:
+    """What is below a URL. Several threads may ask; a listing is asked for by one of them.
+
+    Args:
+        server: Who is asked.
+        url: A directory's, with ``/`` at its end, or a manifest's.
+        freshness: Answers for how many seconds a listing is believed.
+    """
+
+    def __init__(self, server: Server, url: str, freshness: Callable[[], float]) -> None:
+        self._server, self._url, self._freshness = server, url, freshness
+        self._is_manifest = url.endswith(".json")
+        self._base = url[: url.rindex("/") + 1]
+        self._lock = threading.Lock()
+        self._asking = Locks()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+
+    def url(self, key: str) -> str:
+        """Answer where a key is, which is always below the store's URL.
+
+        Raises:
+            KeyError: It is no key, or spells a name that is none.
+        """
+        try:
+            check_key(key)
+            name, beside = unescape(key.removesuffix("/")) if key else ("", False)
+            check_key(name)
+        except InvalidKey as error:
+            raise KeyError(key) from error
+        if beside and is_directory_key(key):
+            raise KeyError(key)
+        return self._base + quote(name.encode("utf-8", "surrogateescape")) + ("/" if key.endswith("/") else "")
+
+    def entry(self, key: str) -> Entry:
+        """Answer what is told of a key; KeyError if it is not there."""
+        if key == ROOT:
+            return IMPLIED
+        above = split(key)[0]
+        return self._of(above).entry(key if self._is_manifest else key.removeprefix(above))
+
+    def children(self, directory: str) -> dict[str, bool]:
+        """Answer the names directly in a directory, and for each whether it is one; KeyError if there is none such.
+
+        What a server answers for ``FILE/`` counts for nothing: a directory is one that is listed as such.
+        """
+        if not is_directory_key(directory):
+            raise KeyError(directory)
+        self.entry(directory)
+        return self._of(directory).children(directory if self._is_manifest else ROOT)
+
+    def _of(self, directory: str) -> Listing:
+        """Answer the listing that has what is in a directory, as it is or was a moment ago.
+
+        Raises:
+            KeyError: There is no such directory.
+            CorruptStore: What the server answers is no listing.
+            AccessDenied, StoreUnavailable: As for ``Server.ask``.
+        """
+        place = ROOT if self._is_manifest else directory
+        known = self._known.get(place)
+        if known is None or time.monotonic() >= known.until:
+            with self._asking.of(place):
+                known = self._known.get(place)  # of who asked while we waited
+                if known is None or time.monotonic() >= known.until:
+                    known = self._ask(place, known)
+        return known.listing
+
+    def _ask(self, place: str, old: _Known | None) -> _Known:
+        url = self._url if self._is_manifest else self.url(place)
+        headers = {"Accept": "application/json"} | ({"If-None-Match": old.etag} if old is not None and old.etag else {})
+        began = time.monotonic()
+        try:
+            found = self._server.ask(url, lambda answer: self._take_in(answer, old), headers)
+        except KeyError:
+            self._known.pop(place, None)
+            raise KeyError(place) from None
+        ended = time.monotonic()
+        found = found._replace(until=ended + max(self._freshness(), 20 * (ended - began)))
+        self._keep(place, found)
+        return found
+
+    def _take_in(self, answer: Answer, old: _Known | None) -> _Known:
+        if answer.status == 304 and old is not None:
+            return old
+        if answer.status != 200:
+            raise StoreUnavailable(f"{answer.url} cannot be listed: the server answers with status {answer.status}")
+        try:
+            listing, left_out, first = parse_listing(answer.body(MOST_LISTING), self._is_manifest)
+        except CorruptStore as error:
+            kind = answer.header("content-type") or "something"
+            raise CorruptStore(f"{answer.url} answers {kind}, and that is no listing: {error}; {HINT}") from error
+        if left_out and old is None:
+            log.warning("%s lists %d names that are left out; the first: %s", answer.url, left_out, first)
+        return _Known(listing, answer.header("etag"))
+
+    def _keep(self, place: str, known: _Known) -> None:
+        with self._lock:
+            self._known[place] = known
+            self._known.move_to_end(place)
+            names = sum(len(other.listing) + _EMPTY for other in self._known.values())
+            while names > MOST_NAMES and len(self._known) > 1:
+                names -= len(self._known.popitem(last=False)[1].listing) + _EMPTY
+
+
+# ---------------------------------------------------------------- parsing
+
+
+def parse_listing(body: bytes, is_manifest: bool) -> tuple[Listing, int, str]:
+    """Answer what a listing tells, how many items had to be left out, and words on the first of them.
 
     Raises:
         CorruptStore: It is no listing.
     """
-    entries, left_out = {}, []
-    for item in _items(body):
+    # nginx writes the bytes of names as they are.
+    text = body.decode("utf-8", "surrogateescape")
+    entries: dict[str, Entry] = {}
+    left_out, first = 0, ""
+    for item in _items(text):
         fields = item if isinstance(item, dict) else {"name": item}
-        if not is_manifest and fields.get("type", "file") not in {"file", "directory"}:
+        if fields.get("type", "file") not in ("file", "directory"):
             continue  # sockets, dangling links: the server answers nothing for them
         try:
-            entries[_name(fields, is_manifest)] = _entry(fields, is_manifest)
+            entries[_name(fields, is_manifest)] = _entry(fields)
         except ValueError as error:
-            left_out.append(f"{str(fields.get('name'))[:200]!a} {error}")
-    return Listing(entries), left_out
+            left_out, first = left_out + 1, first or f"{str(fields.get('name'))[:200]!a}: {error}"
+        if len(entries) > MOST_NAMES:
+            raise CorruptStore(f"it has more than {MOST_NAMES} names")
+    return Listing(entries), left_out, first
 
 
-def _items(body: bytes) -> list[Any]:
-    # What is not UTF-8 comes through: nginx writes the bytes of names as they are.
-    text = body.decode("utf-8", "surrogateescape").removeprefix("\N{BYTE ORDER MARK}")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        raise CorruptStore("it is not JSON") from None
-    items = found.get("files") if isinstance(found, dict) else found
-    if not isinstance(items, list) or not all(isinstance(item, (dict, str)) for item in items):
-        raise CorruptStore("it is JSON, but no list of files")
-    return items
+def _items(text: str) -> Iterator[Any]:
+    """Yield the items of a JSON list, one at a time: as Python objects all of them take many times their text's room."""
+    mark = _BEGIN.match(text)
+    while mark is not None and mark[1] is None:
+        item, end = _item(text, mark.end())
+        yield item
+        mark = _NEXT.match(text, end)
+    if mark is None or mark.end() < len(text):
+        raise CorruptStore("it is no list in JSON")
+
+
+def _item(text: str, start: int) -> tuple[Any, int]:
+    for most in (MOST_ITEM >> 4, MOST_ITEM):  # that few copies are made of what follows
+        try:
+            item, size = _DECODER.raw_decode(text[start : start + most])
+        except (ValueError, RecursionError):
+            continue
+        return item, start + size
+    raise CorruptStore(f"it has an item that is not JSON, or longer than {MOST_ITEM} characters")
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _name(fields: dict[str, Any], is_manifest: bool) -> str:
     """The name, of a directory with ``/`` at its end.
 
     Raises:
-        ValueError: No file can be asked for by this name.
+        ValueError: No file can have it.
     """
     name = fields.get("name")
     if not isinstance(name, str):
-        raise ValueError("is no name")  # noqa: TRY004 - caught as what else is wrong
+        raise ValueError("a name is text")  # noqa: TRY004 - caught as what else is wrong
     if is_manifest:
-        name = name.removeprefix("./")
-    is_directory = name.endswith("/") or fields.get("type") == "directory" or fields.get("is_dir") is True
+        name = name.removeprefix("./")  # as find prints them
     bare = name.removesuffix("/")
-    parts = bare.split("/") if is_manifest else [bare]
-    has_place = is_manifest and isinstance(fields.get("url"), str)
-    if not has_place and (not UNASKABLE.isdisjoint(parts) or any("/" in part for part in parts)):
-        raise ValueError("would lead to another place on the server")
-    if len(parts) > MOST_NESTED:
-        raise ValueError(f"is nested in more than {MOST_NESTED} directories")
-    try:
-        bare.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise ValueError("is not Unicode") from None
-    return bare + "/" if is_directory else bare
+    if not bare or ("/" in bare and not is_manifest):
+        raise ValueError("it is in another directory")
+    check_key(bare)
+    if len(bare.encode("utf-8", "surrogateescape")) > MOST_PATH or bare.count("/") >= MOST_NESTED:
+        raise ValueError("it is longer, or nested more deeply, than a path can be")
+    return bare + "/" if name != bare or fields.get("type") == "directory" else bare
 
 
-def _entry(fields: dict[str, Any], is_manifest: bool) -> Entry:
-    url, metadata = fields.get("url"), fields.get("metadata")
-    if is_manifest and isinstance(url, str) and "@" in urlsplit(url).netloc:
-        raise ValueError("has a URL with a name or password in it")
-    return Entry(
-        _size(fields.get("size")),
-        _time(fields.get("mtime", fields.get("mod_time"))),
-        None if fields.get("is_symlink") is True else _mode(fields.get("mode")),  # Caddy tells the link's own
-        dict(_users(metadata)) if is_manifest and isinstance(metadata, dict) else {},
-        url if is_manifest and isinstance(url, str) else None,
-    )
-
-
-def _users(metadata: Metadata) -> Iterator[tuple[str, Any]]:
-    return ((name, value) for name, value in metadata.items() if not name.startswith(RESERVED))
+def _entry(fields: dict[str, Any]) -> Entry:
+    metadata = fields.get("metadata")
+    users = {name: metadata[name] for name in metadata if not name.startswith(RESERVED)} if isinstance(metadata, dict) else {}
+    return Entry(_size(fields.get("size")), _time(fields.get("mtime")), _mode(fields.get("mode")), users or IMPLIED.metadata)
 
 
 def _size(value: Any) -> int | None:
@@ -169,12 +299,11 @@ def _size(value: Any) -> int | None:
 
 
 def _mode(value: Any) -> int | None:
-    """Permission bits: of octal text, or of a number as Go's ``FileMode`` is one. Never set-user-ID."""
+    """Permission bits, of octal text. Never set-user-ID."""
     try:
-        mode = int(value, 8) if isinstance(value, str) else value
+        return int(value, 8) & 0o777 if isinstance(value, str) else None
     except ValueError:
         return None
-    return mode & 0o777 if type(mode) is int else None
 
 
 def _time(value: Any) -> int | None:
@@ -191,9 +320,9 @@ def time_of(text: str) -> int | None:
     for parse in (datetime.fromisoformat, parsedate_to_datetime):
         try:
             moment = parse(text)
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            whole = moment.replace(microsecond=0).timestamp()
         except (ValueError, TypeError, IndexError, OverflowError):
             continue
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        whole = moment.replace(microsecond=0).timestamp()
         return int(whole) * NANOSECONDS + moment.microsecond * 1000
     return None

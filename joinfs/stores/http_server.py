@@ -6,15 +6,15 @@ and https, never from https to http, and credentials go to no other server than 
 """
 
 import contextlib
-import math
-import random
+import netrc
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from joinfs.errors import NotConnected, PermissionDenied, StoreUnavailable, UsageError
+from joinfs.errors import AccessDenied, NotConnected, StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
     import httpx
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_REDIRECTS = 10
+# Bytes a second. What comes more slowly is not meant to arrive.
 SLOWEST = 4096
 FIRST_PAUSE = 0.1
 _TAKEN = {200, 206, 304, 416}
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
-_NO_SUCH_METHOD = {400, 405, 501}
+_PLAIN = "/%:@!$&'()*+,;=~"
 
 
 class Failed(Exception):
@@ -37,8 +38,8 @@ class Failed(Exception):
         self.pause = pause
 
 
-class MethodRefused(StoreUnavailable):
-    """The server does not answer requests of this kind."""
+class Forbidden(AccessDenied):
+    """The server refuses this, whoever asks."""
 
 
 class Locks:
@@ -55,68 +56,49 @@ class Locks:
             return lock
 
 
-class Patience:
-    """How long a server may go on sending nothing, or next to nothing.
-
-    Given to httpx where it takes a number of seconds: it hands that to ``socket.settimeout`` before each
-    receive, which asks ``__index__``. A plain number would let a server that sends one byte of its headers
-    every few seconds hold us for days.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._end = time.monotonic() + seconds
-
-    def __index__(self) -> int:
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"nothing, or next to nothing, came within {self._seconds:g} seconds")
-        return math.ceil(left)
-
-    def received(self, size: int) -> None:
-        """The server sent some bytes, which buy it time."""
-        self._end = min(self._end + size / SLOWEST, time.monotonic() + self._seconds)
-
-    @contextlib.contextmanager
-    def waiting_for_us(self) -> Iterator[None]:
-        """Around what the server is not to blame for."""
-        began = time.monotonic()
-        yield
-        self._end += time.monotonic() - began
-
-
 class Answer:
     """What the server answered; its body is read once, in pieces or whole.
 
     Attributes:
         url: What was asked for.
         status: The status.
-        headers: The headers; names in any case.
     """
 
-    def __init__(self, url: str, response: "httpx.Response", patience: Patience) -> None:
+    def __init__(self, url: str, response: "httpx.Response", timeout: float) -> None:
         self.url = url
         self.status = response.status_code
-        self.headers: Mapping[str, str] = response.headers
         self._response = response
-        self._patience = patience
+        self._timeout = timeout
 
     def header(self, name: str) -> str:
         """Answer a header; empty if it is not there, or could not be sent back, not being ASCII."""
-        text = self.headers.get(name, "").strip()
+        text = str(self._response.headers.get(name, "")).strip()
         return text if text.isascii() else ""
+
+    @property
+    def length(self) -> int | None:
+        """How many bytes the body has, if the server says so."""
+        text = self.header("content-length")
+        return int(text) if text.isdigit() and len(text) < 20 else None
 
     @property
     def is_delimited(self) -> bool:
         """Whether HTTP tells where the body ends, so that one that is cut off is noticed."""
-        return "content-length" in self.headers or "chunked" in self.header("transfer-encoding").lower()
+        return self.length is not None or "chunked" in self.header("transfer-encoding").lower()
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the body, as it was sent."""
-        for piece in self._response.iter_raw():
-            self._patience.received(len(piece))
-            with self._patience.waiting_for_us():
-                yield piece
+        """Yield the body, as it was sent; how long the caller takes over a piece is not the server's fault."""
+        body, size, waited = self._response.iter_raw(), 0, 0.0
+        while True:
+            began = time.monotonic()
+            piece = next(body, b"")
+            waited += time.monotonic() - began
+            size += len(piece)
+            if waited > self._timeout + size / SLOWEST:
+                raise Failed(f"next to nothing came within {waited:.0f} seconds")
+            if not piece:
+                return
+            yield piece
 
     def body(self, most: int) -> bytes:
         """Answer the whole body.
@@ -124,39 +106,31 @@ class Answer:
         Raises:
             StoreUnavailable: It has more than ``most`` bytes.
         """
-        pieces, size = [], 0
+        data = bytearray()
         for piece in self.pieces():
-            size += len(piece)
-            if size > most:
+            data += piece
+            if len(data) > most:
                 raise StoreUnavailable(f"{self.url} answers more than the {most} bytes that there can be")
-            pieces.append(piece)
-        return b"".join(pieces)
+        return bytes(data)
 
 
 class Server:
     """A web server, as it is asked by one store; several threads may.
 
     Args:
-        url: The server's, or of something on it; only this server gets the credentials.
         credentials: ``(user, password)``, a token (str), or None for what ``~/.netrc`` has.
-        timeout: Seconds in which all tries of a request must get something from the server.
+        timeout: Seconds for which the server may send nothing.
         tries: How often a request that fails is made.
 
     Raises:
-        UsageError: httpx is not installed, the credentials are something else, or the URL is none.
+        UsageError: httpx is not installed, or the credentials are something else.
     """
 
-    def __init__(self, url: str, credentials: Any, timeout: float, tries: int) -> None:
+    def __init__(self, credentials: Any, timeout: float, tries: int) -> None:
         self._httpx = _library()
         self._timeout, self._tries = timeout, tries
-        self._auth = self._authorisation(credentials)
-        try:
-            self._origin = _origin(self._httpx.URL(url))
-        except self._httpx.InvalidURL as error:
-            raise UsageError(f"{url} is no web server's URL: {error}") from error
-        self._client = self._httpx.Client(
-            headers={"Accept-Encoding": "identity", "User-Agent": "joinfs"}, follow_redirects=False
-        )
+        headers = {"Accept-Encoding": "identity", "User-Agent": "joinfs"}
+        self._client = self._httpx.Client(auth=self._authorisation(credentials), headers=headers, timeout=timeout)
 
     def close(self) -> None:
         """Close the connections."""
@@ -164,9 +138,7 @@ class Server:
 
     def _authorisation(self, credentials: Any) -> Any:
         if credentials is None:
-            with contextlib.suppress(OSError):
-                return self._httpx.NetRCAuth()
-            return None
+            return self._from_netrc()
         if isinstance(credentials, str):
             return _bearer(credentials)
         try:
@@ -174,6 +146,14 @@ class Server:
             return self._httpx.BasicAuth(user, password)
         except (TypeError, ValueError):
             raise UsageError("credentials for a web server are (user, password), or a token as a str") from None
+
+    def _from_netrc(self) -> Any:
+        try:
+            return self._httpx.NetRCAuth()
+        except OSError:
+            return None
+        except netrc.NetrcParseError as error:
+            raise UsageError(f"the credentials in {error.filename} cannot be read: line {error.lineno}: {error.msg}") from None
 
     def ask(
         self,
@@ -193,51 +173,49 @@ class Server:
 
         Raises:
             KeyError: There is nothing of that URL.
-            PermissionDenied: The server does not let us have it.
+            AccessDenied: The server does not let us have it.
             StoreUnavailable: It cannot be reached, keeps failing, or answers something that makes no sense.
         """
-        began = time.monotonic()
-        attempt = 1
-        while True:
+        for attempt in range(1, self._tries + 1):
             try:
                 with self._answer(method, url, headers or {}) as answer:
-                    _check_status(answer, method)
+                    _check_status(answer)
                     return take(answer)
             except Failed as error:
-                left = began + self._timeout - time.monotonic()
-                pause = error.pause or FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-                if attempt >= self._tries or pause > left:
+                if attempt == self._tries or error.pause > self._timeout:
                     raise StoreUnavailable(f"{url} cannot be read: {error}") from error
-            time.sleep(pause)
-            attempt += 1
+                time.sleep(error.pause or FIRST_PAUSE * 2**attempt)
+        raise AssertionError("a server is asked at least once")
 
     @contextlib.contextmanager
     def _answer(self, method: str, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
-        patience = Patience(self._timeout / self._tries)
-        timeouts = dict.fromkeys(("connect", "read", "write"), patience) | {"pool": self._timeout}
-        library = self._httpx
+        if self._client.is_closed:
+            raise NotConnected(f"{url} cannot be read: the store was disconnected")
         try:
-            request = self._client.build_request(method, url, headers=dict(headers), extensions={"timeout": timeouts})
-            with contextlib.closing(self._follow(request)) as response:
-                yield Answer(url, response, patience)
-        except (library.InvalidURL, library.UnsupportedProtocol) as error:
+            with contextlib.closing(self._follow(self._client.build_request(method, url, headers=dict(headers)))) as response:
+                yield Answer(url, response, self._timeout)
+        except (self._httpx.InvalidURL, self._httpx.UnsupportedProtocol) as error:
             raise StoreUnavailable(f"{url} cannot be read: {error}") from error
-        except library.TransportError as error:
+        except self._httpx.TransportError as error:
             raise Failed(str(error) or type(error).__name__) from error
 
     def _follow(self, request: "httpx.Request") -> "httpx.Response":
-        """Send a request, and again where the server says that the thing is elsewhere."""
-        if self._client.is_closed:
-            raise NotConnected(f"{request.url} cannot be read: the store was disconnected")
-        first, auth = request, self._auth if _origin(request.url) == self._origin else None
-        for _ in range(MOST_REDIRECTS + 1):
-            response: httpx.Response = self._client.send(request, stream=True, auth=auth)
-            if response.next_request is None:
+        """Send a request, and again where the server says that the thing is elsewhere.
+
+        httpx would read the body of a redirect, however long. It leaves out the credentials where a redirect
+        leads to another server, and must not add them again.
+        """
+        first: httpx.Request = request
+        response: httpx.Response = self._client.send(request, stream=True)
+        for _ in range(MOST_REDIRECTS):
+            following = response.next_request
+            if following is None:
                 return response
             response.close()
-            _check_redirect(first, request, response.next_request)
-            # httpx leaves out the Authorization header where this is another server.
-            request, auth = response.next_request, None
+            _check_redirect(first, request, following)
+            request = following
+            response = self._client.send(request, stream=True, auth=None)
+        response.close()
         raise StoreUnavailable(f"{first.url} cannot be read: it leads from one redirect to the next")
 
 
@@ -247,10 +225,6 @@ def _library() -> Any:
     except ImportError:
         raise UsageError("files of web servers need a library; install it with: pip install 'joinfs[http]'") from None
     return httpx
-
-
-def _origin(url: "httpx.URL") -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
 
 
 def _bearer(token: str) -> Callable[["httpx.Request"], "httpx.Request"]:
@@ -267,24 +241,46 @@ def _check_redirect(first: "httpx.Request", last: "httpx.Request", following: "h
         raise StoreUnavailable(f"{first.url} cannot be read: it redirects to {following.url.scheme}:, which is not followed")
 
 
-def _check_status(answer: Answer, method: str) -> None:
+def _check_status(answer: Answer) -> None:
     status, url = answer.status, answer.url
     if status in _TAKEN:
         return
     if status in {404, 410}:
         raise KeyError(url)
     if status == 401:
-        raise PermissionDenied(f"{url} needs a name and a password, or others than were given: connect with them, or put them into the URL")
+        raise AccessDenied(f"{url} needs a name and a password, or others than were given: put them into ~/.netrc, or into the URL")
     if status == 403:
-        raise PermissionDenied(f"{url} is forbidden to us by the server")
+        raise Forbidden(f"{url} is forbidden to us by the server")
     if status in _PASSING:
         raise Failed(f"the server answers with status {status}", _retry_after(answer))
-    if method == "HEAD" and status in _NO_SUCH_METHOD:
-        raise MethodRefused(f"{url} does not answer to {method}")
     raise StoreUnavailable(f"{url} cannot be read: the server answers with status {status}")
 
 
 def _retry_after(answer: Answer) -> float:
-    """Seconds to wait if the server says so as a number; it may also be a date, which needs no more than our own pause."""
+    """Seconds to wait, if the server says so as a number; where it names a date, our own pause will do."""
     text = answer.header("retry-after")
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0
+    return float(text) if text.isdigit() and len(text) < 6 else 0.0
+
+
+def parse_url(url: str) -> tuple[str, tuple[str, str] | None]:
+    """Answer the URL without credentials, with ``/`` at its end if it is a directory's; and the credentials.
+
+    Raises:
+        UsageError: It is no web server's.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, SplitResult("", "", "", "", "")
+    if parts.scheme not in {"http", "https"} or not host:
+        raise UsageError("a web server's URL is http://HOST/DIRECTORY/, or https://, with a number if there is a port")
+    if parts.query or parts.fragment:
+        raise UsageError(f"'?' and '#' must be '%3F' and '%23' in the URL of {host}")
+    place = (f"[{host}]" if ":" in host else host) + ("" if port is None else f":{port}")
+    path = parts.path if parts.path.endswith((".json", "/")) else parts.path + "/"
+    quoted = quote(path.encode("utf-8", "surrogateescape"), safe=_PLAIN)
+    credentials = None
+    if parts.username is not None or parts.password is not None:
+        credentials = unquote(parts.username or ""), unquote(parts.password or "")
+    return f"{parts.scheme}://{place}{quoted}", credentials

@@ -205,17 +205,22 @@ class SpooledFile(RandomAccess):
             raise CorruptStore(f"{self._name} is damaged: {error}") from error
         self._ended = not piece
         if piece.strip(b"\0"):
-            self._check_room(len(piece))
+            check_room(self._file.fileno(), len(piece), f"{self._name} needs more room for temporary files to be decompressed")
             os.pwrite(self._file.fileno(), piece, self._size)
         self._size += len(piece)  # zeros are a hole
         if self._ended or not piece.strip(b"\0"):
             os.ftruncate(self._file.fileno(), self._size)
 
-    def _check_room(self, size: int) -> None:
-        """Leave others at least as much room as we took."""
-        room = os.fstatvfs(self._file.fileno())
-        if room.f_bavail * room.f_frsize < size + os.fstat(self._file.fileno()).st_blocks * 512:
-            raise OutOfSpace(f"{self._name} needs more room for temporary files to be decompressed; set TMPDIR to a larger place")
+
+def check_room(descriptor: int, size: int, otherwise: str) -> None:
+    """Before a temporary file grows: leave others at least as much room as it takes.
+
+    Raises:
+        OutOfSpace: There is less; it says so in the words ``otherwise``.
+    """
+    room = os.fstatvfs(descriptor)
+    if room.f_bavail * room.f_frsize < size + os.fstat(descriptor).st_blocks * 512:
+        raise OutOfSpace(f"{otherwise}; set TMPDIR to a larger place")
 
 
 def _close(*files: Any) -> None:

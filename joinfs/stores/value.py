@@ -198,11 +198,11 @@ class Value:
     def data(self) -> BinaryIO:
         """A readable stream of the data, at its beginning when first asked for."""
         if self._data is None:
-            self._data = self._opened()
+            self._data = self._opened(self._open())
         return self._data
 
-    def _opened(self) -> BinaryIO:
-        opened = self._open()
+    def _opened(self, opened: BinaryIO | Opened) -> BinaryIO:
+        """The stream; the rest becomes what is true of it."""
         if not isinstance(opened, Opened):
             return opened
         stream, metadata, self.size, self.created, self.modified = opened
@@ -211,7 +211,7 @@ class Value:
 
     def range(self, start: int | None = None, end: int | None = None) -> BinaryIO:
         """A stream of the bytes from ``start`` up to, not including, ``end``; each may be left out."""
-        stream = self._opened()
+        stream = self._opened(self._open())
         first = max(start or 0, 0)
         last = self.size if end is None else min(end, self.size)
         stream.seek(first)
