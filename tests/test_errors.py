@@ -17,6 +17,7 @@ from joinfs import errors
         (errors.NotRepresentable("a"), errno.EILSEQ),
         (errors.NameTooLong("a"), errno.ENAMETOOLONG),
         (errors.CorruptStore("a"), errno.EUCLEAN),
+        (errors.AccessDenied("a"), errno.EACCES),
         (PermissionError(errno.EACCES, "a"), errno.EACCES),
         (OSError(errno.EDQUOT, "a"), errno.EDQUOT),
         (OSError("without a number"), errno.EIO),

@@ -10,11 +10,11 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from joinfs.errors import StoreUnavailable
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, DEFAULT_FILE_MODE, Store
-from joinfs.stores.http_files import Target, Version, WebFiles
-from joinfs.stores.http_listing import HINT, Entry, Listings
+from joinfs.stores.http_files import Target, WebFiles
+from joinfs.stores.http_listing import HINT, Entry, Listings, missing
 from joinfs.stores.http_server import Forbidden, Server, parse_url
 from joinfs.stores.keys import ROOT, is_directory_key, split
-from joinfs.stores.metadata import copied
+from joinfs.stores.metadata import copied, selected
 from joinfs.stores.value import READ_ONLY, Metadata, Opened, Stat, Value, new_stat
 
 MOST_MEASURED = 100_000
@@ -154,12 +154,13 @@ class HTTPStore(Store):
 
     def stat(self, key: str) -> Stat:
         entry = self._entry(key)
-        with _Missing(key):
+        with missing(key):
             return self._stat_of(key, entry)
 
     def lookup(self, key: str) -> Stat:
         above, name = split(key)
-        is_directory = self._opened(self._listings).children(above)[name]
+        with missing(key):
+            is_directory = self._opened(self._listings).children(above)[name]
         return self.stat(key + "/" if is_directory else key)
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
@@ -173,8 +174,7 @@ class HTTPStore(Store):
                 continue  # gone meanwhile
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
-        metadata = copied(self._entry(key).metadata)
-        return metadata if select is None else {name: metadata[name] for name in select if name in metadata}
+        return selected(copied(self._entry(key).metadata), select)
 
     def get(self, key: str) -> Value:
         return _WebValue(self, key, self._entry(key))
@@ -186,7 +186,7 @@ class HTTPStore(Store):
         entry = self._entry(key)
         if is_directory_key(key) or (entry.size is not None and offset >= self._size_and_time(key, entry)[0]):
             return b""
-        with _Missing(key):
+        with missing(key):
             data, version = self._opened(self._files).read(self._target(key, entry), offset, size)
         self._learn(key, entry, version.total, version.mtime)
         return data
@@ -197,7 +197,7 @@ class HTTPStore(Store):
         if is_directory_key(key):
             return Opened(io.BytesIO(), copied(entry.metadata), 0, *self._stat_of(key, entry).moments())
         first = max(start or 0, 0)
-        with _Missing(key):
+        with missing(key):
             stream, version = self._opened(self._files).open(self._target(key, entry), first, end)
         self._learn(key, entry, version.total, version.mtime)
         return Opened(stream, copied(entry.metadata), version.total, *self._stat_of(key, entry).moments())
@@ -224,17 +224,3 @@ class _WebValue(Value):
 
     def range(self, start: int | None = None, end: int | None = None) -> BinaryIO:
         return self._opened(self._open_range(start, end))
-
-
-class _Missing:
-    """Around requests for a key's data: what is not there is the key."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, KeyError):
-            raise KeyError(self._key) from None

@@ -110,6 +110,20 @@ class _Known(NamedTuple):
     until: float = 0.0
 
 
+class missing:  # noqa: N801 - as those of contextlib
+    """Around what asks for a key: when something is not there, it is the key."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, KeyError):
+            raise KeyError(self._key) from None
+
+
 class Listings:
     """What is below a URL. Several threads may ask; a listing is asked for by one of them.
 
@@ -148,7 +162,8 @@ class Listings:
         if key == ROOT:
             return IMPLIED
         above = split(key)[0]
-        return self._of(above).entry(key if self._is_manifest else key.removeprefix(above))
+        with missing(key):
+            return self._of(above).entry(key if self._is_manifest else key.removeprefix(above))
 
     def children(self, directory: str) -> dict[str, bool]:
         """Answer the names directly in a directory, and for each whether it is one; KeyError if there is none such.
@@ -158,7 +173,8 @@ class Listings:
         if not is_directory_key(directory):
             raise KeyError(directory)
         self.entry(directory)
-        return self._of(directory).children(directory if self._is_manifest else ROOT)
+        with missing(directory):
+            return self._of(directory).children(directory if self._is_manifest else ROOT)
 
     def _of(self, directory: str) -> Listing:
         """Answer the listing that has what is in a directory, as it is or was a moment ago.
@@ -185,7 +201,7 @@ class Listings:
             found = self._server.ask(url, lambda answer: self._take_in(answer, old), headers)
         except KeyError:
             self._known.pop(place, None)
-            raise KeyError(place) from None
+            raise
         ended = time.monotonic()
         found = found._replace(until=ended + max(self._freshness(), 20 * (ended - began)))
         self._keep(place, found)

@@ -25,7 +25,8 @@ MOST_REDIRECTS = 10
 # Bytes a second. What comes more slowly is not meant to arrive.
 SLOWEST = 4096
 FIRST_PAUSE = 0.1
-_TAKEN = {200, 206, 304, 416}
+# Those of servers that do not know HEAD, too: it is asked otherwise then.
+_TAKEN = {200, 206, 304, 405, 416, 501}
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _PLAIN = "/%:@!$&'()*+,;=~"
 
@@ -166,7 +167,7 @@ class Server:
 
         Args:
             url: An absolute URL, percent-encoded, without credentials.
-            take: Called with an answer of the status 200, 206, 304 or 416; called again, with another one,
+            take: Called with an answer of the status 200, 206, 304, 405, 416 or 501; called again, with another one,
                 if the body breaks off or ``take`` raises ``Failed``.
             headers: To send, beside those of every request.
             method: ``GET`` or ``HEAD``.

@@ -47,12 +47,6 @@ http {{
 """
 
 
-def lacking(what):
-    if os.environ.get("CI"):
-        pytest.fail(f"CI lacks {what}")
-    pytest.skip(f"needs {what}")
-
-
 def free_ports():
     with socket.socket() as one, socket.socket() as other:
         one.bind(("127.0.0.1", 0))
@@ -110,19 +104,18 @@ class Nginx:
 
 @pytest.fixture(scope="session")
 def running_nginx(tmp_path_factory):
-    program = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
-    for name, found in (("nginx (apt-get install nginx-light)", program), *((n, shutil.which(n)) for n in ("openssl", "setpriv"))):
-        if found is None:
-            lacking(name)
-    nginx = Nginx(tmp_path_factory.mktemp("nginx"), program)
+    nginx = Nginx(tmp_path_factory.mktemp("nginx"), shutil.which("nginx"))
     yield nginx
     nginx.stop()
     nginx.process.stderr.close()
 
 
 @pytest.fixture
-def nginx(running_nginx):
+def nginx(need, request, monkeypatch):
     """nginx with nothing in its root and nothing in its log."""
+    monkeypatch.setenv("PATH", os.environ["PATH"] + ":/usr/sbin")  # where it is, and where users do not look
+    need("nginx", "openssl", "setpriv")
+    running_nginx = request.getfixturevalue("running_nginx")
     for path in running_nginx.root.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     running_nginx.requests()

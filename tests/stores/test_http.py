@@ -11,11 +11,11 @@ import threading
 import pytest
 
 import joinfs
-from joinfs.errors import CorruptStore, NotConnected, PermissionDenied, StoreUnavailable, UsageError
+from joinfs.errors import AccessDenied, CorruptStore, NotConnected, StoreUnavailable, UsageError
 from joinfs.joined.store import JoinedStore
-from joinfs.stores import http_files, http_listing, http_server, http_site
+from joinfs.stores import http_files, http_listing, http_server
 from joinfs.stores.http import HTTPStore
-from joinfs.stores.http_listing import parse_listing, time_of
+from joinfs.stores.http_listing import time_of
 from joinfs.stores.memory import MemoryStore
 from joinfs.testing import ReadOnlyContract
 
@@ -71,7 +71,7 @@ class TestHTTPS(OnNginx):
 class TestManifest(OnNginx):
     def make_filled(self, place):
         files = [{"name": key, "size": len(content)} for key, content in self.CONTENTS.items()]
-        (self.nginx.root / "files.json").write_text(json.dumps({"files": files}))
+        (self.nginx.root / "files.json").write_text(json.dumps(files))
         return HTTPStore(self.nginx.url + "files.json")
 
 
@@ -190,8 +190,8 @@ def test_what_was_taken_in_whole_is_compared_with_what_the_server_has(nginx):
 
 
 def grow_old(store):
-    for place, known in store._site._known.items():
-        store._site._known[place] = known._replace(until=0.0)
+    for place, known in store._listings._known.items():
+        store._listings._known[place] = known._replace(until=0.0)
     for spool in store._files._spools.values():
         spool.seen_at -= 1000
 
@@ -329,26 +329,21 @@ def test_names_are_exact(nginx):
         assert sorted(contents(store).values()) == sorted(expected.values())
 
 
-def test_hostile_names_are_spelled_or_left_out_and_lead_nowhere(scripted, caplog):
-    leading = ["..", ".", "", "/etc/passwd", "a/b", "../x", "d/../../e", "\ud800", 5, None, {}, ["x"]]
-    odd = ["n" * 300, "nul\0", "%%x", "a", "a"]
-    listing = [{"name": name, "type": "file", "size": 1} for name in [*leading, *odd]] + [{"name": "d", "type": "directory"}] * 2
-    scripted.respond = lambda h, n: h.reply(body=json.dumps(listing).encode() if h.path == "/" else b"?")
+def test_names_that_no_file_can_have_are_left_out_and_lead_nowhere(scripted, caplog):
+    bad = ["..", ".", "", "/etc/passwd", "a/b", "../x", "d/../../e", "\ud800", 5, None, {}, ["x"], "n" * 300, "nul\0"]
+    listing = [{"name": name, "type": "file", "size": 1} for name in [*bad, "%%x", "a", "a"]] + [{"name": "d", "type": "directory"}] * 2
+    scripted.respond = lambda h, n: h.reply(body=json.dumps(listing).encode() if h.path == "/" else b"[]" if h.path == "/d/" else b"?")
     with HTTPStore(scripted.url) as store:
-        found = {name for name, _ in store.list("")}
-        assert found == {"%%" + "n" * 249 + "%+", "%%nul%00", "%%%25%25x", "a", "d"}
-        assert [name for name, _ in store.list("%%" + "n" * 249 + "%+/")] == ["%%" + "n" * 51]
-        assert store.to_bytes("%%" + "n" * 249 + "%+/%%" + "n" * 51) == b"?"
-        assert scripted.asked[-1].path == "/" + "n" * 300
-        assert store.to_bytes("%%nul%00") == b"?"
-        assert scripted.asked[-1].path == "/nul%00"
+        assert {name for name, _ in store.list("")} == {"%%%25%25x", "a", "d"}
+        assert store.to_bytes("%%%25%25x") == b"?"
+        assert scripted.asked[-1].path == "/%25%25x"
         for key in ("..", "%%%2E%2E", "d/../a", "%%%2E%2E/%%%2E%2E/etc"):
             assert not store.exists(key)
         for key in ("%%%2E%2E/", "%%a%=/", "d/%%%2E%2E/"):
             grow_old(store)
-            with pytest.raises(KeyError):
+            with pytest.raises(KeyError, match=key):
                 list(store.list(key))
-    assert "12 names that are left out; the first: '..'" in caplog.text
+    assert f"{len(bad)} names that are left out; the first: '..'" in caplog.text
     assert all(".." not in handler.path for handler in scripted.asked)
 
 
@@ -370,27 +365,22 @@ def test_attributes_of_a_listing(nginx):
 
 
 def test_a_manifest_tells_what_a_listing_cannot(nginx):
-    fill(nginx.root, {"files/data": b"data", ".dot": b"dot"})
-    manifest = {"files": [
-        {"name": "a/b", "url": "files/data", "size": 4, "mtime": 1500000000.5, "mode": "4751", "metadata": {"k": [1], "joinfs.x": 1}},
-        {"name": "../up", "url": "files/data"}, {"name": "empty/", "mtime": "2017-07-14T02:40:00+00:00", "mode": "700"}, "./.dot",
-        {"name": "out", "url": "file:///etc/passwd", "size": 1}, {"name": "pw", "url": "http://u:p@h/", "size": 1}, "x/" * 200,
-        {"name": "bad", "url": "http://[", "size": 1},
-    ]}  # fmt: skip
+    fill(nginx.root, {"a/b": b"data", ".dot": b"dot"})
+    manifest = [
+        {"name": "a/b", "size": 4, "mtime": 1500000000.5, "mode": "4751", "metadata": {"k": [1], "joinfs.x": 1}},
+        {"name": "empty/", "mtime": "2017-07-14T02:40:00+00:00", "mode": "700"}, "./.dot", {"name": "../up"}, "x/" * 200,
+    ]  # fmt: skip
     (nginx.root / "m.json").write_text("\N{BYTE ORDER MARK}" + json.dumps(manifest))
-    os.utime(nginx.root / "m.json", (OLD, OLD))
     with HTTPStore(nginx.url + "m.json") as store:
-        assert {name for name, _ in store.list("")} == {"a", "%%%2E%2E", "empty", ".dot", "out"}
+        assert {name for name, _ in store.list("")} == {"a", "empty", ".dot"}
         stat = store.stat("a/b")
         assert (stat.mode, stat.size, stat.mtime) == (stat_module.S_IFREG | 0o751, 4, OLD * 10**9 + 500_000_000)
         assert store.get_metadata("a/b") == {"k": [1]}
         assert store.get_metadata("a/b", ["none"]) == {}
-        assert [store.to_bytes(key) for key in ("a/b", "%%%2E%2E/up", ".dot")] == [b"data", b"data", b"dot"]
+        assert [store.to_bytes(key) for key in ("a/b", ".dot")] == [b"data", b"dot"]
         assert (store.stat("empty/").mode, store.stat("empty/").implied) == (stat_module.S_IFDIR | 0o700, False)
         assert list(store.list("empty/")) == []
-        assert store.stat("a/").mtime == OLD * 10**9
-        with pytest.raises(StoreUnavailable, match="not asked"):
-            store.to_bytes("out")
+        assert store.stat("a/").implied
 
 
 def test_a_manifest_is_compared_not_fetched_again(nginx):
@@ -399,17 +389,6 @@ def test_a_manifest_is_compared_not_fetched_again(nginx):
         grow_old(store)
         assert store.exists("a")
         assert nginx.requests() == ["GET /m.json - 200", "GET /m.json - 304", "HEAD /a - 200"]
-
-
-def test_listings_of_caddy():
-    listing, left_out = parse_listing(json.dumps([
-        {"name": "d/", "size": 4096, "url": "./d/", "mod_time": "2017-07-14T02:40:00.123456789Z", "mode": 2147484141, "is_dir": True, "is_symlink": False},
-        {"name": "f", "size": 5, "url": "./f", "mod_time": "2017-07-14T02:40:00Z", "mode": 416, "is_dir": False, "is_symlink": False},
-        {"name": "l/", "size": 4096, "url": "./l/", "mod_time": "2017-07-14T02:40:00Z", "mode": 134218239, "is_dir": True, "is_symlink": True},
-    ]).encode(), is_manifest=False)  # fmt: skip
-    assert (listing.children(""), left_out) == ({"d": True, "f": False, "l": True}, [])
-    assert (listing.entry("f").mode, listing.entry("d/").mode, listing.entry("l/").mode, listing.entry("f").url) == (0o640, 0o755, None, None)
-    assert listing.entry("f").mtime == OLD * 10**9
 
 
 def test_times():
@@ -498,19 +477,13 @@ def hang(handler, number):
     handler.server.ended.wait()
 
 
-def drip(handler, number):
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-    while not handler.server.ended.wait(0.1):
-        handler.wfile.write(b"z")
-
-
 def drip_body(handler, number):
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
     while not handler.server.ended.wait(0.1):
         handler.wfile.write(b" ")
 
 
-@pytest.mark.parametrize("respond", [hang, drip, drip_body])
+@pytest.mark.parametrize("respond", [hang, drip_body])
 def test_a_server_that_sends_next_to_nothing_is_given_up(scripted, respond):
     scripted.respond = respond
     store = HTTPStore(scripted.url)
@@ -527,7 +500,7 @@ def test_what_cannot_be_reached_is_told(nginx):
         ("nothing/", StoreUnavailable, "there is nothing at"), ("gone/", StoreUnavailable, "there is nothing at"),
         ("busy/", StoreUnavailable, "status 503"), ("teapot/", StoreUnavailable, "status 418"),
         ("", CorruptStore, "text/html.*autoindex_format json"), ("page/", CorruptStore, "text/html.*manifest"),
-        ("secret/", StoreUnavailable, "name and a password"), ("loop/", StoreUnavailable, "one redirect to the next"),
+        ("secret/", AccessDenied, "name and a password"), ("loop/", StoreUnavailable, "one redirect to the next"),
         ("local/", StoreUnavailable, "redirects to file:"), ("none.json", StoreUnavailable, "nothing at"),
     ):  # fmt: skip
         store = HTTPStore(nginx.url + place)
@@ -535,7 +508,7 @@ def test_what_cannot_be_reached_is_told(nginx):
             store.connect()
         assert not store.is_connected()
     (nginx.root / "index.html").unlink()
-    with pytest.raises(StoreUnavailable, match=r"forbidden.*autoindex_format json"):
+    with pytest.raises(AccessDenied, match=r"forbidden.*autoindex_format json"):
         HTTPStore(nginx.url + "unlisted/").connect()
     nginx_port = nginx.url.rsplit(":", 1)[1].strip("/")
     with pytest.raises(StoreUnavailable, match="cannot be read"):
@@ -554,7 +527,7 @@ def test_a_file_that_we_may_not_have(scripted):
     scripted.respond = lambda h, n: h.reply(body=b'[{"name": "a", "size": 1}, "b", {"name": "d", "type": "directory"}]') if h.path == "/" else h.reply(403)
     with HTTPStore(scripted.url) as store:
         for ask in (lambda: store.read("a", 0, 1), lambda: store.get_data("a"), lambda: store.stat("b"), lambda: list(store.list("d/"))):
-            with pytest.raises(PermissionDenied, match="forbidden"):
+            with pytest.raises(AccessDenied, match="forbidden"):
                 ask()
 
 
@@ -581,7 +554,7 @@ def test_head_need_not_be_there(scripted):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"5", b'"x"', b"{}", b'{"files": 3}', b"[5]", b"[[]]", b"[" * 100_000, b"[" + b"9" * 10_000 + b"]", b'["a"', b"\xff"]
+    "body", [b"", b"<html>", b"5", b'"x"', b"{}", b'{"files": 3}', b"[5 6]", b"[NaN]", b"[" * 100_000, b"[" + b"9" * 10_000 + b"]", b'["a"', b"\xff"]
 )
 def test_what_is_no_listing_is_told(scripted, body):
     scripted.respond = lambda h, n: h.reply(body=body)
@@ -590,15 +563,16 @@ def test_what_is_no_listing_is_told(scripted, body):
 
 
 def test_enormous_listings_are_refused(scripted, monkeypatch):
-    monkeypatch.setattr(http_site, "MOST_LISTING", 1000)
+    monkeypatch.setattr(http_listing, "MOST_LISTING", 1000)
     scripted.respond = lambda h, n: h.reply(body=b" " * 1001)
     with pytest.raises(StoreUnavailable, match="more than the 1000 bytes"):
         HTTPStore(scripted.url).connect()
-    monkeypatch.setattr(http_site, "MOST_LISTING", 1 << 26)
-    monkeypatch.setattr(http_listing, "MOST_DIRECTORIES", 1000)
-    scripted.respond = lambda h, n: h.reply(body=json.dumps([f"{n}/" + "a/" * 90 for n in range(30)]).encode())
-    with pytest.raises(CorruptStore, match="more than 1000 directories"):
-        HTTPStore(scripted.url + "m.json").connect()
+    monkeypatch.undo()
+    monkeypatch.setattr(http_listing, "MOST_NAMES", 1000)
+    for names in ([f"{n}/" + "a/" * 90 for n in range(30)], [f"f{n}" for n in range(1001)]):
+        scripted.respond = lambda h, n, names=names: h.reply(body=json.dumps(names).encode())
+        with pytest.raises(CorruptStore, match="more than 1000 names"):
+            HTTPStore(scripted.url + "m.json").connect()
 
 
 def test_a_listing_that_breaks_off_is_no_listing(scripted):
@@ -609,11 +583,11 @@ def test_a_listing_that_breaks_off_is_no_listing(scripted):
 
 def test_what_is_compressed_against_our_will_is_refused(nginx):
     fill(nginx.root, {"a": b"0123456789"})
-    (nginx.root / "m.json").write_text('["a", {"name": "b", "url": "compressed/a", "size": 99}, {"name": "c", "url": "compressed/a", "size": 10}]')
-    with HTTPStore(nginx.url + "m.json") as store:
-        with pytest.raises(StoreUnavailable, match="compresses it"):
-            store.read("b", 0, 5)
-        assert store.to_bytes("c") == b"0123456789"  # as servers call FILE.tar.gz
+    (nginx.root / "compressed.json").write_text('[{"name": "compressed/a", "size": 99}]')
+    with HTTPStore(nginx.url + "compressed.json") as store, pytest.raises(StoreUnavailable, match="compresses it"):
+        store.read("compressed/a", 0, 5)
+    with HTTPStore(nginx.url + "compressed/") as store:
+        assert store.to_bytes("a") == b"0123456789"  # as servers call FILE.tar.gz
 
 
 # ---------------------------------------------------------------- credentials and redirects
@@ -659,7 +633,7 @@ def test_redirects_are_followed_and_credentials_stay_behind(nginx, monkeypatch):
         assert store.to_bytes("a") == b"1"
     store = HTTPStore(nginx.url + "elsewhere/")
     store.connect("t0ken")
-    assert dict(store._site.listing("").children("")) == {"a=": False}
+    assert dict(store._listings.children("")) == {"a=": False}
     store.disconnect()
     with pytest.raises(StoreUnavailable, match="redirects to http:"):
         HTTPStore(nginx.tls_url + "down/").connect()
