@@ -136,12 +136,14 @@ class HTTPStore(Store):
     def _learn(self, key: str, entry: Entry, size: int, mtime: int | None) -> None:
         """Remember how long a file was found to be, where a listing says otherwise or nothing."""
         if size == entry.size:
+            self._measured.pop(key, None)
             return
-        # What contradicts a listing is so as long as the listing says the same; what it does not say grows old.
-        if entry.size is None:
-            measured = _Measured(entry, size, entry.mtime or mtime, time.monotonic() + self.freshness)
-        else:
-            measured = _Measured(entry, size, mtime or entry.mtime, float("inf"))
+        # A file that is longer than its listing says is read, and so measured again. One that is shorter may have
+        # been seen while it was written, and nobody would read where it seems to have ended.
+        longer = entry.size is not None and size > entry.size
+        until = float("inf") if longer else time.monotonic() + self.freshness
+        found = entry.mtime or mtime if entry.size is None else mtime or entry.mtime
+        measured = _Measured(entry, size, found, until)
         with self._lock:
             self._measured[key] = measured
             if len(self._measured) > MOST_MEASURED:

@@ -7,6 +7,7 @@ import stat as stat_module
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -284,6 +285,19 @@ def test_what_reading_finds_outweighs_the_listing(nginx):
         assert store.read("a", 500, 10) == b""
         assert store.stat("a").size == 10
         assert store.stat("b").size == 3
+
+
+def test_what_was_seen_while_it_was_written_is_not_believed_for_long(nginx):
+    fill(nginx.root, {"a": b"0123456789"})
+    with HTTPStore(nginx.url) as store:
+        store.freshness = 0.1
+        replace(nginx.root / "a", b"", OLD)
+        assert store.read("a", 0, 5) == b""
+        assert store.stat("a").size == 0
+        replace(nginx.root / "a", b"abcdefghij", OLD)
+        time.sleep(0.2)
+        assert store.read("a", 0, 5) == b"abcde"
+        assert store.stat("a").size == 10
 
 
 def test_a_new_last_modified_does_not_name_a_version(nginx):
