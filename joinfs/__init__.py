@@ -32,6 +32,7 @@ from joinfs.stores import Capabilities, Stat, Store, Usage, Value, open_store
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.encore import EncoreStore
 from joinfs.stores.flat import FlatStore
+from joinfs.stores.http import HTTPStore
 from joinfs.stores.mapping import MappingStore
 from joinfs.stores.memory import MemoryStore
 from joinfs.stores.sqlite import SQLiteStore
@@ -47,6 +48,7 @@ __all__ = [
     "EncoreStore",
     "EventManager",
     "FlatStore",
+    "HTTPStore",
     "ImageStore",
     "JoinedStore",
     "JoinfsError",

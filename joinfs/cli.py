@@ -16,8 +16,9 @@ from joinfs.mount import end, log_to, serve, start
 from joinfs.mountpoint import check_machine, check_mountpoint
 
 MOUNT_EXAMPLE = """\
-STORE is a URL (dir:PATH, sqlite:PATH, zip:PATH, memory:), the path of a directory, database or archive, or
-NAME=URL. The first has priority and takes the writes.
+STORE is the path of a directory, database or archive, a URL (dir:PATH, sqlite:PATH, zip:PATH, tar:PATH, oci:PATH,
+http://HOST/DIRECTORY/, python:MODULE:ATTRIBUTE, memory:), or NAME=URL; after a URL, ?ro or ?prefix=DIRECTORY. The
+first has priority and takes the writes.
 
 example:
   joinfs mount sqlite:changes.db ~/data archive.zip /mnt/data

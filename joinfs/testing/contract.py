@@ -2,7 +2,7 @@
 and is then tested for refusing it.
 
 The oracle is plain data; it shares nothing with the stores. Authors who can look into their medium
-without their store override ``raw``.
+without their store override ``raw`` and ``seed``.
 """
 
 import gzip
@@ -50,6 +50,10 @@ class StoreContract(ReadingContract, TogetherContract):
         """What the medium has under ``key``, read without the store; None if that cannot be told."""
         return None
 
+    def seed(self, place: Path, key: str, content: bytes) -> bool:
+        """Put a value into the medium without the store, as others do; False if that cannot be done."""
+        return False
+
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[Store]:
         with self.make_store(tmp_path) as store:
@@ -64,6 +68,21 @@ class StoreContract(ReadingContract, TogetherContract):
         assert store.to_bytes("a/b") == b"two"
         assert store.get_metadata("a/b") == {"m": "2"}
         assert self.raw(tmp_path, "a/b") in {None, b"two"}
+
+    def test_what_others_put_into_the_medium_is_there(self, store: Store, tmp_path: Path) -> None:
+        store.set("d/ours", (data(b"ours"), {}))
+        if not self.seed(tmp_path, "d/theirs", b"theirs"):
+            pytest.skip("the medium has no room for what others put there")
+        assert (store.to_bytes("d/theirs"), store.get_metadata("d/theirs")) == (b"theirs", {})
+        assert store.stat("d/theirs")[:2] == (stat_module.S_IFREG | 0o644, 6)
+        if store.capabilities.persistent:
+            store.disconnect()
+            store.connect()
+            assert {name for name, _ in store.list("d/")} == {"ours", "theirs"}
+        store.set("d/theirs", (data(b"changed"), {"n": "1"}))
+        assert (self.raw(tmp_path, "d/theirs"), store.get_metadata("d/theirs")) == (b"changed", {"n": "1"})
+        store.delete("d/theirs")
+        assert sorted(store.keys()) == ["d/ours"]
 
     def test_set_takes_a_value(self, store: Store) -> None:
         store.set("a", (data(b"one"), {"n": "1"}))

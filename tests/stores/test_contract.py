@@ -31,6 +31,10 @@ class TestDirectory(StoreContract):
     def raw(self, place, key):
         return (place / "medium" / key).read_bytes()
 
+    def seed(self, place, key, content):
+        (place / "medium" / key).write_bytes(content)
+        return True
+
 
 class TestSQLite(StoreContract):
     scheme = "sqlite"
@@ -41,6 +45,11 @@ class TestSQLite(StoreContract):
     def raw(self, place, key):
         with sqlite3.connect(place / "medium.db") as database:
             assert database.execute("pragma integrity_check").fetchone() == ("ok",)
+            return database.execute(
+                "SELECT n.data FROM entry d JOIN entry e ON e.parent = d.node JOIN node n ON n.id = e.node"
+                " WHERE d.parent = 1 AND d.name = ? AND e.name = ?",
+                key.encode().split(b"/"),
+            ).fetchone()[0]
 
 
 class TestZip(ReadOnlyContract):

@@ -1,6 +1,7 @@
 """encore's own stores as ours, and ours inside encore's. SEMANTICS.md, Stores of encore."""
 
 import io
+import sqlite3
 import threading
 
 import pytest
@@ -26,7 +27,15 @@ def file_system_store(place):
 
 class TestDictMemoryStore(StoreContract):
     def make_store(self, place):
-        return EncoreStore(DictMemoryStore())
+        self.medium = DictMemoryStore()
+        return EncoreStore(self.medium)
+
+    def raw(self, place, key):
+        return self.medium.get(key).data.read()
+
+    def seed(self, place, key, content):
+        put(self.medium, key, content)
+        return True
 
 
 class TestFileSystemStore(StoreContract):
@@ -40,6 +49,10 @@ class TestFileSystemStore(StoreContract):
 class TestSqliteStore(StoreContract):
     def make_store(self, place):
         return EncoreStore(SqliteStore(str(place / "medium.db")))
+
+    def raw(self, place, key):
+        with sqlite3.connect(place / "medium.db") as database:
+            return bytes(database.execute("SELECT data FROM store WHERE key = ?", (key,)).fetchone()[0])
 
 
 class TestMountedStore(StoreContract):

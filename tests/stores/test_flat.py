@@ -18,6 +18,10 @@ class TestFlat(StoreContract):
     def raw(self, place, key):
         return self.medium[key][0]
 
+    def seed(self, place, key, content):
+        self.medium[key] = (content, {})
+        return True
+
 
 class TestJoinOverFlat(StoreContract):
     def make_store(self, place):

@@ -25,6 +25,10 @@ class TestDict(StoreContract):
     def raw(self, place, key):
         return self.medium[key]
 
+    def seed(self, place, key, content):
+        self.medium[key] = content
+        return True
+
 
 class TestShelve(StoreContract):
     @pytest.fixture(autouse=True)
@@ -38,6 +42,10 @@ class TestShelve(StoreContract):
     def raw(self, place, key):
         return self.medium[key]
 
+    def seed(self, place, key, content):
+        self.medium[key] = content
+        return True
+
 
 class TestDbm(StoreContract):
     @pytest.fixture(autouse=True)
@@ -50,6 +58,10 @@ class TestDbm(StoreContract):
 
     def raw(self, place, key):
         return self.medium[key]
+
+    def seed(self, place, key, content):
+        self.medium[key] = content
+        return True
 
 
 class TestProxy(ReadOnlyContract):
