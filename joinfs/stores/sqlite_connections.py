@@ -47,7 +47,7 @@ class Connections:
         self._process = os.getpid()
         self._closed = False
         self._writer = threading.Lock()
-        self._held = threading.local()
+        self._held = _Held()
         first, self.writable = open_database(path, name, read_only, timeout)
         self._idle = [first]
 
@@ -98,8 +98,7 @@ class Connections:
 
     def held(self) -> sqlite3.Connection | None:
         """The connection on which this thread writes, if it does."""
-        connection: sqlite3.Connection | None = getattr(self._held, "connection", None)
-        return connection
+        return self._held.connection
 
     def reading(self) -> "_Reading":
         """A connection for some statements, in a ``with`` statement; each sees the newest state, unless this thread writes."""
@@ -170,6 +169,12 @@ class Connections:
         # does after it has caught that error must not be committed piece by piece.
         if not connection.in_transaction:
             raise StoreUnavailable(f"{self.name}: the transaction was undone after an error of the medium")
+
+
+class _Held(threading.local):
+    """What a thread writes on."""
+
+    connection: sqlite3.Connection | None = None
 
 
 class _Reading:

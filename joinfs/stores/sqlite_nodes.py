@@ -119,6 +119,11 @@ def _nested(select: str, depth: int) -> str:
 
 
 @functools.cache
+def _at_depth(columns: str, depth: int) -> str:
+    return _nested(_of_entry(columns), depth)
+
+
+@functools.cache
 def _of_entry(columns: str) -> str:
     return f"{columns} FROM entry e LEFT JOIN node n ON n.id = e.node"
 
@@ -153,7 +158,7 @@ def _entry_row(db: sqlite3.Connection, names: list[bytes], columns: str) -> Extr
         if hit is None:
             return None
         start, names = hit[0], names[STEP:]
-    row: Extra | None = db.execute(_nested(_of_entry(columns), len(names)), (start, *names)).fetchone()
+    row: Extra | None = db.execute(_at_depth(columns, len(names)), (start, *names)).fetchone()
     return row
 
 

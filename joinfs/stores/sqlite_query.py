@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from joinfs.errors import Unsupported
-from joinfs.stores.metadata import RESERVED
+from joinfs.stores.metadata import RESERVED, has_all
 from joinfs.stores.sqlite_fields import field_of
 from joinfs.stores.sqlite_nodes import Damaged, decoded, metadata_from
 from joinfs.stores.sqlite_schema import ROOT_NODE
@@ -19,10 +19,8 @@ START: Position = (0, 0, b"")
 # With each name the one of its directory: most have no other directory above that.
 _COLUMNS = "e.parent, e.name, n.metadata, d.parent, d.name"
 _DIRECTORY = "LEFT JOIN entry d ON d.node = e.parent AND d.directory = 1"
-_VALUES = (
-    "e.directory = 0"
-    f" AND (n.mode & {stat_module.S_IFMT(0o777777)}) IN ({stat_module.S_IFREG}, {stat_module.S_IFLNK})"
-)
+# Nothing is asked of an entry that is not in its index: each would be another page to read.
+_VALUES = f"(n.mode & {stat_module.S_IFMT(0o777777)}) IN ({stat_module.S_IFREG}, {stat_module.S_IFLNK})"
 
 
 def matching(
@@ -49,10 +47,13 @@ def matching(
     for _, parent, name, text, above, directory in rows:
         metadata = metadata_from(text)
         # The index has hashes of long values: Python has the last word.
-        if wanted.items() <= metadata.items():
-            if above == ROOT_NODE and parent not in prefixes:
-                prefixes[parent] = decoded(directory) + "/"
-            prefix = _prefix(db, parent, prefixes)
+        if has_all(metadata, wanted):
+            if parent in prefixes:
+                prefix = prefixes[parent]
+            elif above == ROOT_NODE:
+                prefix = prefixes[parent] = decoded(directory) + "/"
+            else:
+                prefix = _prefix(db, parent, prefixes)
             if prefix is not None:
                 found.append((prefix + decoded(name), metadata))
     return found, rows[-1][:3] if len(rows) == limit else None
