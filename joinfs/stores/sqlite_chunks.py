@@ -110,7 +110,7 @@ def open_stream(connections: Connections, name: str, node: int) -> Opened | None
     thread, whose own writes no other connection sees, it is copied to a temporary file.
     """
     held = connections.held()
-    db = held or connections.take()
+    db = held or connections.take(for_stream=True)
     keep = False
     try:
         with explained(name):
@@ -125,10 +125,10 @@ def open_stream(connections: Connections, name: str, node: int) -> Opened | None
         keep = stream is None
     finally:
         if held is None and not keep:
-            connections.give(db)
+            connections.give(db, for_stream=True)
     if stream is None:
         read = functools.partial(_read_explained, name, db, node, stat.size)
-        stream = RangeStream.open(read, stat.size, functools.partial(connections.give, db), CHUNK)
+        stream = RangeStream.open(read, stat.size, functools.partial(connections.give, db, True), CHUNK)
     return Opened(stream, metadata, stat.size, *stat.moments())
 
 

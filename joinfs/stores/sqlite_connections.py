@@ -62,18 +62,26 @@ class Connections:
             shrink(self._idle[-1])
         self._close_idle()
 
-    def take(self) -> sqlite3.Connection:
-        """Answer a connection for the caller alone, until it calls ``give``."""
+    def take(self, for_stream: bool = False) -> sqlite3.Connection:
+        """Answer a connection for the caller alone, until it calls ``give``.
+
+        Args:
+            for_stream: It is for reading much. What is in the page cache of the one that is lent most often stays there.
+        """
         if not self.is_open():
             raise NotConnected(f"{self.name} is not connected: call connect()")
         # No lock here and in give: a stream that is collected gives its connection back at any moment,
-        # also in the middle of these lines. pop and append are atomic.
+        # also in the middle of these lines. pop, append and insert are atomic.
         try:
-            return self._idle.pop()
+            if not for_stream:
+                return self._idle.pop()
+            if len(self._idle) > 1:
+                return self._idle.pop(0)
         except IndexError:
-            return connect(self._path, "rw" if self.writable else "ro", self._timeout)
+            pass
+        return connect(self._path, "rw" if self.writable else "ro", self._timeout)
 
-    def give(self, connection: sqlite3.Connection) -> None:
+    def give(self, connection: sqlite3.Connection, for_stream: bool = False) -> None:
         """Take a connection back; what it has not committed is rolled back."""
         try:
             if connection.in_transaction:
@@ -81,11 +89,14 @@ class Connections:
         except sqlite3.Error:
             connection.close()  # which rolls back as well
             return
-        self._idle.append(connection)
+        if for_stream:
+            self._idle.insert(0, connection)
+        else:
+            self._idle.append(connection)
         if self._closed:
             self._close_idle()
         elif len(self._idle) > IDLE:
-            self._idle.pop().close()
+            self._idle.pop(0).close()
 
     def _close_idle(self) -> None:
         with contextlib.suppress(IndexError):
