@@ -238,10 +238,9 @@ class EventManager:
 
     def _call(self, event: StoreEvent) -> None:
         for connection in self._connections:
-            if not connection.wants(event):
-                continue
             try:
-                connection.function(event)
+                if connection.wants(event):
+                    connection.function(event)
             except Exception:
                 log.exception("a listener for %s failed", type(event).__name__)
             if event._handled:

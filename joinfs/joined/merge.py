@@ -133,7 +133,7 @@ class Merge:
             KeyError: Nothing stands there.
         """
         above, name = split(key)
-        if is_reserved(name):
+        if not name or is_reserved(name):
             raise KeyError(key)
         found = self._find_still(above, name)
         if found is None:

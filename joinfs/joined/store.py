@@ -16,7 +16,7 @@ from joinfs.joined.writing import Writing
 from joinfs.stores import Capabilities, Stat, Usage, Value
 from joinfs.stores.adapt import as_store
 from joinfs.stores.keys import check_key, is_directory_key
-from joinfs.stores.metadata import RESERVED
+from joinfs.stores.metadata import RESERVED, has_all, selected
 
 DIRECTORY_TTL = 1.0
 T = TypeVar("T")
@@ -27,7 +27,8 @@ class JoinedStore(Writing):
 
     Its keys are those of all of them; where several have a key, the first of them has priority. All
     writes go to the first store: what is changed there is copied up from the store that has it, what is
-    deleted is hidden by a whiteout, and the other stores are never changed.
+    deleted is hidden by a whiteout, and the other stores are never changed. Who holds a transaction of the
+    first store itself must not write through the join in it.
 
     Args:
         stores: The stores, the first with priority; joined stores among them if you like. Mappings and
@@ -165,12 +166,29 @@ class JoinedStore(Writing):
         return self._query(names, kwargs)
 
     def _query(self, names: Sequence[str] | None, wanted: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        told = set()
         for number, layer in enumerate(self.layers):
             for key, metadata in layer.query(names, **wanted):
-                with contextlib.suppress(KeyError):
-                    found = self._merge.locate(key)
-                    if (found.layer, found.key) == (number, key):
-                        yield key, unmarked(metadata)
+                answer = self._still(number, key, metadata, names, wanted) if key not in told else None
+                if answer is not None:
+                    told.add(key)
+                    yield key, answer
+
+    def _still(
+        self, number: int, key: str, metadata: dict[str, Any], names: Sequence[str] | None, wanted: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The metadata of a key that a layer has found, if the join shows it, or shows one above it that matches.
+
+        Such a one may have been copied up since the layer above was asked.
+        """
+        try:
+            found = self._merge.locate(key)
+            if found.layer < number:
+                metadata = found.store.get_metadata(found.key)
+                return selected(unmarked(metadata), names) if has_all(metadata, wanted) else None
+        except KeyError:
+            return None
+        return unmarked(metadata) if (found.layer, found.key) == (number, key) else None
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
         found = self._find(key)

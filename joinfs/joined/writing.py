@@ -9,8 +9,8 @@ then deleted or moved away in one step.
 
 import contextlib
 import io
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 from joinfs.errors import DirectoryNotEmpty, IsADirectory, KeyExists, NotADirectory, Unsupported
 from joinfs.joined.copyup import copy_up
@@ -70,25 +70,22 @@ class Writing(Store):
         there = self._standing(key)
         if there is not None and there.stat.is_directory:
             raise IsADirectory(f"{key!r} is a directory")
-        if there is not None and there.layer > 0:
-            kept = unmarked(there.store.get_metadata(there.key)) if metadata is None else metadata
-            self._ensure_directory(split(key)[0])
-            xattrs = self._kept_xattrs(key)
-            self._put_value(key, there, self._stat_over(there.stat), data, kept, xattrs, buffer_size)
-            return kept
-        self._ensure_directory(split(key)[0])
-        self._set_in_first(key, there, io.BytesIO() if data is None else data, metadata, buffer_size)
-        return metadata if metadata is not None else self.get_metadata(key) if self._heard() else {}
-
-    def _set_in_first(self, key: str, there: Found | None, data: BinaryIO, metadata: Metadata | None, buffer_size: int) -> None:
-        """Set what only the first store has, if anybody; it keeps what is to be kept by itself."""
-        whited_out = there is None and self._is_whited_out(key)
+        if there is not None and there.layer == 0:
+            return self._set_in_first(key, io.BytesIO() if data is None else data, metadata, buffer_size)
         if metadata is None:
-            self._upper.set_data(key, data, buffer_size)
-        else:
+            metadata = self._kept(self.get_metadata, key)
+        xattrs = {} if there is None else self._kept_xattrs(key)
+        self._ensure_directory(split(key)[0])
+        self._put_value(key, there, self._stat_over(None if there is None else there.stat), data, metadata, xattrs, buffer_size)
+        return metadata
+
+    def _set_in_first(self, key: str, data: BinaryIO, metadata: Metadata | None, buffer_size: int) -> Metadata:
+        """Set what the first store has; it keeps by itself what is to be kept."""
+        if metadata is not None:
             self._upper.set(key, (data, unmarked(metadata)), buffer_size)
-        if whited_out:
-            remove_whiteout(self._upper, *split(key))
+            return metadata
+        self._upper.set_data(key, data, buffer_size)
+        return self.get_metadata(key) if self._heard() else {}
 
     def _delete(self, key: str) -> None:
         found = self._merge.locate(key)
@@ -194,6 +191,9 @@ class Writing(Store):
         except BaseException:
             self._merge.stacks.forget()
             raise
+
+    def _tell_set(self, key: str, existed: bool, metadata: Mapping[str, Any] | None = None) -> None:
+        super()._tell_set(key, existed, None if metadata is None else unmarked(dict(metadata)))
 
     # ---------------------------------------------------------------- steps
 
@@ -304,6 +304,7 @@ class Writing(Store):
     def _expect_redirects(self) -> None:
         """Have the first store's root say that there are redirects."""
         if not self._merge.parts(ROOT)[0].marks.redirects:
+            self._copy_up(self._merge.locate(ROOT), ROOT)  # or its attributes would hide those below
             self._upper.set_metadata(ROOT, {**self._upper.get_metadata(ROOT), REDIRECTS: True})
             self._merge.stacks.forget()
 

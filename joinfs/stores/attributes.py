@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from joinfs.errors import NameTooLong, NoSuchAttribute, OutOfSpace, Unsupported
-from joinfs.stores.metadata import to_bytes
+from joinfs.stores.metadata import has_all, to_bytes
 from joinfs.stores.value import Metadata, Stat
 
 _USER = "user."
@@ -102,9 +102,9 @@ class FileAttributes:
                 if isinstance(value, str) and data != to_bytes(value):
                     return None
             metadata = self._decoded(self._all(place, prefix_wanted=True))
-        except OSError:  # it has none of that name, or is gone
+        except (OSError, ValueError, Unsupported):  # it has none of that name, or nothing has; or it is gone
             return None
-        return metadata if all(key in metadata and metadata[key] == wanted[key] for key in wanted) else None
+        return metadata if has_all(metadata, wanted) else None
 
     def _decoded(self, raw: dict[str, bytes]) -> Metadata:
         typed = _typed_names(raw.pop(_TYPES, b""))
@@ -252,7 +252,7 @@ def _typed_names(data: bytes) -> Any:
         return ()
     try:
         names = _parse(data.decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         return ()
     return names if isinstance(names, list) else ()
 
@@ -261,5 +261,5 @@ def _json_or_text(data: bytes) -> Any:
     text = data.decode("utf-8", "surrogateescape")
     try:
         return _parse(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

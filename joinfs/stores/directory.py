@@ -7,6 +7,7 @@ with ``.wh..wh.joinfs.``, which no listing shows and no join takes for an entry.
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import stat as stat_module
@@ -21,7 +22,7 @@ from joinfs.stores.directory_files import TEMPORARY, Filled, copy_range, encode,
 from joinfs.stores.directory_journal import Journal
 from joinfs.stores.directory_reading import DIRECTORY_FLAGS, DirectoryReading
 from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
-from joinfs.stores.value import Metadata, Stat, new_stat
+from joinfs.stores.value import Metadata, Stat, binary, new_stat
 
 # Writers of different keys go side by side; so many locks stand for all keys.
 LOCKS = 64
@@ -49,6 +50,10 @@ class DirectoryStore(DirectoryReading):
 
     @contextlib.contextmanager
     def _exclusive(self, *keys: str) -> Iterator[None]:
+        if self._gate.is_mine():  # what fails in a transaction leaves nothing in its journal either
+            with self._nested_transaction():
+                yield
+            return
         numbers = sorted({hash(key.removesuffix("/")) % LOCKS for key in keys})
         with self._gate.shared(), self._locks[numbers[0]], self._locks[numbers[-1]]:
             yield
@@ -57,7 +62,7 @@ class DirectoryStore(DirectoryReading):
     def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
         """Regular files are written before they get a name, and nobody waits for that."""
         if data is None or not stat.is_file:
-            yield data
+            yield None if data is None else io.BytesIO(b"".join(iter(lambda: binary(data.read(buffer_size)), b"")))
             return
         with self._near(key) as directory, unnamed_file(directory) as file:
             file.fill(data, buffer_size)
@@ -314,7 +319,7 @@ class DirectoryStore(DirectoryReading):
         """The same; what others make there meanwhile is not replaced."""
         with self._at_made(key) as (directory, name), unnamed_file(directory) as file:
             self._attributes.apply(file.fileno(), new_stat(DEFAULT_FILE_MODE, *self._default_owner()), metadata, {})
-            if journal := self._journal():
+            if (journal := self._journal()) and not _is_there(directory, name):
                 journal.making(directory, key)
             try:
                 give_new_name(file, directory, name)

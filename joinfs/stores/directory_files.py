@@ -95,7 +95,9 @@ class Filled(io.FileIO):
             return False
         with contextlib.suppress(OSError, ValueError):
             source = data.fileno()
-            if stat_module.S_ISREG(os.fstat(source).st_mode) and data.tell() == 0:
+            native = os.fstat(source)
+            # What /proc has says that it is empty.
+            if stat_module.S_ISREG(native.st_mode) and native.st_size and data.tell() == 0:
                 copy_range(source, self.fileno(), os.fstat(source).st_size)
                 if os.fstat(self.fileno()).st_size == os.fstat(source).st_size:
                     return True

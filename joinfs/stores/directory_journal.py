@@ -1,7 +1,8 @@
 """Transactions of a directory: how it was before each change, kept until all of them are made.
 
 The journal is a directory ``open`` in one in the store's root, of a name that no listing shows, that is there
-while there are transactions, and that is believed only if it is our own. Before anything is changed, a line in its file ``log`` says how to undo that; files that are replaced or deleted stay in it under a number.
+while there are transactions, and that is believed only if it is our own. Before anything is changed, a line in
+its file ``log`` says how to undo that; files that are replaced or deleted stay in it under a number.
 To commit is to rename the journal, in one step; what is left of it then is rubbish. Who finds a journal that
 nobody holds (by flock(2)) undoes it, from its last line to its first: after a crash the old state comes back.
 Undoing may itself be cut off anywhere, and be done again.
@@ -30,10 +31,11 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
 
 class Mark(NamedTuple):
-    """A moment in a transaction: how long the log is, and of which directories it has the times."""
+    """A moment in a transaction: how long the log is, of which directories it has the times, and how many files are kept."""
 
     length: int
     timed: frozenset[str]
+    kept: int
 
 
 class Journal:
@@ -169,14 +171,19 @@ class Journal:
 
     def mark(self) -> Mark:
         """Answer where it is now, for ``roll_back_to``."""
-        return Mark(os.fstat(self._log).st_size, frozenset(self._timed))
+        return Mark(os.fstat(self._log).st_size, frozenset(self._timed), self._count)
 
     def roll_back_to(self, mark: Mark) -> None:
         """Have none of the changes made since a mark, and go on."""
+        if os.fstat(self._log).st_size == mark.length:
+            return
         undo(self._root, self._place, mark.length)
         # From here on they were never begun; until here they would be undone again, to the same end.
         os.ftruncate(self._log, mark.length)
         self._timed = set(mark.timed)
+        for number in range(mark.kept + 1, self._count + 1):  # of what was not done in the end
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(b"%d" % number, dir_fd=self._place)
 
     def _end(self, undoing: bool) -> None:
         try:
@@ -186,7 +193,8 @@ class Journal:
         finally:
             self._close()
             if undoing or "" not in self._timed:
-                os.utime(self._root, ns=self._times)
+                with contextlib.suppress(PermissionError):  # another's directory
+                    os.utime(self._root, ns=self._times)
 
     def _close(self) -> None:
         for descriptor in (self._log, self._place, self._base):

@@ -26,6 +26,7 @@ from joinfs.stores.directory_files import TEMPORARY, Held, decode, encode, open_
 from joinfs.stores.directory_journal import recover
 from joinfs.stores.gate import Gate
 from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
+from joinfs.stores.metadata import selected
 from joinfs.stores.value import Capabilities, Metadata, Opened, Stat, Usage, Value
 
 # Entries that are read at a time.
@@ -78,8 +79,11 @@ class DirectoryReading(Store):
         if self.capabilities.writable:
             try:
                 recover(self._root, self.name)
-            except BaseException:
+            except BaseException as error:
                 self.disconnect()
+                if isinstance(error, OSError):
+                    text = f"{self.name}: a transaction that was cut off cannot be undone: {error.strerror}"
+                    raise StoreUnavailable(f"{text}; connect it as who may write there") from error
                 raise
 
     def disconnect(self) -> None:
@@ -279,7 +283,7 @@ class DirectoryReading(Store):
     def get_metadata(self, key: str, select: Any = None) -> Metadata:
         with self._pinned_whole(key) as pinned:
             metadata = self._attributes.metadata_through(pinned, self._of_kind(stat_of(os.fstat(pinned)), key))
-        return metadata if select is None else {n: metadata[n] for n in select if n in metadata}
+        return selected(metadata, select)
 
     def keys(self, prefix: str = ROOT) -> Iterator[str]:
         return (key for key, _ in self._matching(prefix, {}))
@@ -287,11 +291,13 @@ class DirectoryReading(Store):
     def query(self, select: Iterable[str] | None = None, **kwargs: Any) -> Iterator[tuple[str, Metadata]]:
         names = None if select is None else list(select)
         for key, metadata in self._matching(ROOT, kwargs):
-            known = self.get_metadata(key) if metadata is None else metadata
-            yield key, known if names is None else {n: known[n] for n in names if n in known}
+            with contextlib.suppress(KeyError):  # gone since it was listed
+                yield key, selected(self.get_metadata(key) if metadata is None else metadata, names)
 
     def _matching(self, prefix: str, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Metadata | None]]:
         """Yield the keys below a directory with all that is wanted, and their metadata where that had to be read."""
+        if not is_directory_key(prefix):
+            return
         try:
             with self._at(prefix) as (parent, name):
                 found, below = self._matching_in(parent, name, wanted)
@@ -316,10 +322,11 @@ class DirectoryReading(Store):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         below.append(text)
-                    elif not wanted:
-                        found.extend([(text, None)] if entry.is_file(follow_symlinks=False) or entry.is_symlink() else [])
-                    elif entry.is_file(follow_symlinks=False) and (metadata := self._attributes.matching(descriptor, encode(text), wanted)):
-                        found.append((text, metadata))
+                    elif not wanted and (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                        found.append((text, None))
+                    elif wanted and entry.is_file(follow_symlinks=False):
+                        metadata = self._attributes.matching(descriptor, encode(text), wanted)
+                        found += [(text, metadata)] if metadata else []
         finally:
             os.close(descriptor)
         return found, below

@@ -73,7 +73,7 @@ class _Undoing:
         """Give a file that was written in place its data back."""
         with self._at(record["path"]) as (directory, name):
             source = os.open(record["kept"], os.O_RDONLY, dir_fd=self._place)
-            target = os.open(name, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=directory)
+            target = _open_to_write(directory, name)
             try:
                 copy(source, target)
             finally:
@@ -103,6 +103,16 @@ class _Undoing:
         with self._at(record["path"]) as (directory, name), self._at(record["other"]) as (other_directory, other):
             if os.stat(other, dir_fd=other_directory, follow_symlinks=False).st_ino == record["inode"]:
                 beneath.exchange(directory, name, other_directory, other)
+
+
+def _open_to_write(directory: int, name: bytes) -> int:
+    """Open a file, also one of our own against its mode, which the line before gives back."""
+    flags = os.O_WRONLY | os.O_NOFOLLOW
+    try:
+        return os.open(name, flags, dir_fd=directory)
+    except PermissionError:
+        os.chmod(_inside(directory, name), 0o600)
+        return os.open(name, flags, dir_fd=directory)
 
 
 def _inside(directory: int, name: bytes) -> bytes:

@@ -16,8 +16,21 @@ def check_name(name: str) -> None:
     """Raise ``InvalidKey`` (or ``NameTooLong``) unless ``name`` can be one component of a key."""
     if name in {"", ".", ".."} or "\0" in name or "/" in name:
         raise InvalidKey(f"{name!r} cannot be part of a key: use a name that is not empty, '.', '..' or has a NUL")
+    if not is_encodable(name):
+        raise InvalidKey(f"{name!r} cannot be part of a key: it is neither text nor bytes that stand for a name")
     if len(name) > MAX_NAME // 4 and len(name.encode("utf-8", "surrogateescape")) > MAX_NAME:
         raise NameTooLong(f"{name[:40]!r}... is longer than {MAX_NAME} bytes")
+
+
+def is_encodable(text: str) -> bool:
+    """Whether text is some bytes', as ``surrogateescape`` has them."""
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_key(key: str) -> None:

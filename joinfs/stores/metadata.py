@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from joinfs.errors import Unsupported
+from joinfs.stores.keys import is_encodable
 
 RESERVED = "joinfs."
 # JSON values of which nothing can be shared.
@@ -23,9 +24,12 @@ def to_bytes(value: Any) -> bytes:
     Raises:
         Unsupported: The value is neither a str nor JSON.
     """
-    if isinstance(value, str):
+    if not isinstance(value, str):
+        return to_json(value).encode()
+    try:
         return value.encode("utf-8", "surrogateescape")
-    return to_json(value).encode()
+    except UnicodeEncodeError as error:
+        raise Unsupported(f"{value[:40]!r} is neither text nor bytes that stand for some") from error
 
 
 def from_bytes(data: bytes, old: Any = "") -> Any:
@@ -69,24 +73,15 @@ def selected(metadata: Mapping[str, Any], names: Iterable[str] | None) -> dict[s
 
 
 def checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer metadata as a new dict, if every store could have its names; values are the store's to check.
+    """Answer metadata as a new dict that shares nothing with this one, if it can be metadata at all.
 
     Raises:
-        Unsupported: A name is not text, or is empty, or has a NUL in it.
+        Unsupported: A name is not text, or is empty, or has a NUL in it; or a value is not JSON.
     """
     for name in metadata:
         if not isinstance(name, str) or not name or "\0" in name or not is_encodable(name):
             raise Unsupported(f"{name!r} is no name for metadata: it must be text, not empty, and without NUL")
-    return dict(metadata)
-
-
-def is_encodable(text: str) -> bool:
-    """Whether text is some bytes', as ``surrogateescape`` has them."""
-    try:
-        text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return copied(metadata)
 
 
 def copied(metadata: Mapping[str, Any]) -> dict[str, Any]:

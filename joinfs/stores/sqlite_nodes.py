@@ -189,6 +189,9 @@ def find_value(db: sqlite3.Connection, key: str) -> Extra:
     numbers = type(mode) is type(size) is type(mtime) is type(ctime) is type(birth) is int
     if not numbers or size < 0:
         raise Damaged(f"node {node!r} is missing, or has attributes that are no numbers")
+    kind = stat_module.S_IFMT(mode)
+    if kind not in KINDS or (kind == stat_module.S_IFDIR) != directory:
+        raise Damaged(f"node {node} has the mode {mode:o}")
     if bool(directory) != is_directory_key(key):
         raise KeyError(key)
     return row

@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from joinfs.errors import CorruptStore
+from joinfs.errors import CorruptStore, Unsupported
 from joinfs.stores import sqlite_fields as fields
 
 # What schema 2 has over schema 1: the index of metadata.
@@ -26,6 +26,6 @@ def to_version_2(connection: sqlite3.Connection, statements: list[str], name: st
     for node, metadata in connection.execute("SELECT id, metadata FROM node WHERE metadata IS NOT NULL"):
         try:
             fields.index(connection, node, metadata)
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError, Unsupported) as error:
             raise CorruptStore(f"{name}: the metadata of node {node} is damaged") from error
     connection.execute("PRAGMA user_version = 2")

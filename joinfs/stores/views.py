@@ -3,13 +3,15 @@
 import contextlib
 import io
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, TypeVar
 
 from joinfs.errors import InvalidKey, ReadOnly, StoreUnavailable
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, check_key, directory_key
 from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value, new_stat
+
+T = TypeVar("T")
 
 
 class View(Store):
@@ -48,37 +50,45 @@ class View(Store):
                 raise KeyError(key) from error
         return self._prefix + key
 
+    def _ask(self, method: Callable[..., T], key: str, *arguments: Any, **named: Any) -> T:
+        """What a method of the other store answers for one of our keys; what is missing is ours."""
+        theirs = self._key(key)
+        try:
+            return method(theirs, *arguments, **named)
+        except KeyError as error:
+            raise KeyError(key) if error.args == (theirs,) else error from None
+
     # ---------------------------------------------------------------- reading
 
     def stat(self, key: str) -> Stat:
-        return self.store.stat(self._key(key))
+        return self._ask(self.store.stat, key)
 
     def lookup(self, key: str) -> Stat:
-        return self.store.lookup(self._key(key))
+        return self._ask(self.store.lookup, key)
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
-        return self.store.list(self._key(prefix))
+        return self._ask(self.store.list, prefix)
 
     def get(self, key: str) -> Value:
-        return self.store.get(self._key(key))
+        return self._ask(self.store.get, key)
 
     def get_data(self, key: str) -> BinaryIO:
-        return self.store.get_data(self._key(key))
+        return self._ask(self.store.get_data, key)
 
     def get_data_range(self, key: str, start: int | None = None, end: int | None = None) -> BinaryIO:
-        return self.store.get_data_range(self._key(key), start, end)
+        return self._ask(self.store.get_data_range, key, start, end)
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
-        return self.store.get_metadata(self._key(key), select)
+        return self._ask(self.store.get_metadata, key, select)
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
-        return self.store.get_xattrs(self._key(key))
+        return self._ask(self.store.get_xattrs, key)
 
     def read(self, key: str, offset: int, size: int) -> bytes:
-        return self.store.read(self._key(key), offset, size)
+        return self._ask(self.store.read, key, offset, size)
 
     def open_local(self, key: str, flags: int) -> int:
-        return self.store.open_local(self._key(key), flags)
+        return self._ask(self.store.open_local, key, flags)
 
     def usage(self) -> Usage:
         return self.store.usage()
@@ -97,7 +107,7 @@ class View(Store):
         xattrs: dict[str, bytes],
         buffer_size: int,
     ) -> Stat:
-        return self.store.put(self._key(key), stat, data, metadata, xattrs, buffer_size)
+        return self._ask(self.store.put, key, stat, data, metadata, xattrs, buffer_size)
 
     def _exclusive(self, *keys: str) -> contextlib.AbstractContextManager[object]:
         """The other store's matter, which is asked for each write."""
@@ -106,31 +116,31 @@ class View(Store):
     def _set(self, key: str, data: BinaryIO | None, metadata: Metadata | None, buffer_size: int) -> Metadata:
         stream = io.BytesIO() if data is None else data
         if metadata is None:
-            self.store.set_data(self._key(key), stream, buffer_size)
+            self._ask(self.store.set_data, key, stream, buffer_size)
             return self.get_metadata(key) if self._heard() else {}
         self.store.set(self._key(key), (stream, metadata), buffer_size)
         return metadata
 
     def _update_metadata(self, key: str, metadata: Metadata) -> Metadata:
-        self.store.update_metadata(self._key(key), metadata)
+        self._ask(self.store.update_metadata, key, metadata)
         return self.get_metadata(key) if self._heard() else {}
 
     def _make(self, key: str, metadata: Metadata) -> None:
-        self.store.set_metadata(self._key(key), metadata)
+        self._ask(self.store.set_metadata, key, metadata)
 
     def _delete(self, key: str) -> None:
         if key == ROOT:
             raise InvalidKey("the root cannot be deleted")
-        self.store.delete(self._key(key))
+        self._ask(self.store.delete, key)
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
-        self.store.set_metadata(self._key(key), metadata)
+        self._ask(self.store.set_metadata, key, metadata)
 
     def _set_stat(self, key: str, changes: dict[str, int]) -> Stat:
-        return self.store.set_stat(self._key(key), **changes)
+        return self._ask(self.store.set_stat, key, **changes)
 
     def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
-        self.store.set_xattr(self._key(key), name, value)
+        self._ask(self.store.set_xattr, key, name, value)
 
     def _rename(self, old: str, new: str) -> None:
         self.store.rename(self._key(old), self._key(new))

@@ -156,7 +156,7 @@ def test_a_transaction_is_seen_whole_and_one_that_fails_is_not_seen(join):
 def test_transactions_and_writes_of_other_threads_do_not_wait_for_each_other_for_ever(join):
     def write():
         for turn in range(30):
-            put(join, f"own/{threading.get_ident()}", b"%d" % turn)
+            put(join, f"own/{threading.current_thread().name}", b"%d" % turn)
 
     threads = [threading.Thread(target=write) for _ in range(3)]
     for thread in threads:
