@@ -114,9 +114,16 @@ class Content:
 
     def _copy_to(self, descriptor: int) -> None:
         offset = 0
-        while piece := self.read(offset, COPY_SIZE):
-            _write_all(descriptor, piece, offset)
-            offset += len(piece)
+        with self._whole() as source:
+            while piece := source.read(COPY_SIZE):
+                _write_all(descriptor, piece, offset)
+                offset += len(piece)
+
+    def _whole(self) -> BinaryIO:
+        """All of the data; of a ranged content one stream of the store's, as several ranges may be of several versions."""
+        if self._descriptor < 0:
+            return self._store.get_data(self._node.key())
+        return self._stream(os.fstat(self._descriptor).st_size)
 
     def keep(self) -> None:
         """Before the node's last name goes: have the data where it can be read without one."""

@@ -13,6 +13,7 @@ import pytest
 
 import joinfs
 from joinfs.errors import AccessDenied, CorruptStore, NotConnected, StoreUnavailable, UsageError
+from joinfs.filesystem.operations import Operations
 from joinfs.joined.store import JoinedStore
 from joinfs.stores import http_files, http_listing, http_server
 from joinfs.stores.http import HTTPStore
@@ -583,7 +584,7 @@ def test_enormous_listings_are_refused(scripted, monkeypatch):
         HTTPStore(scripted.url).connect()
     monkeypatch.undo()
     monkeypatch.setattr(http_listing, "MOST_NAMES", 1000)
-    for names in ([f"{n}/" + "a/" * 90 for n in range(30)], [f"f{n}" for n in range(1001)]):
+    for names in ([f"{n}/" + "a/" * 90 for n in range(30)], [f"f{n}" for n in range(1001)], [[]] * 1001, ["a"] * 1001):
         scripted.respond = lambda h, n, names=names: h.reply(body=json.dumps(names).encode())
         with pytest.raises(CorruptStore, match="more than 1000 names"):
             HTTPStore(scripted.url + "m.json").connect()
@@ -690,3 +691,26 @@ def test_in_a_join_files_are_copied_up(nginx):
         assert (store.to_bytes("a"), store.get_metadata("a"), store.stat("a").mtime) == (b"0123456789", {"k": "v"}, OLD * 10**9)
         assert list(store.keys()) == ["a"]
     assert (nginx.root / "d" / "b").read_bytes() == b"bee"
+
+
+def test_what_is_staged_to_be_written_is_of_one_version(scripted, tmp_path):
+    """The file changes on the server after its third range. SEMANTICS.md, Web servers."""
+    size = 8 << 20
+
+    def respond(handler, number):
+        if handler.path == "/":
+            return handler.reply(body=b'[{"name": "a", "size": %d}]' % size)
+        scripted.ranges += 1
+        version = b"o" if scripted.ranges <= 3 else b"n"
+        tag = f'"{version.decode()}"'
+        if handler.headers.get("If-Range", tag) != tag:
+            return handler.reply(body=version * size, ETag=tag)
+        return handler.part(version * size, ETag=tag)
+
+    scripted.respond, scripted.ranges = respond, 0
+    with JoinedStore([joinfs.open_store(f"sqlite:{tmp_path}/up.db"), HTTPStore(scripted.url)]) as store:
+        operations = Operations(store)
+        with pytest.raises(StoreUnavailable, match="changed"):
+            operations.open(operations.walk(["a"]), os.O_RDWR)
+        assert store.to_bytes("a") == b"n" * size
+        operations.close()
