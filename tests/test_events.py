@@ -93,6 +93,20 @@ def test_events_can_be_carried_by_a_thread(manager):
     assert threads == [thread]
 
 
+def test_a_filter_that_cannot_compare_harms_nobody(manager):
+    class Odd:
+        def __eq__(self, other):
+            raise RuntimeError
+
+        __hash__ = None
+
+    heard = []
+    manager.connect(StoreKeyEvent, heard.append, filter={"source": Odd()}, priority=1)
+    manager.connect(StoreEvent, heard.append)
+    manager.emit(StoreSetEvent(source=1, key="a"))
+    assert len(heard) == 1
+
+
 def test_events_are_equal_to_themselves_only():
     event = StoreSetEvent(source=1, key="a")
     assert event != StoreSetEvent(source=1, key="a")

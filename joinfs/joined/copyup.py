@@ -40,7 +40,10 @@ def copy_up(found: Found, upper: Store, key: str, with_data: bool = True) -> Sta
 
 
 def _restore_times(upper: Store, directory: str, before: Stat) -> None:
-    """Put back a directory's times; one that we write to but do not own has none of ours to keep."""
-    if upper.capabilities.attributes:
+    """Put back a directory's times; one that we write to but do not own has none of ours to keep.
+
+    One whose attributes nobody told shows those of a lower store, and would not any more.
+    """
+    if upper.capabilities.attributes and not before.implied:
         with contextlib.suppress(PermissionError):
             upper.set_stat(directory, atime=before.atime, mtime=before.mtime)

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from joinfs.errors import InvalidKey
 from joinfs.stores import Stat, Store
-from joinfs.stores.keys import MAX_NAME, check_key
+from joinfs.stores.keys import MAX_NAME, check_key, is_encodable
 from joinfs.stores.metadata import RESERVED
 from joinfs.stores.value import Metadata, new_stat
 
@@ -83,7 +83,7 @@ def hidden_name(name: str) -> str | None:
 
 def fits(name: str) -> bool:
     """Whether the whiteout of ``name`` is not too long to be a name itself."""
-    return len((PREFIX + name).encode("utf-8", "surrogateescape")) <= MAX_NAME
+    return is_encodable(name) and len((PREFIX + name).encode("utf-8", "surrogateescape")) <= MAX_NAME
 
 
 def is_overlay_whiteout(store: Store, key: str, stat: Stat, marks: Marks) -> bool:

@@ -51,8 +51,8 @@ class _Undoing:
             os.close(directory)
 
     def times(self, record: Record) -> None:
-        """Give a directory its times back."""
-        with self._at(record["path"]) as (directory, name):
+        """Give a directory its times back; one of another user's, in which we may write, keeps those that it has."""
+        with self._at(record["path"]) as (directory, name), contextlib.suppress(PermissionError):
             os.utime(name, ns=tuple(record["times"]), dir_fd=directory, follow_symlinks=False)
 
     def remove(self, record: Record) -> None:

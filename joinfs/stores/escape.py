@@ -12,7 +12,7 @@ A spelling that this does not produce stands for nothing, so keys and spellings 
 import re
 
 from joinfs.errors import InvalidKey
-from joinfs.stores.keys import MAX_NAME
+from joinfs.stores.keys import MAX_NAME, is_encodable
 
 MARK = "%%"
 MORE = "%+"
@@ -51,7 +51,7 @@ def unescape(spelling: str) -> tuple[str, bool]:
         parts.append(_unquote(pending + body.removesuffix(VALUE)))
         pending = ""
     key = "/".join(parts)
-    if pending or escape(key, beside) != spelling:
+    if pending or not is_encodable(key) or escape(key, beside) != spelling:
         raise InvalidKey(f"{spelling!r} spells no key; names that begin with '%%' are for escaped ones")
     return key, beside
 

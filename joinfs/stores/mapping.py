@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from joinfs.errors import NotRepresentable, Unsupported
 from joinfs.stores.flat import FlatStore
+from joinfs.stores.keys import is_encodable
 from joinfs.stores.metadata import to_json
 from joinfs.stores.value import Metadata, Value
 
@@ -55,7 +56,7 @@ class MappingStore(FlatStore):
 
     def _names(self) -> Iterable[str]:
         names = [n.decode("utf-8", "surrogateescape") if isinstance(n, bytes) else n for n in self._mapping.keys()]  # noqa: SIM118 - dbm has keys() and cannot be iterated
-        return [name for name in names if isinstance(name, str) and not name.startswith(BESIDE)]
+        return [name for name in names if isinstance(name, str) and is_encodable(name) and not name.startswith(BESIDE)]
 
     def _load(self, name: str) -> Value:
         if name.startswith(BESIDE):

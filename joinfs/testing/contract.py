@@ -101,6 +101,8 @@ class StoreContract(ReadingContract, TogetherContract):
             file.seek(2)
             store.set_data("b", file)
         assert store.to_bytes("a") == b"unpacked"
+        store.from_file("version", "/proc/version")  # which says that it is empty
+        assert store.to_bytes("version") == Path("/proc/version").read_bytes() != b""
         assert store.to_bytes("b") == packed.read_bytes()[2:]
 
     def test_names_of_metadata_are_text(self, store: Store) -> None:
@@ -137,6 +139,8 @@ class StoreContract(ReadingContract, TogetherContract):
                     store.set("a", (stream, {}))
                 with pytest.raises(TypeError, match="bytes"):
                     store.set_data("new", stream)  # type: ignore[arg-type]
+                with pytest.raises(TypeError, match="bytes"):
+                    store.put("link", Stat(LINK), stream)  # type: ignore[arg-type]
         assert (store.to_bytes("a"), store.get_metadata("a"), store.exists("new")) == (b"one", {"n": "1"}, False)
 
     def test_set_keeps_mode_and_owner_of_what_is_there(self, store: Store) -> None:
@@ -418,6 +422,15 @@ class StoreContract(ReadingContract, TogetherContract):
         assert list(store.query_keys(long="l" * 500)) == ["a"]
         assert list(store.query_keys(nested={"a": {"b": [0]}})) == list(store.query_keys(absent=None)) == []
         assert list(store.query_keys(number=object())) == []
+
+    def test_a_query_goes_on_when_what_it_would_find_is_gone(self, store: Store) -> None:
+        for key in "abc":
+            store.set(key, (data(b""), {"all": True}))
+        for query in (store.query(), store.query(all=True)):
+            store.set("b", (data(b""), {"all": True}))
+            next(query)
+            store.delete("b")
+            assert {key for key, _ in query} <= {"a", "b", "c"}
 
     def test_queries_follow_every_change(self, store: Store) -> None:
         for key in ("d/a", "d/b", "c"):

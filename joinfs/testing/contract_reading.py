@@ -135,7 +135,7 @@ class ReadingContract:
             list(filled.multiget(iter(["a", "missing"])))
         assert not filled.exists("missing")
 
-    @pytest.mark.parametrize("key", ["../a", "d/../a", "./a", "d//b", "/a", "a\0", "x" * 300])
+    @pytest.mark.parametrize("key", ["../a", "d/../a", "./a", "d//b", "/a", "/", "//", "a\0", "\ud800", "x" * 300])
     def test_what_is_no_key_is_missing(self, filled: Store, key: str) -> None:
         assert not filled.exists(key)
         with pytest.raises(KeyError):
@@ -145,6 +145,9 @@ class ReadingContract:
         assert sorted(filled.query_keys()) == sorted(self.CONTENTS)
         assert dict(filled.query()) == {key: {} for key in self.CONTENTS}
         assert sorted(filled.keys("d/")) == ["d/b", "d/s/c"]
+        assert list(filled.keys("d")) == list(filled.keys("missing/")) == []
+        for nothing in ({"a\0b": 1}, {"x": "\ud800"}, {"\ud800": "1"}, {"": 1}, {"x": object()}):
+            assert list(filled.query(**nothing)) == []
         assert list(filled.query_keys(colour="red")) == []
 
     def test_glob_crosses_slashes(self, filled: Store) -> None:

@@ -2,12 +2,13 @@
 
 import contextlib
 import itertools
+import stat as stat_module
 import threading
 from pathlib import Path
 
 import pytest
 
-from joinfs.errors import NotConnected, Unsupported
+from joinfs.errors import IsADirectory, NotConnected, Unsupported
 from joinfs.events import (
     StoreDeleteEvent,
     StoreEvent,
@@ -19,7 +20,7 @@ from joinfs.events import (
     StoreTransactionStartEvent,
     StoreUpdateEvent,
 )
-from joinfs.stores import Store
+from joinfs.stores import Stat, Store
 from joinfs.testing.contract_reading import Failing, data, in_threads
 
 
@@ -80,6 +81,24 @@ class TogetherContract:
             assert [event.key for event in heard if isinstance(event, StoreSetEvent | StoreDeleteEvent)] == ["a", "a"]
         else:
             assert sorted(store.keys()) == ["a", "e/b", "new"]
+
+    def test_what_fails_in_a_transaction_leaves_nothing(self, store: Store) -> None:
+        store.put("a/", Stat(stat_module.S_IFDIR | 0o750), None, {"k": "v"})
+        store.set("b", (data(b"old"), {}))
+        old = store.get_data("b")
+        with contextlib.suppress(RuntimeError), store.transaction("fails in the end"):
+            with pytest.raises((KeyError, IsADirectory)), store.transaction("part"):
+                store.set_metadata("a", {"x": "y"})
+            with pytest.raises(OSError, match="broke"):
+                store.set("b", (Failing(), {}))
+            with pytest.raises(Unsupported):
+                store.set("b", (data(b"new"), {"no": object()}))
+            store.set("b", (data(b"new"), {}))
+            assert store.stat("b").nlink == 1
+            with old:
+                assert old.read() == b"old"
+            raise RuntimeError
+        assert store.get_metadata("a/") == {"k": "v"}
 
     def test_a_transaction_needs_a_connection(self, store: Store, heard: list[StoreEvent]) -> None:
         store.disconnect()
@@ -159,6 +178,12 @@ class TogetherContract:
         with contextlib.suppress(Unsupported):
             store.exchange("a", "d/")
             assert told() == [(StoreUpdateEvent, "a/"), (StoreUpdateEvent, "d")]
+
+    def test_what_is_no_metadata_is_refused_whoever_listens(self, store: Store, heard: list[StoreEvent]) -> None:
+        for nothing in (threading.Lock(), object(), {1, 2}, b"bytes", float("nan")):
+            with pytest.raises(Unsupported):
+                store.set("a", (data(b""), {"x": nothing}))
+        assert heard == []
 
     def test_metadata_is_nobody_elses(self, store: Store, heard: list[StoreEvent]) -> None:
         given = {"row": [1]}

@@ -453,3 +453,46 @@ def test_overlayfs_marks_of_a_directory_layer_are_read(tmp_path):
         assert not join.exists("gone")
         join.set("d/new", (io.BytesIO(b""), {}))
         assert os.listxattr(tmp_path / "u" / "d") == []
+
+
+def test_a_query_finds_what_is_copied_up_meanwhile():
+    upper, lower = MemoryStore(), MemoryStore()
+    with JoinedStore([upper, lower]) as store:
+        for key in "abc":
+            lower.set(key, (io.BytesIO(b"1"), {"t": 1, "u": key}))
+        query = store.query(select=["u"], t=1)
+        found = [next(query)]
+        for key in "abc":
+            store.set_stat(key, mode=0o600)
+        found += query
+        assert sorted(found) == [(key, {"u": key}) for key in "abc"]
+
+
+def test_what_is_written_over_a_whiteout_of_overlayfs_is_there():
+    upper, lower = MemoryStore(), MemoryStore()
+    with JoinedStore([upper, lower]) as store:
+        lower.set("d/f", (io.BytesIO(b"lower"), {}))
+        upper.put("d/", new_stat(stat_module.S_IFDIR | 0o755), None, {"overlay.opaque": "x"})
+        upper.set("d/f", (io.BytesIO(), {"overlay.whiteout": "y"}))
+        assert not store.exists("d/f")
+        for content in (b"", b"data", b""):
+            store.set_data("d/f", io.BytesIO(content))
+            assert store.to_bytes("d/f") == content
+
+
+def test_events_of_a_join_have_the_metadata_that_is_there():
+    heard = []
+    with JoinedStore([MemoryStore(), MemoryStore()]) as store:
+        store.event_manager.connect(StoreSetEvent, heard.append)
+        store.set("a", (io.BytesIO(), {"joinfs.x": 1, "y": 2}))
+        assert heard[-1].metadata == store.get_metadata("a") == {"y": 2}
+
+
+def test_the_roots_attributes_are_those_of_below_when_the_first_store_gets_marks():
+    lower = MemoryStore()
+    with JoinedStore([DictStore({}), lower]) as store:
+        lower.set_stat("", mode=0o700)
+        lower.set_metadata("", {"k": "v"})
+        lower.set("d/a", (io.BytesIO(), {}))
+        store.rename("d/", "e/")
+        assert (stat_module.S_IMODE(store.stat("").mode), store.get_metadata("")) == (0o700, {"k": "v"})

@@ -238,3 +238,12 @@ with DirectoryStore(sys.argv[1]) as store:
         assert done.stdout == "65534 0o100444 b'abc' {'k': 'v'} 2\n", done.stderr
     finally:
         subprocess.run(["rm", "-rf", str(place)], check=True, timeout=30)
+
+
+def test_types_of_metadata_that_are_deeper_than_can_be_read_name_none(tmp_path):
+    (tmp_path / "a").write_bytes(b"data")
+    os.setxattr(tmp_path / "a", "user.joinfs.types", b"[" * 3000)
+    os.setxattr(tmp_path / "a", "user.n", b"5")
+    with DirectoryStore(tmp_path) as store:
+        assert store.get_metadata("a") == {"n": "5"}
+        assert list(store.query_keys(n="5")) == ["a"]

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import stat as stat_module
+import tempfile
 import threading
 
 import pytest
@@ -316,3 +317,37 @@ def test_descriptors_to_write_through_are_not_part_of_a_transaction(tmp_path):
         os.close(store.open_local("one", os.O_RDONLY))
         with pytest.raises(Unsupported, match="transaction"):
             store.open_local("one", os.O_RDWR)
+
+
+def as_nobody(action):
+    """Run an action in a process that is not root's; whether it came to its end."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            action()
+            os._exit(0)
+        os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def test_a_file_that_is_not_to_be_written_gets_its_data_back():
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o777)
+
+        def action():
+            with DirectoryStore(place) as store:
+                store.put("a", new_stat(stat_module.S_IFREG | 0o444, os.geteuid(), os.getegid()), io.BytesIO(b"old"))
+                store.link("a", "b")
+                with contextlib.suppress(RuntimeError), store.transaction("fails"):
+                    store.set("c", value(b"new"))
+                    store.set("a", value(b"new"))
+                    raise RuntimeError
+                assert (store.to_bytes("a"), store.exists("c"), store.stat("b").mode & 0o777) == (b"old", False, 0o444)
+            with DirectoryStore(place):
+                pass
+
+        assert as_nobody(action)

@@ -66,8 +66,9 @@ def test_an_older_schema_is_brought_to_this_one(old):
     assert raw(old, "PRAGMA user_version") == [(2,)]
 
 
-def test_an_older_schema_that_cannot_be_read_is_left_alone(old):
-    raw(old, "UPDATE node SET metadata = '{broken' WHERE id = (SELECT max(id) FROM node)")
+@pytest.mark.parametrize("metadata", ["{broken", '{"a":' + "[" * 100_000 + "]" * 100_000 + "}", '{"a":NaN}', "[]"])
+def test_an_older_schema_that_cannot_be_read_is_left_alone(old, metadata):
+    raw(old, "UPDATE node SET metadata = ? WHERE id = (SELECT max(id) FROM node)", metadata)
     before = raw(old, "SELECT * FROM sqlite_schema")
     with pytest.raises(CorruptStore, match="metadata"):
         SQLiteStore(old).connect()
