@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MOUNTING := fuse3 libfuse2 attr
-TESTING := git rsync acl sqlite3 tar
+TESTING := git rsync acl sqlite3 tar libarchive13 p7zip-full cpio genisoimage
 
 .PHONY: demo test check bench-stores clean mounting testing
 .DEFAULT_GOAL := demo
@@ -38,7 +38,7 @@ $(VENV)/tested: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test,check]'
 	@touch $@ $(VENV)/installed
 
-# libfuse2 is called libfuse2t64 on newer Ubuntus.
+# libfuse2 and libarchive13 are called libfuse2t64 and libarchive13t64 on newer Ubuntus.
 mounting:
 	@sh -c '. ./.ci/packages; need "$(MOUNTING)"'
 

@@ -29,6 +29,7 @@ from joinfs.joined.image import ImageStore
 from joinfs.joined.store import JoinedStore
 from joinfs.mount import mount
 from joinfs.stores import Capabilities, Stat, Store, Usage, Value, open_store
+from joinfs.stores.archive import ArchiveStore
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.encore import EncoreStore
 from joinfs.stores.flat import FlatStore
@@ -43,6 +44,7 @@ from joinfs.stores.zip import ZipStore
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArchiveStore",
     "Capabilities",
     "DirectoryStore",
     "EncoreStore",

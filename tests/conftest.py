@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from joinfs.errors import Unsupported
+from joinfs.stores.libarchive import library
+
 
 def lacking(what):
     """Skip for want of something; in CI nothing may be wanting, so there it fails."""
@@ -31,10 +34,10 @@ def need():
 def in_bounded_memory():
     """Run Python with no more than so many mebibytes beside what it starts with; answer what it prints."""
 
-    def run(program, megabytes, *arguments, timeout=110):
+    def run(program, megabytes, *arguments, timeout=110, start=""):
         limited = (
             "import resource, sys\n"
-            "import joinfs\n"
+            f"import joinfs\n{start}\n"
             "held = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
             f"resource.setrlimit(resource.RLIMIT_AS, (held + {megabytes << 20},) * 2)\n" + program
         )
@@ -43,3 +46,12 @@ def in_bounded_memory():
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def need_libarchive():
+    """What ArchiveStore needs: the C library, and the Python package that knows it."""
+    try:
+        library()
+    except Unsupported as error:
+        lacking(str(error))

@@ -28,6 +28,13 @@ ENTRY_POINTS = "joinfs.stores"
 SQLITE_MAGIC = b"SQLite format 3\0"
 # gzip, bzip2, xz, zstd
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+# What ArchiveStore reads, by what is where in the file: 7z, rar, cpio, rpm, ar and deb, xar, cab, lha, ISO 9660; then
+# what a tar archive is compressed with: lz4, lzip, lzma, compress.
+ARCHIVES = (
+    (0, b"7z\xbc\xaf\x27\x1c"), (0, b"Rar!\x1a\x07"), (0, b"070701"), (0, b"070702"), (0, b"070707"), (0, b"\xc7\x71"),
+    (0, b"\xed\xab\xee\xdb"), (0, b"!<arch>\n"), (0, b"xar!"), (0, b"MSCF\0\0\0\0"), (2, b"-lh"), (2, b"-lz"), (32769, b"CD001"),
+    (0, b"\x04\x22\x4d\x18"), (0, b"LZIP"), (0, b"\x5d\0\0"), (0, b"\x1f\x9d"),
+)  # fmt: skip
 
 Opener = Callable[[str, bool], Store]
 
@@ -61,6 +68,7 @@ def _on_the_web(scheme: str) -> Opener:
 
 
 REGISTRY: dict[str, Opener] = {
+    "archive": _lazily("archive", "ArchiveStore"),
     "dir": _lazily("directory", "DirectoryStore"),
     "http": _on_the_web("http"),
     "https": _on_the_web("https"),
@@ -76,9 +84,9 @@ def open_store(spec: str | os.PathLike[str], *, read_only: bool = False, connect
     """Answer the store that a URL or a bare path means.
 
     Args:
-        spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``tar:PATH``, ``memory:``,
-            ``http://HOST/DIRECTORY/`` or ``https:``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store), one of another package's schemes, or the
-            path of something that is there.
+        spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``tar:PATH``, ``archive:PATH``,
+            ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store),
+            one of another package's schemes, or the path of something that is there.
         read_only: Have it take no writes, as ``?ro`` does.
         connect: Answer it connected.
 
@@ -111,18 +119,20 @@ def recognise(path: str) -> str:
         raise UsageError(f"there is no store at {path}{hint}")
     try:
         with open(path, "rb") as file:
-            start = file.read(512)
+            start = file.read(1 << 16)
         if start.startswith(SQLITE_MAGIC):
             return "sqlite"
         if start.startswith(COMPRESSED) or start[257:262] == b"ustar":
             return "tar"
+        if any(start.startswith(magic, place) for place, magic in ARCHIVES):
+            return "archive"
         if zipfile.is_zipfile(path):
             return "zip"
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     raise UsageError(
-        f"{path} is neither a directory, nor an SQLite database, nor a zip or tar archive; if it is one and damaged, "
-        f"say which with 'sqlite:{path}', 'zip:{path}' or 'tar:{path}'"
+        f"{path} is neither a directory, nor an SQLite database, nor a zip, tar or other archive; if it is one and damaged, "
+        f"say which with 'sqlite:{path}', 'zip:{path}', 'tar:{path}' or 'archive:{path}'"
     )
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import stat as stat_module
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -80,6 +81,14 @@ class ArchiveIndex:
         self._name(parent, name, found[0], old)
         self._db.execute("UPDATE node SET nlink = nlink + 1 WHERE id = ?", (found[0],))
         return True
+
+    def fill(self, parts: list[str], size: int, places: Places) -> None:
+        """Give a file its data, which cpio has with the last of its names."""
+        found = self._find(parts)
+        regular = f"mode & {0o170000} = {stat_module.S_IFREG}"
+        if found is not None:
+            values = size, json.dumps(places).encode(), found[0]
+            self._db.execute(f"UPDATE node SET size = ?, data = ? WHERE id = ? AND {regular}", values)
 
     # ---------------------------------------------------------------- names
 
@@ -156,6 +165,11 @@ class ArchiveIndex:
 def _spelled(part: str, beside_directory: bool = False) -> list[bytes]:
     """The names for one component, which are several if it is too long for one."""
     return [nodes.encoded(name) for name in escape(part, beside_directory).split("/")]
+
+
+def components(name: str) -> list[str]:
+    """Answer the components of a member's name, without those that are ``.``; the root has none."""
+    return [part for part in name.removesuffix("/").split("/") if part != "."] if name else []
 
 
 def shown(stat: Stat) -> Stat:

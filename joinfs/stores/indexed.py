@@ -69,6 +69,10 @@ class IndexedStore(Store):
         """What is in the file, if the archive as a whole is compressed."""
         return file
 
+    def _made_by(self) -> str:
+        """What the index depends on beside the archive: another one is made if this changes."""
+        return self.scheme
+
     # ---------------------------------------------------------------- connection
 
     def connect(self, credentials: Any = None) -> None:
@@ -80,7 +84,7 @@ class IndexedStore(Store):
                 file = Window(file, *self._part)
             file = self._uncovered(file)
             part = "" if self._part is None else f"{self._part[0]}+{self._part[1]}"
-            self._index = open_index(self.path, f"{self.scheme} {part}", self.name, functools.partial(self._index_all, file))
+            self._index = open_index(self.path, f"{self._made_by()} {part}", self.name, functools.partial(self._index_all, file))
         except BaseException:
             file.close()
             raise

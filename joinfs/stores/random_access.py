@@ -9,6 +9,7 @@ import bz2
 import io
 import lzma
 import os
+import stat as stat_module
 import tempfile
 import threading
 import weakref
@@ -58,6 +59,10 @@ class PlainFile(RandomAccess):
             pieces.append(piece)
             offset, size = offset + len(piece), size - len(piece)
         return b"".join(pieces)
+
+    def path_again(self) -> str:
+        """Answer a path at which this very file can be opened once more, whatever has its name by now."""
+        return f"/proc/self/fd/{self._descriptor}"
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -229,15 +234,20 @@ def _close(*files: Any) -> None:
 
 
 def open_file(path: str) -> RandomAccess:
-    """Open a file as it is.
+    """Open a file, or a block device, as it is.
 
     Raises:
-        StoreUnavailable: It cannot be opened.
+        StoreUnavailable: It cannot be opened, or is of another kind.
     """
     try:
-        return PlainFile(os.open(path, os.O_RDONLY))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO would wait for a writer
     except OSError as error:
         raise StoreUnavailable(f"{path} cannot be opened: {error.strerror}") from error
+    mode = os.fstat(descriptor).st_mode
+    if stat_module.S_ISREG(mode) or stat_module.S_ISBLK(mode):
+        return PlainFile(descriptor)
+    os.close(descriptor)
+    raise StoreUnavailable(f"{path} is not a file")
 
 
 def decompressed(base: RandomAccess, name: str) -> RandomAccess:

@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from joinfs.errors import CorruptStore, Unsupported
-from joinfs.stores.archive_index import ArchiveIndex, Places
+from joinfs.stores.archive_index import ArchiveIndex, Places, components
 from joinfs.stores.indexed import IndexedStore
 from joinfs.stores.random_access import PlainFile, RandomAccess, Reader, decompressed
 from joinfs.stores.value import MEBIBYTE, NANOSECONDS, READ_ONLY, Metadata, Stat
@@ -96,20 +96,15 @@ def _members(file: RandomAccess, name: str) -> Iterator[tarfile.TarInfo]:
 
 
 def _take_in(index: ArchiveIndex, member: tarfile.TarInfo) -> None:
-    parts = _parts(member.name)
+    parts = components(member.name)
     metadata, xattrs = _attributes(member)
     stat = _stat_of(member)
     if member.isdir():
         index.put_directory(parts, stat, metadata, xattrs)
     elif not parts:
         return  # a value that is called like the root: unpacking it fails
-    elif not member.islnk() or not index.link(parts, _parts(member.linkname)):
+    elif not member.islnk() or not index.link(parts, components(member.linkname)):
         index.put(parts, stat, _content(member), metadata, xattrs)
-
-
-def _parts(name: str) -> list[str]:
-    """The components of a member's name, without those that are ``.``; the root has none."""
-    return [part for part in name.removesuffix("/").split("/") if part != "."] if name else []
 
 
 def _content(member: tarfile.TarInfo) -> bytes | Places:

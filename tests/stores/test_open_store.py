@@ -62,7 +62,7 @@ def test_a_path_may_have_any_letters(place):
     ("spec", "words"),
     [
         ("{p}/none", "no store at"), ("{p}/none.db", "'sqlite:{p}/none.db' makes a new one"), ("{p}/file", "neither"),
-        ("sqlte:x", "did you mean 'sqlite:'"), ("nothing:x", "there are dir:"), ("memory:x", "stands alone"), ("dir:{p}/dir?x", "'?ro'"),
+        ("sqlte:x", "did you mean 'sqlite:'"), ("nothing:x", "there are archive:, dir:"), ("memory:x", "stands alone"), ("dir:{p}/dir?x", "'?ro'"),
     ],
 )  # fmt: skip
 def test_what_is_no_store_is_told(place, spec, words):
