@@ -47,8 +47,12 @@ class ArchiveStore(IndexedStore):
         if not self.is_connected():
             super().connect(credentials)
             index, file = self._opened()
-            with index._reading() as db:
-                (count,) = db.execute("SELECT max(id) FROM node").fetchone()
+            try:
+                with index._reading() as db:
+                    (count,) = db.execute("SELECT max(id) FROM node").fetchone()
+            except BaseException:
+                self.disconnect()
+                raise
             self._members = OpenMembers(functools.partial(self._begin, file), file, self.name, count)
 
     def _begin(self, file: RandomAccess) -> Cursor:
@@ -64,28 +68,30 @@ class ArchiveStore(IndexedStore):
     def _build(self, file: RandomAccess, index: ArchiveIndex) -> None:
         with contextlib.closing(self._begin(file)) as cursor:
             while cursor.go_to(cursor.number + 1):
-                _take_in(index, cursor, cursor.member())
+                _take_in(index, file, cursor, cursor.member(self._default_owner()))
 
     def _read(self, file: RandomAccess, stat: Stat, places: Places, offset: int, size: int) -> bytes:
-        """The same. The place is ``(number of the member that has the data,)``."""
+        """The same. The place is ``(number of the member,)``, and where its data begins, if it is in the file as it is."""
         if self._members is None:
             raise NotConnected(f"{self.name} is not connected")
-        return self._members.read(places[0][0], stat.size, offset, size) if places else b""
+        if not places:
+            return b""
+        number, *start = places[0]
+        return file.read_at(start[0] + offset, size) if start else self._members.read(number, stat.size, offset, size)
 
 
-def _take_in(index: ArchiveIndex, cursor: Cursor, member: Member) -> None:
+def _take_in(index: ArchiveIndex, file: RandomAccess, cursor: Cursor, member: Member) -> None:
     """A member, which the cursor stands at, into the index."""
     parts = components(member.name)
     stat = member.stat
     if stat.is_directory:
         index.put_directory(parts, stat, member.metadata, member.xattrs)
         return
+    start = cursor.start(file) if stat.is_file and stat.size else None
     if stat.is_file and not member.sized and member.link is None:
         stat = stat._replace(size=cursor.count())
     parts = parts or [member.name]  # it is called like the root
-    place: Places = [(cursor.number,)]
-    if member.link is None or not index.link(parts, components(member.link)):
+    places: Places = [(cursor.number,) if start is None else (cursor.number, start)]
+    if member.link is None or not index.link(parts, components(member.link), stat.size, places):
         inline = (member.target or "").encode("utf-8", "surrogateescape")
-        index.put(parts, stat, place if stat.is_file else inline, member.metadata, member.xattrs)
-    elif stat.size:
-        index.fill(components(member.link), stat.size, place)
+        index.put(parts, stat, places if stat.is_file else inline, member.metadata, member.xattrs)

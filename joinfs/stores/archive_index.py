@@ -70,25 +70,24 @@ class ArchiveIndex:
         node = nodes.add_node(self._db, nodes.storable(stat._replace(nlink=1)), texts, inline)
         self._name(parent, name, node, old)
 
-    def link(self, parts: list[str], target: list[str]) -> bool:
-        """A further name for a file that came before; False if there is none."""
+    def link(self, parts: list[str], target: list[str], size: int = 0, places: Places | None = None) -> bool:
+        """A further name for a file that came before; False if there is none.
+
+        cpio has the data with the last of the names: then there are ``size`` bytes, at ``places``.
+        """
         found = self._find(target)
         if found is None or found[1]:
             return False
+        if size:
+            regular = f"mode & {0o170000} = {stat_module.S_IFREG}"
+            values = size, json.dumps(places).encode(), found[0]
+            self._db.execute(f"UPDATE node SET size = ?, data = ? WHERE id = ? AND {regular}", values)
         parent, name, old = self._place(parts)
         if old == found:
             return True
         self._name(parent, name, found[0], old)
         self._db.execute("UPDATE node SET nlink = nlink + 1 WHERE id = ?", (found[0],))
         return True
-
-    def fill(self, parts: list[str], size: int, places: Places) -> None:
-        """Give a file its data, which cpio has with the last of its names."""
-        found = self._find(parts)
-        regular = f"mode & {0o170000} = {stat_module.S_IFREG}"
-        if found is not None:
-            values = size, json.dumps(places).encode(), found[0]
-            self._db.execute(f"UPDATE node SET size = ?, data = ? WHERE id = ? AND {regular}", values)
 
     # ---------------------------------------------------------------- names
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from joinfs.errors import CorruptStore, StoreError, StoreUnavailable, Unsupported
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, DEFAULT_FILE_MODE
+from joinfs.stores.random_access import RandomAccess
 from joinfs.stores.shelf import MOST_THINGS, SMALL, Shelf
 from joinfs.stores.sqlite_nodes import KINDS, MAX_TIME, MIN_TIME
 from joinfs.stores.value import MEBIBYTE, NANOSECONDS, Metadata, Stat
@@ -26,8 +27,12 @@ FORMATS = ("7zip", "ar", "cab", "cpio", "iso9660", "lha", "rar", "rar5", "tar", 
 # Not those for which libarchive would run a program: lrzip, grzip, lzop.
 FILTERS = ("bzip2", "compress", "gzip", "lz4", "lzip", "lzma", "rpm", "xz", "zstd")
 # archive.h: these have no owners, or have them in an extension that is not always used.
-ISO9660 = 0x40000
+CPIO, ISO9660, AR = 0x10000, 0x40000, 0x70000
 OWNERLESS = frozenset({ISO9660, 0x50000, 0xB0000, 0xC0000, 0xD0000, 0xE0000, 0x100000})
+# What of a format's number says which format it is; the rest says which variant.
+FORMAT_MASK = 0xFF0000
+# A larger file of an ISO 9660 archive is in several pieces.
+MOST_EXTENT = (4 << 30) - 2048
 BLOCK = 256 << 10
 FALSE_ALARM = "Truncated 7-Zip file body"
 USER = "user."
@@ -151,6 +156,21 @@ class Cursor:
             raise self._lib.archive_error(self._archive, got)
         return got
 
+    def start(self, file: RandomAccess) -> int | None:
+        """Answer where in the file the member's data is, as it is and in one piece; None where that is not known.
+
+        Args:
+            file: The one that this reads. Nothing of the member must have been read.
+        """
+        kind = self.format & FORMAT_MASK
+        in_one_piece = kind in {CPIO, AR} or (kind == ISO9660 and self._size() <= MOST_EXTENT)
+        if not in_one_piece or self._lib.filter_code(self._archive, 0):
+            return None
+        # What libarchive hands out counts as taken when more is asked for: it stands at the data's beginning still.
+        head = self.read(min(self._size(), 512))
+        start = self.place()
+        return start if file.read_at(start, len(head)) == head else None
+
     def count(self) -> int:
         """Answer how many bytes of the member are left, by reading them."""
         size = 0
@@ -182,14 +202,18 @@ class Cursor:
 
     # ---------------------------------------------------------------- the member
 
-    def member(self) -> Member:
-        """Answer what the archive says of the member where it stands."""
+    def member(self, owner: tuple[int, int]) -> Member:
+        """Answer what the archive says of the member where it stands.
+
+        Args:
+            owner: Whose it is if the archive does not tell.
+        """
         with _in_utf8():
             name = self._text("pathname") or ""
             target, link = self._text("symlink"), self._text("hardlink")
         sized = bool(self._lib.entry_size_is_set(self._entry))
         metadata, xattrs = _split(self._xattrs())
-        return Member(name, self._stat(target, sized), target, link, sized, metadata, xattrs)
+        return Member(name, self._stat(target, sized, owner), target, link, sized, metadata, xattrs)
 
     def _text(self, field: str) -> str | None:
         """A name, as bytes that need not be UTF-8; else as libarchive can spell it."""
@@ -198,7 +222,7 @@ class Cursor:
             raw = getattr(self._lib, f"entry_{field}_utf8")(self._entry)
         return None if raw is None else raw.decode("utf-8", "surrogateescape")
 
-    def _stat(self, target: str | None, sized: bool) -> Stat:
+    def _stat(self, target: str | None, sized: bool, owner: tuple[int, int]) -> Stat:
         lib, entry = self._lib, self._entry
         mode = self._mode(lib.entry_mode(entry), target)
         size = self._size() if sized and stat_module.S_ISREG(mode) else 0
@@ -207,7 +231,7 @@ class Cursor:
         rdev = 0
         if stat_module.S_ISCHR(mode) or stat_module.S_ISBLK(mode):
             rdev = os.makedev(lib.entry_rdevmajor(entry) & 0xFFF, lib.entry_rdevminor(entry) & 0xFFFFF)
-        return Stat(mode, size, *self._owner(), rdev, *self._times())
+        return Stat(mode, size, *self._owner(owner), rdev, *self._times())
 
     def _mode(self, mode: int, target: str | None) -> int:
         if target is not None:
@@ -218,10 +242,10 @@ class Cursor:
         kind = stat_module.S_IFMT(mode)
         return (kind if kind in KINDS else stat_module.S_IFREG) | stat_module.S_IMODE(mode)
 
-    def _owner(self) -> tuple[int, int]:
+    def _owner(self, otherwise: tuple[int, int]) -> tuple[int, int]:
         uid, gid = self._lib.entry_uid(self._entry), self._lib.entry_gid(self._entry)
         if uid == gid == 0 and self.format in OWNERLESS and not self._lib.entry_uname(self._entry):
-            return os.geteuid(), os.getegid()
+            return otherwise
         return uid & 0xFFFFFFFF, gid & 0xFFFFFFFF
 
     def _times(self) -> tuple[int, int, int, int]:
@@ -281,6 +305,7 @@ def _declare(ffi: Any) -> None:
     """What libarchive-c does not."""
     archive, entry, text = ffi.c_archive_p, ffi.c_archive_entry_p, ctypes.c_char_p
     ffi.ffi("format", [archive], ctypes.c_int)
+    ffi.ffi("filter_code", [archive, ctypes.c_int], ctypes.c_int)
     ffi.ffi("read_open_filename", [archive, text, ctypes.c_size_t], ctypes.c_int, ffi.check_int)
     for field in ("pathname", "symlink", "hardlink"):
         ffi.ffi(f"entry_{field}_utf8", [entry], text)
