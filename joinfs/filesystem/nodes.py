@@ -214,17 +214,19 @@ class NodeTable:
     def _is_same(self, node: Node, stat: Stat) -> bool:
         if node.stat.kind != stat.kind:
             return False
-        return stat.nlink == 1 or stat.file_id is None or self._by_file.get(stat.file_id) in {None, node}
+        if stat.nlink == 1 or stat.file_id is None or stat.breaks:
+            return True
+        return self._by_file.get(stat.file_id) in {None, node}
 
     def _shared(self, stat: Stat) -> Node | None:
-        if stat.nlink < 2 or stat.file_id is None or stat.is_directory:
+        if stat.nlink < 2 or stat.file_id is None or stat.is_directory or stat.breaks:
             return None
         node = self._by_file.get(stat.file_id)
         return node if node is not None and node.stat.kind == stat.kind else None
 
     def _new(self, parent: Node, name: str, stat: Stat) -> Node:
         path = parent.path()
-        ino = inode_number(f"{path}/{name}" if path else name, stat, self._by_ino)
+        ino = inode_number(f"{path}/{name}" if path else name, stat, () if stat.breaks else self._by_ino)
         node = Node(next(self._numbers), ino, stat)
         self._nodes[node.id] = self._by_ino[ino] = node
         return node
@@ -235,7 +237,7 @@ class NodeTable:
         """Take in new attributes of a node."""
         node.stat = stat
         node.expires = time.monotonic() + self._ttl
-        if stat.nlink > 1 and stat.file_id is not None and not stat.is_directory:
+        if stat.nlink > 1 and stat.file_id is not None and not stat.is_directory and not stat.breaks:
             self._by_file[stat.file_id] = node
 
     def changed(self, node: Node) -> None:
@@ -362,7 +364,8 @@ class NodeTable:
     def _drop(self, node: Node) -> None:
         self._idle.pop(node.id, None)
         self._nodes.pop(node.id, None)
-        self._by_ino.pop(node.ino, None)
+        if self._by_ino.get(node.ino) is node:
+            del self._by_ino[node.ino]
         if node.stat.file_id is not None and self._by_file.get(node.stat.file_id) is node:
             del self._by_file[node.stat.file_id]
         for parent, name in node.names:

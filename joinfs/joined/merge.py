@@ -167,7 +167,7 @@ class Merge:
             stat, hidden = self._asked(part, functools.partial(look, part, name, last))
             if stat is not None:
                 slash = "/" if stat.is_directory else ""
-                return Found(part.layer, part.store, f"{part.prefix}{name}{slash}", stat)
+                return Found(part.layer, part.store, f"{part.prefix}{name}{slash}", told_by(part, stat))
             if hidden:
                 return None
         return None
@@ -237,7 +237,7 @@ class Merge:
                     continue
                 if not last:
                     seen.add(name)
-                place: Found | None = Found(part.layer, part.store, name, stat)
+                place: Found | None = Found(part.layer, part.store, name, told_by(part, stat))
                 if part.layer > 0 and not quiet:
                     place = self._find_still(directory, name)
                 if place is not None:
@@ -259,6 +259,16 @@ class Merge:
             if self.stacks.is_quiet(version):
                 return parts, first, True
         return parts, first, False
+
+
+def told_by(part: Part, stat: Stat) -> Stat:
+    """Attributes as the join tells them: names of one file of a lower store are parted when one is changed.
+
+    Which file it is has the layer's number in it, as two layers may have the same numbers for their files.
+    """
+    if part.layer == 0 or stat.nlink < 2 or stat.file_id is None or stat.is_directory:
+        return stat
+    return stat._replace(file_id=(stat.file_id << 8) + part.layer, breaks=True)
 
 
 def entries_shown(part: Part) -> Listing:

@@ -25,6 +25,8 @@ class Stat(NamedTuple):
             knows it for good (an inode number); None where only the key names it.
         implied: Of a directory: nobody said what its attributes are, it is there because something is in it.
             In a join those of a store further down count then, if it has some.
+        breaks: Of a file with several keys: only until one of them is changed, which then has a file of its own.
+            (Those of the lower stores of a join.)
     """
 
     mode: int
@@ -39,6 +41,7 @@ class Stat(NamedTuple):
     nlink: int = 1
     file_id: int | None = None
     implied: bool = False
+    breaks: bool = False
 
     def changed(self, changes: Mapping[str, int], ctime: int | None = None) -> "Stat":
         """The same with some attributes changed, and the time of the change if there is one."""

@@ -8,6 +8,7 @@ import pytest
 
 from joinfs.errors import DirectoryNotEmpty, InvalidKey, IsADirectory, NotADirectory, ReadOnly, UsageError
 from joinfs.events import StoreDeleteEvent, StoreSetEvent, StoreUpdateEvent
+from joinfs.filesystem.operations import Operations
 from joinfs.joined.store import JoinedStore
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.memory import MemoryStore
@@ -496,3 +497,28 @@ def test_the_roots_attributes_are_those_of_below_when_the_first_store_gets_marks
         lower.set("d/a", (io.BytesIO(), {}))
         store.rename("d/", "e/")
         assert (stat_module.S_IMODE(store.stat("").mode), store.get_metadata("")) == (0o700, {"k": "v"})
+
+
+def test_files_of_two_stores_that_have_the_same_number_there_are_two(tmp_path):
+    stores = [SQLiteStore(tmp_path / f"{number}.db") for number in range(3)]
+    for number, store in enumerate(stores):
+        with store:
+            store.set(f"{number}/a", (io.BytesIO(b"%d" % number), {}))
+            store.link(f"{number}/a", f"{number}/b")
+    with JoinedStore(stores) as join:
+        told = [join.stat(f"{number}/{name}") for number in range(3) for name in "ab"]
+        assert len({stat.file_id for stat in told}) == 3
+        assert [stat.breaks for stat in told] == [False, False, True, True, True, True]
+        assert told == [dict(join.list(f"{number}/"))[name] for number in range(3) for name in "ab"]
+        operations = Operations(join)
+        entries = [operations.lookup(operations.lookup(1, str(number)).node, name) for number in range(3) for name in "ab"]
+        assert len({entry.attributes.ino for entry in entries}) == 3
+        assert [read(operations, entry.node) for entry in entries] == [b"0", b"0", b"1", b"1", b"2", b"2"]
+
+
+def read(operations, node):
+    handle = operations.open(node, os.O_RDONLY)
+    try:
+        return operations.read(handle, 0, 10)
+    finally:
+        operations.release(handle)

@@ -167,6 +167,24 @@ def test_hard_links_are_one_file(mnt):
         os.link(mnt / "third", mnt / "link")
 
 
+def test_hard_links_of_a_lower_store_are_parted_by_a_write(mount, upper, lower):
+    os.link(lower / "d" / "f", lower / "second")
+    os.link(lower / "d" / "f", lower / "third")
+    with mount(upper, lower) as mnt:
+        names = [mnt / "d" / "f", mnt / "second", mnt / "third"]
+        assert {(path.stat().st_ino, path.stat().st_nlink) for path in names} == {(names[0].stat().st_ino, 3)}
+        assert {path.read_bytes() for path in names} == {b"lower f"}
+        with names[0].open("ab") as file:
+            file.write(b" and more")
+        assert [path.read_bytes() for path in names] == [b"lower f and more", b"lower f", b"lower f"]
+        names[2].unlink()
+        assert [path.read_bytes() for path in names[:2]] == [b"lower f and more", b"lower f"]
+        assert names[0].stat().st_nlink == 1
+    with mount(upper, lower) as mnt:
+        assert ((mnt / "d" / "f").read_bytes(), (mnt / "second").read_bytes()) == (b"lower f and more", b"lower f")
+    assert {(lower / name).read_bytes() for name in ("d/f", "second", "third")} == {b"lower f"}
+
+
 def test_symlinks_and_special_files(mnt, user):
     assert os.readlink(mnt / "link") == "d/f"
     assert (mnt / "link").read_bytes() == b"lower f"
