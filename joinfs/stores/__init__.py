@@ -117,6 +117,8 @@ def recognise(path: str) -> str:
     if not os.path.exists(path):
         hint = f"; 'sqlite:{path}' makes a new one" if Path(path).suffix in {".db", ".sqlite", ".sqlite3"} else ""
         raise UsageError(f"there is no store at {path}{hint}")
+    if not os.path.isfile(path):  # opening a FIFO would wait for who writes to it
+        raise UsageError(f"{path} is neither a directory nor a regular file, so it is no store")
     try:
         with open(path, "rb") as file:
             start = file.read(1 << 16)

@@ -1,5 +1,6 @@
 """Opening stores by URL and by path. SEMANTICS.md, Bad input."""
 
+import os
 import sqlite3
 import zipfile
 
@@ -83,3 +84,9 @@ def test_a_database_of_others_is_recognised_and_refused(place):
     database.close()
     with pytest.raises(joinfs.StoreError, match=r"theirs\.db"):
         joinfs.open_store(place / "theirs.db")
+
+
+def test_what_is_no_file_is_told_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="neither a directory nor a regular file"):
+        joinfs.open_store(tmp_path / "pipe")
