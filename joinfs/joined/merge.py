@@ -227,38 +227,50 @@ class Merge:
         Raises:
             KeyError: There is no such directory.
         """
-        parts, first, quiet = self._begin_listing(directory)
+        begun = self._begin_listing(directory)
         seen: set[str] = set()
-        for part in parts:
-            last = part is parts[-1]
-            found, hidden = first if first is not None and part is parts[0] else entries_shown(part)
+        for part in begun.parts:
+            last = part is begun.parts[-1]
+            found, hidden = begun.first if begun.first is not None and part.layer == 0 else entries_shown(part)
             for name, stat in found:
                 if name in seen:
                     continue
                 if not last:
                     seen.add(name)
                 place: Found | None = Found(part.layer, part.store, name, told_by(part, stat))
-                if part.layer > 0 and not quiet:
+                if part.layer > 0 and not begun.quiet:
                     place = self._find_still(directory, name)
                 if place is not None:
                     yield name, self._told(place, f"{directory}{name}/").stat if place.stat.implied else place.stat
             seen |= hidden
 
-    def _begin_listing(self, directory: str) -> tuple[Stack, Listing | None, bool]:
-        """The stack of a directory, what the first layer shows and hides if it shares, and whether nobody was writing.
-
-        If somebody was, a name may have been passed over: what is below has to be asked for one by one.
-        """
+    def _begin_listing(self, directory: str) -> "_Begun":
+        """What the first layer shows, read at once while nobody is writing, as far as that can be."""
         for _ in range(MOST_LISTINGS):
             version = self.stacks.version()
             parts = self.parts(directory)
             if parts[0].layer > 0 or len(parts) == 1:
-                return parts, None, True
+                return _Begun(parts, None, True)
             found, hidden = entries_shown(parts[0])
             first = list(found), hidden
             if self.stacks.is_quiet(version):
-                return parts, first, True
-        return parts, first, False
+                return _Begun(parts, first, True)
+        return _Begun(parts, first, False)
+
+
+class _Begun(NamedTuple):
+    """A listing that has been begun.
+
+    Attributes:
+        parts: The stack of the directory.
+        first: What the first layer shows and hides; None if it does not share, or alone has the directory.
+        quiet: Whether nobody was writing meanwhile. If somebody was, a name may have been passed over, and what is
+            below has to be asked for one by one.
+    """
+
+    parts: Stack
+    first: Listing | None
+    quiet: bool
 
 
 def told_by(part: Part, stat: Stat) -> Stat:

@@ -47,7 +47,7 @@ class Announcing:
         """
         outer: list[StoreEvent] | None = getattr(self._open_transactions, "events", None)
         if outer is not None:
-            with self._undone_alone(outer):
+            with self._undone_alone(outer, self._nested_transaction()):
                 yield
             return
         self._check_connected()
@@ -65,12 +65,12 @@ class Announcing:
 
     @contextlib.contextmanager
     def _undone_alone(  # type: ignore[misc]
-        self: "Store", events: list[StoreEvent], transaction: contextlib.AbstractContextManager[object] | None = None
+        self: "Store", events: list[StoreEvent], transaction: contextlib.AbstractContextManager[object]
     ) -> Iterator[None]:
-        """Around a transaction, or else a part of one: after an error its events are not told, if it is undone."""
+        """Around a transaction or a part of one: after an error its events are not told, if it is undone."""
         before = len(events)
         try:
-            with self._nested_transaction() if transaction is None else transaction:
+            with transaction:
                 yield
         except BaseException:
             if self.capabilities.transactions:

@@ -190,7 +190,6 @@ class SQLiteStore(Store):
     def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
         yield Source(data if stat.is_file or stat.is_symlink else None, buffer_size)  # type: ignore[misc]
 
-
     def _put(
         self,
         key: str,
