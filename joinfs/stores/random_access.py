@@ -26,6 +26,10 @@ STEP = 256 << 10
 # A copy of zlib's state is some 45 KB, and PIECE more.
 FIRST_SPACING = 4 * MEBIBYTE
 MOST_PLACES = 256
+# Bytes that decompressing an .xz may take. What "xz -9" makes needs 65 MiB; a hostile one may ask for 4 GiB.
+MOST_XZ = 256 << 20
+# Bytes of compressed data that are read at a time.
+CHUNK = 64 << 10
 # zlib's window bits.
 GZIP, RAW = 31, -15
 _DAMAGE = (zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
@@ -267,10 +271,41 @@ def decompressed(base: RandomAccess, name: str) -> RandomAccess:
     if magic.startswith(b"BZh"):
         return SpooledFile(bz2.BZ2File(source), base, name)
     if magic.startswith(b"\xfd7zXZ\0"):
-        return SpooledFile(lzma.LZMAFile(source), base, name)
+        return SpooledFile(_XZStream(source), base, name)
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
         return SpooledFile(_zstd_stream(source, name), base, name)
     return base
+
+
+class _XZStream(io.RawIOBase):
+    """What lzma.LZMAFile reads from an .xz file, but no file can have it take more memory than MOST_XZ."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, MOST_XZ)
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        piece = b""
+        while not piece:
+            data = b""
+            if self._decompressor.eof:
+                data = self._next_stream(self._decompressor.unused_data)
+                if not data:
+                    break
+                self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, MOST_XZ)
+            elif self._decompressor.needs_input and not (data := self._source.read(CHUNK)):
+                raise EOFError("it ends too early")
+            piece = self._decompressor.decompress(data, size)
+        return piece
+
+    def _next_stream(self, data: bytes) -> bytes:
+        """The beginning of the next of several streams, which zeros may stand before."""
+        while not (data := data.lstrip(b"\0")) and (data := self._source.read(CHUNK)):
+            pass
+        return data
 
 
 def _zstd_stream(file: BinaryIO, name: str) -> BinaryIO:

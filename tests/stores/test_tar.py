@@ -9,6 +9,7 @@ import random
 import stat as stat_module
 import subprocess
 import tarfile
+import zlib
 
 import pytest
 
@@ -246,6 +247,41 @@ def test_a_bomb_is_read_in_bounded_memory(tmp_path, in_bounded_memory):
         64, tmp_path / "a.tar.gz",
     )  # fmt: skip
     assert out == f"{size} 5 {bytes(3)!r}\n"
+
+
+def with_dictionary(packed, size):
+    """An .xz file whose block says that its dictionary is of this size, as a number of LZMA2's."""
+    header = bytearray(packed[12 : 12 + (packed[12] + 1) * 4])
+    assert header[2:4] == b"\x21\x01"
+    header[4] = size
+    header[-4:] = zlib.crc32(header[:-4]).to_bytes(4, "little")
+    return packed[:12] + bytes(header) + packed[12 + len(header) :]
+
+
+def test_an_xz_that_asks_for_four_gibibytes_is_refused(tmp_path):
+    content = member("a", None, size=4)[0].tobuf(tarfile.GNU_FORMAT) + b"data".ljust(512, b"\0") + bytes(1024)
+    (tmp_path / "a.tar.xz").write_bytes(with_dictionary(lzma.compress(content), 22))
+    with TarStore(tmp_path / "a.tar.xz") as store:
+        assert store.to_bytes("a") == b"data"
+    (tmp_path / "b.tar.xz").write_bytes(with_dictionary(lzma.compress(content), 40))
+    with pytest.raises(CorruptStore, match="emory"):
+        TarStore(tmp_path / "b.tar.xz").connect()
+
+
+def test_several_streams_of_xz_are_one(tmp_path):
+    whole = member("a", None, size=3000)[0].tobuf(tarfile.GNU_FORMAT) + b"a" * 3000 + bytes(72 + 1024)
+    streams = [lzma.compress(whole[:100]), bytes(8), lzma.compress(whole[100:2000]), lzma.compress(whole[2000:]), bytes(4)]
+    (tmp_path / "a.tar.xz").write_bytes(b"".join(streams))
+    with TarStore(tmp_path / "a.tar.xz") as store:
+        assert store.to_bytes("a") == b"a" * 3000
+        assert store.read("a", 2500, 10) == b"a" * 10
+
+
+def test_an_xz_that_ends_too_early_is_told(tmp_path):
+    whole = member("a", None, size=300_000)[0].tobuf(tarfile.GNU_FORMAT) + os.urandom(300_000) + bytes(10_000)
+    (tmp_path / "a.tar.xz").write_bytes(lzma.compress(whole)[:200_000])
+    with pytest.raises(CorruptStore), TarStore(tmp_path / "a.tar.xz") as store:
+        store.read("a", 299_000, 10)
 
 
 def test_many_members_are_indexed_in_bounded_memory(tmp_path, in_bounded_memory):
