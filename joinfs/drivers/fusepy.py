@@ -8,8 +8,10 @@ See Also:
     fuse.h and fuse.c of libfuse 2.9; SEMANTICS.md, The mount.
 """
 
+import ctypes
 import logging
 import os
+import signal
 import stat as stat_module
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -283,6 +285,8 @@ class FusepyDriver:
         except RuntimeError as error:
             # fuse_main answers a number and has said why on standard error.
             raise MountError(f"libfuse could not mount on {mountpoint}") from error
+        finally:
+            _ignore_broken_pipes()
 
     def _flags(self, operations: Operations, options: MountOptions) -> dict[str, Any]:
         """libfuse's options. fusepy hands on those that are True."""
@@ -307,3 +311,13 @@ class FusepyDriver:
             "fsname": options.fsname,
             "subtype": "joinfs",
         }
+
+
+def _ignore_broken_pipes() -> None:
+    """Have writing to a pipe or socket that nobody reads be an error again, not the end of the process.
+
+    So Python has it. libfuse, when it ends, takes that for its own doing and undoes it.
+    """
+    if signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN:
+        # signal.signal would do this in the main thread only.
+        ctypes.CDLL(None).signal(signal.SIGPIPE, ctypes.c_void_p(signal.SIG_IGN.value))

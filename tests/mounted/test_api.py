@@ -70,6 +70,23 @@ def test_processes_can_be_started_in_the_mount(mnt):
     assert subprocess._USE_VFORK == before
 
 
+def test_a_broken_pipe_is_an_error_after_a_mount_as_before(mnt):
+    """libfuse gives the signal its default action when it ends, which ends the process."""
+    program = (
+        "import os, sys, joinfs\n"
+        "with joinfs.mount(joinfs.MemoryStore(), sys.argv[1]):\n"
+        "    pass\n"
+        "reader, writer = os.pipe()\n"
+        "os.close(reader)\n"
+        "try:\n"
+        "    os.write(writer, b'x')\n"
+        "except BrokenPipeError:\n"
+        "    print('told')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, mnt], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "told\n")
+
+
 def test_what_is_wrong_is_told_before_anything_is_mounted(mnt, tmp_path):
     store = joinfs.MemoryStore()
     for place, options in ((tmp_path / "none", {}), (mnt, {"alow_other": True}), (mnt, {"driver": "none"})):
