@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 MOST_LISTING = 32 * MEBIBYTE
 # Names and directories, of one listing and of all that are remembered.
 MOST_NAMES = 250_000
+MOST_DIRECTORY_NAMES = 32 * MEBIBYTE
 MOST_ITEM = 1 << 16
 MOST_NESTED = 100
 MOST_PATH = 4096
@@ -78,13 +79,19 @@ class Listing:
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self._entries = entries
         self._tree = NameTree()
+        room = MOST_DIRECTORY_NAMES
         for name in entries:
+            before = self._tree.count_directories()
             self._tree.add(name)
+            # A name makes a directory of each of its beginnings, which are as long as it is.
+            room -= (self._tree.count_directories() - before) * len(name)
             if len(self) > MOST_NAMES:
                 raise CorruptStore(f"it has more than {MOST_NAMES} names")
+            if room < 0:
+                raise CorruptStore("it has more directories of long names than there is room for")
 
     def __len__(self) -> int:
-        return len(self._entries) + len(self._tree._children)
+        return len(self._entries) + self._tree.count_directories()
 
     def children(self, prefix: str) -> dict[str, bool]:
         """Answer the names directly in a directory, and for each whether it is one; KeyError if there is none such."""

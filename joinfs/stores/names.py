@@ -64,6 +64,10 @@ class NameTree:
         """
         return self._children[prefix]
 
+    def count_directories(self) -> int:
+        """Answer how many directories there are, the root included."""
+        return len(self._children)
+
     def is_directory(self, key: str) -> bool:
         """Whether there is a directory of this key."""
         return key in self._children

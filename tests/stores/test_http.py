@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import pytest
 
@@ -588,6 +589,19 @@ def test_enormous_listings_are_refused(scripted, monkeypatch):
         scripted.respond = lambda h, n, names=names: h.reply(body=json.dumps(names).encode())
         with pytest.raises(CorruptStore, match="more than 1000 names"):
             HTTPStore(scripted.url + "m.json").connect()
+
+
+def test_names_of_deep_directories_take_bounded_memory(scripted):
+    deep = "/".join(["x" * 40] * 90)
+    names = json.dumps([f"{n}/{deep}" for n in range(1500)]).encode()
+    scripted.respond = lambda h, n: h.reply(body=names)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptStore, match="directories of long names"):
+            HTTPStore(scripted.url + "m.json").connect()
+        assert tracemalloc.get_traced_memory()[1] < 128 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_listing_that_breaks_off_is_no_listing(scripted):
