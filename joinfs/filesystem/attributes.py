@@ -60,8 +60,7 @@ def inode_number(key: str, stat: Stat, taken: Container[int] = ()) -> int:
         stat: Its attributes.
         taken: Numbers that other nodes have; the next free one of the row is answered.
     """
-    shared = stat.nlink > 1 and stat.file_id is not None and not stat.is_directory
-    name = f"file {stat.file_id}" if shared else f"key {key.removesuffix('/')}"
+    name = f"key {key.removesuffix('/')}" if stat.linked_id is None else f"file {stat.linked_id}"
     number = int.from_bytes(blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
     while number <= ROOT_INO or number in taken:
         number = (number + 1) % (1 << 64)

@@ -214,14 +214,14 @@ class NodeTable:
     def _is_same(self, node: Node, stat: Stat) -> bool:
         if node.stat.kind != stat.kind:
             return False
-        if stat.nlink == 1 or stat.file_id is None or stat.breaks:
-            return True
-        return self._by_file.get(stat.file_id) in {None, node}
+        number = stat.linked_id
+        return number is None or stat.breaks or self._by_file.get(number) in {None, node}
 
     def _shared(self, stat: Stat) -> Node | None:
-        if stat.nlink < 2 or stat.file_id is None or stat.is_directory or stat.breaks:
+        number = stat.linked_id
+        if number is None or stat.breaks:
             return None
-        node = self._by_file.get(stat.file_id)
+        node = self._by_file.get(number)
         return node if node is not None and node.stat.kind == stat.kind else None
 
     def _new(self, parent: Node, name: str, stat: Stat) -> Node:
@@ -237,8 +237,9 @@ class NodeTable:
         """Take in new attributes of a node."""
         node.stat = stat
         node.expires = time.monotonic() + self._ttl
-        if stat.nlink > 1 and stat.file_id is not None and not stat.is_directory and not stat.breaks:
-            self._by_file[stat.file_id] = node
+        number = stat.linked_id
+        if number is not None and not stat.breaks:
+            self._by_file[number] = node
 
     def changed(self, node: Node) -> None:
         """Believe nothing about a node's attributes any more, nor what is being read of them now."""

@@ -203,7 +203,7 @@ class Merge:
             top = self.parts(ROOT)[0]
             found = Found(top.layer, top.store, top.prefix, top.store.stat(top.prefix))
             return self._told(found, ROOT) if found.stat.implied else found
-        found = self.find(key[:-1]) if is_directory_key(key) else self.find(key)
+        found = self.find(key.removesuffix("/"))
         if found.stat.is_directory != is_directory_key(key):
             raise KeyError(key)
         return found
@@ -278,9 +278,10 @@ def told_by(part: Part, stat: Stat) -> Stat:
 
     Which file it is has the layer's number in it, as two layers may have the same numbers for their files.
     """
-    if part.layer == 0 or stat.nlink < 2 or stat.file_id is None or stat.is_directory:
+    number = stat.linked_id
+    if part.layer == 0 or number is None:
         return stat
-    return stat._replace(file_id=(stat.file_id << 8) + part.layer, breaks=True)
+    return stat._replace(file_id=(number << 8) + part.layer, breaks=True)
 
 
 def entries_shown(part: Part) -> Listing:

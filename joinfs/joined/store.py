@@ -7,7 +7,7 @@ writing, all of it into the first store, ``writing``.
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from joinfs.errors import ReadOnly, Unsupported, UsageError
 from joinfs.joined.merge import Found, Merge
@@ -131,9 +131,6 @@ class JoinedStore(Writing):
             value = found.store.get(found.key)
         value.show(unmarked)
         return value
-
-    def get_data(self, key: str) -> BinaryIO:
-        return self.get(key).data
 
     def read(self, key: str, offset: int, size: int) -> bytes:
         data = self._from_first(self._upper.read, key, offset, size)

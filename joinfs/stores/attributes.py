@@ -9,11 +9,11 @@ import errno
 import json
 import os
 import stat as stat_module
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from joinfs.errors import NameTooLong, NoSuchAttribute, OutOfSpace, Unsupported
+from joinfs.stores.directory_files import decode, inside
 from joinfs.stores.metadata import has_all, to_bytes
 from joinfs.stores.value import Metadata, Stat
 
@@ -22,25 +22,15 @@ _TYPES = "user.joinfs.types"
 _parse = json.JSONDecoder().decode
 _NOT_KEPT = {errno.ENOTSUP, errno.EPERM, errno.EACCES}
 Place = str | bytes | int
-_UTF8 = sys.getfilesystemencoding() == "utf-8"
 
 
 def _xattr_name(name: str) -> bytes:
     return (_USER + name).encode("utf-8", "surrogateescape")
 
 
-def _text(name: str) -> str:
-    return name if _UTF8 else os.fsencode(name).decode("utf-8", "surrogateescape")
-
-
 def _through(descriptor: int) -> str:
     """A path to what a descriptor is open on, also where it was opened with ``O_PATH``."""
     return f"/proc/self/fd/{descriptor}"
-
-
-def _inside(directory: int, name: bytes) -> bytes:
-    """A path to a name in a directory, for calls that have no variant for descriptors."""
-    return f"/proc/self/fd/{directory}/".encode() + name
 
 
 class FileAttributes:
@@ -72,7 +62,7 @@ class FileAttributes:
         for raw in names:
             if raw.startswith(_USER) == prefix_wanted:
                 try:
-                    found[_text(raw)] = os.getxattr(place, raw, **how)
+                    found[decode(raw)] = os.getxattr(place, raw, **how)
                 except OSError:  # gone since, or not ours to read
                     continue
         return found
@@ -87,7 +77,7 @@ class FileAttributes:
         """The metadata of a name in a directory; symlinks and special files have none."""
         if not (stat.is_file or stat.is_directory):
             return {}
-        return self._decoded(self._all(_inside(directory, name), prefix_wanted=True))
+        return self._decoded(self._all(inside(directory, name), prefix_wanted=True))
 
     def metadata_of(self, descriptor: int) -> Metadata:
         """The metadata of an open regular file or directory."""
@@ -95,7 +85,7 @@ class FileAttributes:
 
     def matching(self, directory: int, name: bytes, wanted: Mapping[str, Any]) -> Metadata | None:
         """The metadata of a file in a directory if it has all that is wanted, else None."""
-        place = _inside(directory, name)
+        place = inside(directory, name)
         try:
             for key, value in wanted.items():
                 data = os.getxattr(place, _xattr_name(key), follow_symlinks=False)
@@ -115,7 +105,7 @@ class FileAttributes:
 
     def foreign(self, directory: int, name: bytes) -> dict[str, bytes]:
         """The attributes of a name outside ``user.``."""
-        return self._all(_inside(directory, name), prefix_wanted=False)
+        return self._all(inside(directory, name), prefix_wanted=False)
 
     # ---------------------------------------------------------------- writing
 
@@ -145,8 +135,8 @@ class FileAttributes:
         with contextlib.suppress(PermissionError):
             os.chown(name, stat.uid, stat.gid, dir_fd=directory, follow_symlinks=False)
         if not stat.is_symlink:
-            os.chmod(_inside(directory, name), stat_module.S_IMODE(stat.mode))
-        self._set_all_foreign(_inside(directory, name), xattrs)
+            os.chmod(inside(directory, name), stat_module.S_IMODE(stat.mode))
+        self._set_all_foreign(inside(directory, name), xattrs)
         os.utime(name, ns=(stat.atime, stat.mtime), dir_fd=directory, follow_symlinks=False)
 
     def _set_all_foreign(self, place: Place, xattrs: dict[str, bytes]) -> None:
@@ -199,8 +189,8 @@ class FileAttributes:
     def _all_through(self, place: str) -> dict[str, bytes]:
         found = {}
         for raw in os.listxattr(place):
-            if _text(raw).startswith(_USER):
-                found[_text(raw)] = os.getxattr(place, raw)
+            if decode(raw).startswith(_USER):
+                found[decode(raw)] = os.getxattr(place, raw)
         return found
 
     def _make(self, place: str, old: dict[bytes, bytes], new: dict[bytes, bytes]) -> None:
@@ -232,7 +222,7 @@ class FileAttributes:
 
     def set_foreign(self, directory: int, file_name: bytes, name: str, value: bytes | None) -> None:
         """Set or remove (None) one attribute outside ``user.``."""
-        place = _inside(directory, file_name)
+        place = inside(directory, file_name)
         try:
             if value is None:
                 os.removexattr(place, name, follow_symlinks=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from joinfs.stores.keys import ROOT
 from joinfs.stores.metadata import has_all, selected
 from joinfs.stores.progress import reporting
-from joinfs.stores.value import MEBIBYTE, Metadata, Value
+from joinfs.stores.value import MEBIBYTE, Metadata, Value, drained
 
 if TYPE_CHECKING:
     from joinfs.stores.base import Store
@@ -139,7 +139,7 @@ class BulkMethods:
             KeyError: The key is not there.
         """
         with self.get_data(key) as data, reporting(self, key, data) as source:
-            return b"" if source is None else b"".join(iter(lambda: source.read(buffer_size), b""))
+            return b"" if source is None else drained(source, buffer_size)
 
     def from_file(self: "Store", key: str, path: str, buffer_size: int = MEBIBYTE) -> None:  # type: ignore[misc]
         """``set_data`` from a file of the host."""

@@ -22,7 +22,7 @@ from joinfs.stores.directory_files import TEMPORARY, Filled, copy_range, encode,
 from joinfs.stores.directory_journal import Journal
 from joinfs.stores.directory_reading import DIRECTORY_FLAGS, DirectoryReading
 from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
-from joinfs.stores.value import Metadata, Stat, binary, new_stat
+from joinfs.stores.value import Metadata, Stat, drained, new_stat
 
 # Writers of different keys go side by side; so many locks stand for all keys.
 LOCKS = 64
@@ -62,7 +62,7 @@ class DirectoryStore(DirectoryReading):
     def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
         """Regular files are written before they get a name, and nobody waits for that."""
         if data is None or not stat.is_file:
-            yield None if data is None else io.BytesIO(b"".join(iter(lambda: binary(data.read(buffer_size)), b"")))
+            yield None if data is None else io.BytesIO(drained(data, buffer_size))
             return
         with self._near(key) as directory, unnamed_file(directory) as file:
             file.fill(data, buffer_size)

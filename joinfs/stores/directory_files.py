@@ -26,6 +26,11 @@ def decode(name: str) -> str:
     return name if _UTF8 else os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
+def inside(directory: int, name: bytes) -> bytes:
+    """A path to a name in a directory, for calls that have no variant for descriptors."""
+    return f"/proc/self/fd/{directory}/".encode() + name
+
+
 def open_stream(descriptor: int) -> BinaryIO:
     """A stream over an open regular file, which it closes; what ``os.fdopen`` gives, without what that asks first."""
     return io.BufferedReader(io.FileIO(descriptor, "rb"))
@@ -98,7 +103,7 @@ class Filled(io.FileIO):
             native = os.fstat(source)
             # What /proc has says that it is empty.
             if stat_module.S_ISREG(native.st_mode) and native.st_size and data.tell() == 0:
-                copy_range(source, self.fileno(), os.fstat(source).st_size)
+                copy_range(source, self.fileno(), native.st_size)
                 if os.fstat(self.fileno()).st_size == os.fstat(source).st_size:
                     return True
                 os.ftruncate(self.fileno(), 0)

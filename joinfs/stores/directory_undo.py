@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from joinfs.stores import beneath
+from joinfs.stores.directory_files import inside
 
 LOG = b"log"
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
@@ -111,18 +112,14 @@ def _open_to_write(directory: int, name: bytes) -> int:
     try:
         return os.open(name, flags, dir_fd=directory)
     except PermissionError:
-        os.chmod(_inside(directory, name), 0o600)
+        os.chmod(inside(directory, name), 0o600)
         return os.open(name, flags, dir_fd=directory)
-
-
-def _inside(directory: int, name: bytes) -> bytes:
-    return f"/proc/self/fd/{directory}/".encode() + name
 
 
 def attributes_of(directory: int, name: bytes) -> Record:
     """Owner, mode, times and extended attributes of a name in a directory, as a line of a journal has them."""
     native = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    place = _inside(directory, name)
+    place = inside(directory, name)
     xattrs = {}
     with contextlib.suppress(OSError):  # of a file system without them
         for attribute in os.listxattr(place, follow_symlinks=False):
@@ -137,7 +134,7 @@ def attributes_of(directory: int, name: bytes) -> Record:
 
 
 def _restore(directory: int, name: bytes, record: Record) -> None:
-    place = _inside(directory, name)
+    place = inside(directory, name)
     native = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if [native.st_uid, native.st_gid] != record["owner"]:
         os.chown(name, *record["owner"], dir_fd=directory, follow_symlinks=False)

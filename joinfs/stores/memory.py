@@ -20,7 +20,7 @@ from joinfs.errors import (
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, is_directory_key
 from joinfs.stores.metadata import copied, has_all, selected
-from joinfs.stores.value import Capabilities, Metadata, Stat, Value, binary, new_stat, now
+from joinfs.stores.value import Capabilities, Metadata, Stat, Value, drained, new_stat, now
 
 
 @dataclass(slots=True)
@@ -149,7 +149,7 @@ class MemoryStore(Store):
 
     @contextlib.contextmanager
     def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
-        yield None if data is None else io.BytesIO(b"".join(iter(lambda: binary(data.read(buffer_size)), b"")))
+        yield None if data is None else io.BytesIO(drained(data, buffer_size))
 
     @contextlib.contextmanager
     def _exclusive(self, *keys: str) -> Iterator[None]:

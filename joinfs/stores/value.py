@@ -43,6 +43,11 @@ class Stat(NamedTuple):
     implied: bool = False
     breaks: bool = False
 
+    @property
+    def linked_id(self) -> int | None:
+        """The store's number for a file that has several keys; None for anything else."""
+        return self.file_id if self.nlink > 1 and not self.is_directory else None
+
     def changed(self, changes: Mapping[str, int], ctime: int | None = None) -> "Stat":
         """The same with some attributes changed, and the time of the change if there is one."""
         values: dict[str, Any] = dict(changes) if ctime is None else {**changes, "ctime": ctime}
@@ -132,6 +137,11 @@ def binary(piece: Any) -> bytes:
     if piece is None:
         raise BlockingIOError("data is read from a stream that does not wait for it")
     return piece  # type: ignore[no-any-return]
+
+
+def drained(data: BinaryIO, buffer_size: int) -> bytes:
+    """Answer all that a stream gives; errors as for ``binary``."""
+    return b"".join(iter(lambda: binary(data.read(buffer_size)), b""))
 
 
 def now() -> int:
