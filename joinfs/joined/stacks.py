@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from joinfs.joined.whiteout import NO_MARKS, Marks
 from joinfs.stores import Store
+from joinfs.stores.key_tree import KeyTree
 
 MOST_DIRECTORIES = 20_000
 # Writes that follow each other so closely that a reader finds no moment between them are not waited for for ever.
@@ -37,7 +38,7 @@ class _Memory:
     """Stacks by directory, each with the time until which it is believed, and the changes of which they know."""
 
     def __init__(self) -> None:
-        self.stacks: dict[str, tuple[float, Stack]] = {}
+        self.stacks: KeyTree[tuple[float, Stack]] = KeyTree()
         self.seen = (-1, -1)
 
 
@@ -72,7 +73,7 @@ class Stacks:
         if memory.seen != (upper, lower) and not (self.is_mine() and memory.seen[1] == lower):
             self.forget()
             return None
-        known = memory.stacks.get(directory)
+        known = memory.stacks.things.get(directory)
         return known[1] if known is not None and known[0] > time.monotonic() else None
 
     def version(self) -> int:
@@ -85,9 +86,9 @@ class Stacks:
             if version is not None and not self.is_mine() and (version != self._version or self._writer is not None):
                 return
             stacks = self._memory().stacks
-            if len(stacks) >= MOST_DIRECTORIES:
+            if len(stacks.things) >= MOST_DIRECTORIES:
                 stacks.clear()
-            stacks[directory] = (time.monotonic() + self._ttl, stack)
+            stacks.put(directory, (time.monotonic() + self._ttl, stack))
 
     def forget(self) -> None:
         """Believe nothing that was remembered; what is being found out now is not remembered either."""
@@ -95,6 +96,12 @@ class Stacks:
             memory = self._memory()
             memory.seen = self._changes()
             memory.stacks.clear()
+            self._version += 1
+
+    def forget_directory(self, directory: str) -> None:
+        """As ``forget``, of a directory that others may have changed, and of what is below it."""
+        with self._lock:
+            self._shared.stacks.take_below(directory)
             self._version += 1
 
     def _memory(self) -> _Memory:

@@ -1,7 +1,7 @@
 """JoinedStore: several stores as one.
 
-Reading is here; what a directory is made of is ``merge``, how things are hidden ``whiteout``, and
-writing, all of it into the first store, ``writing``.
+Reading is here; what a directory is made of is ``merge``, how things are hidden ``whiteout``,
+writing, all of it into the first store, ``writing``, and telling of changes ``watching``.
 """
 
 import contextlib
@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from joinfs.errors import ReadOnly, Unsupported, UsageError
 from joinfs.joined.merge import Found, Merge
+from joinfs.joined.watching import Watching
 from joinfs.joined.whiteout import OVERLAY, PREFIX, unmarked, unmarked_xattrs
-from joinfs.joined.writing import Writing
 from joinfs.stores import Capabilities, Stat, Usage, Value
 from joinfs.stores.adapt import as_store
 from joinfs.stores.keys import check_key, is_directory_key
@@ -22,7 +22,7 @@ DIRECTORY_TTL = 1.0
 T = TypeVar("T")
 
 
-class JoinedStore(Writing):
+class JoinedStore(Watching):
     """The union of several stores.
 
     Its keys are those of all of them; where several have a key, the first of them has priority. All
@@ -49,12 +49,11 @@ class JoinedStore(Writing):
         self, stores: Sequence[Any], event_manager: Any = None, *, directory_ttl: float = DIRECTORY_TTL
     ) -> None:
         given = tuple(stores)
-        self.layers = tuple(as_store(store) for store in given)
-        if not self.layers:
+        if not given:
             raise UsageError("a join needs at least one store")
         if len({id(store) for store in given}) < len(given):
             raise UsageError("the same store is joined twice; give each place in the order a store of its own")
-        super().__init__(event_manager)
+        super().__init__([as_store(store) for store in given], event_manager)
         self._upper = self.layers[0]
         self._merge = Merge(self.layers, directory_ttl)
         self.name = " + ".join(layer.name for layer in self.layers)
@@ -73,6 +72,7 @@ class JoinedStore(Writing):
 
     def disconnect(self) -> None:
         """Disconnect every store, those after one that fails included."""
+        self._watched.clear()
         with contextlib.ExitStack() as closing:
             for layer in self.layers:
                 closing.callback(layer.disconnect)
@@ -200,8 +200,12 @@ class JoinedStore(Writing):
         with self._exclusive(key):
             if not self._upper.capabilities.local:
                 raise Unsupported(f"{self._upper.name} does not keep {key!r} in a local file")
-            self._copy_up(self._find(key), key, with_data=not flags & os.O_TRUNC)
-            return self._upper.open_local(key, flags)
+            found = self._find(key)
+            self._copy_up(found, key, with_data=not flags & os.O_TRUNC)
+            descriptor = self._upper.open_local(key, flags)
+        if found.layer > 0 and self._subscribers:
+            self._tell_written((key,))
+        return descriptor
 
     def usage(self) -> Usage:
         """How much room the first store has."""

@@ -15,16 +15,18 @@ from joinfs.events import (
     StoreUpdateEvent,
 )
 from joinfs.stores.metadata import unshared
+from joinfs.stores.telling import Telling
 from joinfs.stores.value import Metadata
 
 if TYPE_CHECKING:
     from joinfs.stores.base import Store
 
 
-class Announcing:
+class Announcing(Telling):
     """The part of ``Store`` that emits events and groups them into transactions."""
 
     def __init__(self, event_manager: Any) -> None:
+        super().__init__()
         self.event_manager: Any = EventManager() if event_manager is None else event_manager
         self._open_transactions = threading.local()
 
@@ -53,15 +55,29 @@ class Announcing:
         self._check_connected()
         self._emit(StoreTransactionStartEvent(source=self, notes=notes))
         pending = self._open_transactions.events = []
+        changed: dict[str | None, None] = {}
+        self._open_transactions.changed = changed
+        subscribers = self._subscribers
         try:
             with self._undone_alone(pending, self._transaction()):
                 yield
             self._open_transactions.events = None
             self._emit(StoreTransactionEndEvent(source=self, notes=notes))
         finally:
-            self._open_transactions.events = None
+            self._open_transactions.events = self._open_transactions.changed = None
+            if self._subscribers is not subscribers:  # they have not been told from the beginning
+                changed[None] = None
+            for key in changed:
+                self._tell_changed(key)
             for event in pending:
                 self._emit(event)
+
+    def _tell_changed(self, key: str | None) -> None:
+        changed: dict[str | None, None] | None = getattr(self._open_transactions, "changed", None)
+        if changed is None:
+            super()._tell_changed(key)
+        else:
+            changed[key] = None
 
     @contextlib.contextmanager
     def _undone_alone(  # type: ignore[misc]

@@ -8,7 +8,7 @@ keys and values there is :class:`joinfs.stores.flat.FlatStore`, which needs less
 
 Methods that read (``stores/reading.py``) are overridden as they are. Those that write are written here
 once: they check the key, keep others from changing it meanwhile, ask the store's hook of the same name
-with an underscore, and tell the listeners.
+with an underscore, and tell the listeners and subscribers.
 """
 
 import contextlib
@@ -393,6 +393,8 @@ class Store(Announcing, BulkMethods, Reading):
                 yield
         finally:
             self._note_change()
+            if self._subscribers:
+                self._tell_written(keys)
 
     def _note_change(self) -> None:
         self._last_change = next(self._numbers)

@@ -21,7 +21,7 @@ from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, DEFAULT_FILE_MODE
 from joinfs.stores.directory_files import TEMPORARY, Filled, copy_range, encode, give_name, give_new_name, stat_of, unnamed_file
 from joinfs.stores.directory_journal import Journal
 from joinfs.stores.directory_reading import DIRECTORY_FLAGS, DirectoryReading
-from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
+from joinfs.stores.keys import ROOT, ancestors, directory_key, is_directory_key, split
 from joinfs.stores.value import Metadata, Stat, drained, new_stat
 
 # Writers of different keys go side by side; so many locks stand for all keys.
@@ -360,9 +360,16 @@ class DirectoryStore(DirectoryReading):
                     self._note_replacing(journal, to_directory, to_name, new, there)
                 journal.moving(directory, name, old, to_directory, new)
             try:
-                os.rename(name, to_name, src_dir_fd=directory, dst_dir_fd=to_directory)
+                with self._watches_moved(old, new):
+                    os.rename(name, to_name, src_dir_fd=directory, dst_dir_fd=to_directory)
             except FileExistsError as error:
                 raise DirectoryNotEmpty(f"{new!r} has entries: {there}") from error
+
+    def _watches_moved(self, old: str, new: str, swap: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Around moving a directory, or swapping one with something: what is watched in it stays so."""
+        if self._watching is None or not (is_directory_key(old) or is_directory_key(new)):
+            return contextlib.nullcontext()
+        return self._watching.moving(directory_key(old), directory_key(new), swap)
 
     def _exchange(self, first: str, second: str) -> None:
         with self._at(first, True) as (directory, name), self._at(second, True) as (other_directory, other_name):
@@ -371,7 +378,8 @@ class DirectoryStore(DirectoryReading):
             if journal := self._journal():
                 journal.exchanging(directory, name, first, other_directory, second)
             try:
-                beneath.exchange(directory, name, other_directory, other_name)
+                with self._watches_moved(first, second, swap=True):
+                    beneath.exchange(directory, name, other_directory, other_name)
             except OSError as error:
                 if error.errno in {errno.EINVAL, errno.ENOSYS}:
                     raise Unsupported(f"the file system of {self.name} cannot swap two names") from error

@@ -24,6 +24,7 @@ from joinfs.stores.attributes import FileAttributes
 from joinfs.stores.base import Store
 from joinfs.stores.directory_files import TEMPORARY, Held, decode, encode, open_stream, stat_of
 from joinfs.stores.directory_journal import recover
+from joinfs.stores.directory_watching import DirectoryWatching
 from joinfs.stores.gate import Gate
 from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
 from joinfs.stores.metadata import selected
@@ -56,6 +57,7 @@ class DirectoryReading(Store):
         self.capabilities = Capabilities(writable=not read_only)
         self._root = -1
         self._gate = Gate()
+        self._watching: DirectoryWatching | None = None
 
     # ---------------------------------------------------------------- connection
 
@@ -85,14 +87,35 @@ class DirectoryReading(Store):
                     text = f"{self.name}: a transaction that was cut off cannot be undone: {error.strerror}"
                     raise StoreUnavailable(f"{text}; connect it as who may write there") from error
                 raise
+        self._watching = DirectoryWatching(self._root, self._tell_changed, not self.capabilities.writable, self.name)
 
     def disconnect(self) -> None:
+        if self._watching is not None:
+            self._watching.close()
+        self._watching = None
         root, self._root = self._root, -1
         if root >= 0:
             os.close(root)
 
     def is_connected(self) -> bool:
         return self._root >= 0
+
+    def watch(self, directory: str) -> bool:
+        """The same. A file that others write to has changed when they close it; in a store that takes no writes, at each write.
+
+        False also if the user has as many watches as the host allows (fs.inotify.max_user_watches); a warning is logged once.
+        """
+        if self._watching is None:
+            self._check_connected()
+        try:
+            self._split(directory)
+        except (InvalidKey, KeyError):
+            return False
+        return self._watching is not None and is_directory_key(directory) and self._watching.watch(directory)
+
+    def unwatch(self, directory: str) -> None:
+        if self._watching is not None:
+            self._watching.unwatch(directory)
 
     # ---------------------------------------------------------------- finding
 

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from joinfs.errors import CorruptStore
 from joinfs.stores.archive_index import ArchiveIndex, Places, open_index, places_of, shown
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
+from joinfs.stores.keys import is_directory_key
 from joinfs.stores.random_access import RandomAccess, Window, open_file
 from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.value import READ_ONLY, Metadata, RangeStream, Stat, Value
@@ -109,6 +110,10 @@ class IndexedStore(Store):
         if self._index is None or self._file is None:
             self._check_connected()
         return self._index, self._file  # type: ignore[return-value]
+
+    def watch(self, directory: str) -> bool:
+        """The same; an archive is what it was when it was connected."""
+        return is_directory_key(directory) and self.exists(directory)
 
     # ---------------------------------------------------------------- reading
 

@@ -61,6 +61,10 @@ class MemoryStore(Store):
     def is_connected(self) -> bool:
         return self._connected
 
+    def watch(self, directory: str) -> bool:
+        """The same; there are no others."""
+        return is_directory_key(directory) and self.exists(directory)
+
     # ---------------------------------------------------------------- finding
 
     def _new(self, stat: Stat) -> _Inode:

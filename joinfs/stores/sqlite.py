@@ -83,6 +83,12 @@ class SQLiteStore(Store):
     def is_connected(self) -> bool:
         return self._open is not None and self._open.is_open()
 
+    def watch(self, directory: str) -> bool:
+        """The same, of the whole database: of any change that others make it is told that everything may have changed."""
+        if not is_directory_key(directory) or not self.exists(directory):
+            return False
+        return self._connections().watch(lambda: self._tell_changed(None))
+
     def _connections(self) -> Connections:
         if self._open is None:
             self._check_connected()

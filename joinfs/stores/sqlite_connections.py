@@ -10,11 +10,12 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from joinfs.errors import NotConnected, StoreLocked, StoreUnavailable
 from joinfs.stores.sqlite_schema import connect, explained, explanation, open_database, shrink
+from joinfs.stores.sqlite_watching import PAUSE, Others
 
 # More than this many stay open only while they are lent: each is two descriptors and its page cache.
 IDLE = 8
@@ -48,6 +49,7 @@ class Connections:
         self._closed = False
         self._writer = threading.Lock()
         self._held = _Held()
+        self._others: Others | None = None
         first, self.writable = open_database(path, name, read_only, timeout)
         self._idle = [first]
 
@@ -58,6 +60,9 @@ class Connections:
     def close(self) -> None:
         """Close what is not lent; what is lent closes when it is given back, a stream's when it is closed."""
         self._closed = True
+        others, self._others = self._others, None
+        if others is not None and os.getpid() == self._process:
+            others.close()
         if self.writable and self._idle and os.getpid() == self._process:
             shrink(self._idle[-1])
         self._close_idle()
@@ -79,6 +84,9 @@ class Connections:
                 return self._idle.pop(0)
         except IndexError:
             pass
+        return self._new()
+
+    def _new(self) -> sqlite3.Connection:
         return connect(self._path, "rw" if self.writable else "ro", self._timeout)
 
     def give(self, connection: sqlite3.Connection, for_stream: bool = False) -> None:
@@ -106,6 +114,27 @@ class Connections:
                     connection.close()
                 else:
                     _inherited.append(connection)
+
+    def watch(self, tell: Callable[[], object]) -> bool:
+        """Call a function, from now on, when others have written to the file; answer whether that can be.
+
+        Not now, if some thread is writing, and goes on.
+        """
+        if self._others is None and self.held() is None and self._writer.acquire(timeout=PAUSE):
+            try:
+                self._begin_to_watch(tell)
+            finally:
+                self._writer.release()
+        return self._others is not None
+
+    def _begin_to_watch(self, tell: Callable[[], object]) -> None:
+        if self._others is not None or not self.is_open():
+            return
+        observer = self._new()
+        try:
+            self._others = Others(self._path, observer, self._writer, tell, self.name)
+        except (OSError, sqlite3.Error):
+            observer.close()
 
     def held(self) -> sqlite3.Connection | None:
         """The connection on which this thread writes, if it does."""
@@ -151,11 +180,16 @@ class Connections:
         try:
             with explained(self.name):
                 connection.execute("BEGIN IMMEDIATE")
+            others = self._others
+            if others is not None:
+                others.begun(connection)
             self._held.connection = connection
             yield connection
             self._check_begun(connection)
             with explained(self.name):
                 connection.execute("COMMIT")
+            if others is not None:
+                others.committed(connection)
         finally:
             self._held.connection = None
             self.give(connection)

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, TypeVar
 from joinfs.errors import InvalidKey, ReadOnly, StoreUnavailable
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, check_key, directory_key
+from joinfs.stores.telling import Subscriber
 from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value, new_stat
 
 T = TypeVar("T")
@@ -95,6 +96,43 @@ class View(Store):
 
     def sync(self, key: str | None = None) -> None:
         self.store.sync(None if key is None else self._key(key))
+
+    # ---------------------------------------------------------------- being told of changes
+
+    def subscribe(self, function: Subscriber) -> None:
+        """The same; it is told of what is written through the other store, this way or not."""
+        with self._subscribing:
+            super().subscribe(function)
+            self.store.subscribe(self._told)
+
+    def unsubscribe(self, function: Subscriber) -> None:
+        with self._subscribing:
+            super().unsubscribe(function)
+            if not self._subscribers:
+                self.store.unsubscribe(self._told)
+
+    def watch(self, directory: str) -> bool:
+        try:
+            return self.store.watch(self._key(directory))
+        except KeyError:
+            return False
+
+    def unwatch(self, directory: str) -> None:
+        with contextlib.suppress(KeyError):
+            self.store.unwatch(self._key(directory))
+
+    def _tell_written(self, keys: tuple[str, ...]) -> None:
+        """The other store's matter, which tells us as well."""
+
+    def _told(self, key: str | None) -> None:
+        """Of what the other store was told to have changed, tell what can be seen from here."""
+        prefix = self._prefix
+        if key is None or (key.endswith("/") and prefix.startswith(key)):
+            self._tell_changed(None)
+        elif key.startswith(prefix):
+            self._tell_changed(key[len(prefix) :])
+        elif key + "/" == prefix:
+            self._tell_changed(ROOT)
 
     # ---------------------------------------------------------------- writing
 
