@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from joinfs import __version__
 from joinfs.config import DRIVERS, MountConfig, parse_options, parse_store
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     mount.add_argument("-o", dest="options", metavar="OPT[,OPT...]", action="append", default=[], help="mount options: ro, allow_other, attr_timeout=SECONDS, ...")
     mount.add_argument("--driver", choices=DRIVERS, default="auto", help="how to speak to the kernel")
     mount.add_argument("--read-only", action="store_true", help="take no changes; the same as -o ro")
+    mount.add_argument("--stats", action="store_true", help="at the end, with -f, print how often the kernel asked for what, and how long that took")
     mount.add_argument("--log-file", metavar="F", help="where the server writes its log")
     mount.add_argument("stores", metavar="STORE", nargs="+", help="what to join")
     mount.add_argument("mountpoint", metavar="MOUNTPOINT", help="an empty directory, as a rule")
@@ -67,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _config(given: argparse.Namespace) -> MountConfig:
     try:
         options = parse_options([*given.options, *(["ro"] if given.read_only else [])])
+        options = replace(options, stats=given.stats)
         stores = tuple(parse_store(text) for text in given.stores)
     except UsageError as error:
         print(f"joinfs: {error}", file=sys.stderr)

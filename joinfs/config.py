@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from joinfs.errors import UsageError
 
-DRIVERS = ("auto", "fusepy")
+DRIVERS = ("auto", "devfuse", "fusepy")
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*)=(.+)", re.DOTALL)
 
 
@@ -28,9 +28,12 @@ class MountOptions:
         allow_other: Let other users in; None is "if root mounts".
         suid, dev, exec: Honour set-user-ID bits, devices, executables.
         atime: Let the kernel ask for access times.
-        attr_timeout, entry_timeout: Seconds for which the kernel believes attributes, and names.
-        negative_timeout: Seconds for which the kernel believes that a name is not there.
+        attr_timeout, entry_timeout: Seconds for which the kernel believes attributes, and names; None is the driver's choice.
+        negative_timeout: Seconds for which the kernel believes that a name is not there; None likewise.
+        lower_ttl: Seconds for which it believes anything where nobody tells us if it changes.
+        passthrough: Let the kernel read and write local files past us, where it can.
         fsname: What mount(8) shows as the source.
+        stats: Count the kernel's requests, and print them at the end.
     """
 
     read_only: bool = False
@@ -39,10 +42,13 @@ class MountOptions:
     dev: bool = False
     exec: bool = True
     atime: bool = False
-    attr_timeout: float = 1.0
-    entry_timeout: float = 1.0
-    negative_timeout: float = 0.0
+    attr_timeout: float | None = None
+    entry_timeout: float | None = None
+    negative_timeout: float | None = None
+    lower_ttl: float = 1.0
+    passthrough: bool = True
     fsname: str = "joinfs"
+    stats: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +101,15 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "noexec": {"exec": False},
     "atime": {"atime": True},
     "noatime": {"atime": False},
+    "passthrough": {"passthrough": True},
+    "nopassthrough": {"passthrough": False},
     "default_permissions": {},  # always so
 }
 _VALUES: dict[str, Callable[[str, str], Any]] = {
     "attr_timeout": _seconds,
     "entry_timeout": _seconds,
     "negative_timeout": _seconds,
+    "lower_ttl": _seconds,
     "fsname": _word,
 }
 

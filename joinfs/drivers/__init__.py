@@ -1,5 +1,6 @@
 """Drivers: what stands between the kernel and the file system's operations."""
 
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
@@ -32,6 +33,21 @@ def pick(name: str) -> Driver:
     """
     if name not in DRIVERS:
         raise UsageError(f"there is no driver {name!r}; there are {', '.join(DRIVERS)}")
+    if name == "auto":
+        name = "devfuse" if sys.platform == "linux" else "fusepy"
+    return _devfuse() if name == "devfuse" else _fusepy()
+
+
+def _devfuse() -> Driver:
+    if sys.platform != "linux":
+        raise MountError("the driver devfuse is for Linux; use --driver fusepy")
+    # Here, because importing joinfs must be quick.
+    from joinfs.drivers.devfuse import DevfuseDriver  # noqa: PLC0415
+
+    return DevfuseDriver()
+
+
+def _fusepy() -> Driver:
     try:
         # Here, because importing joinfs must not need libfuse.
         from joinfs.drivers.fusepy import FusepyDriver  # noqa: PLC0415

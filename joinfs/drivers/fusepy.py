@@ -158,8 +158,7 @@ class PathOperations:
         self._operations.setattr(self._node(path), mode=stat_module.S_IMODE(mode))
 
     def chown(self, path: str, uid: int, gid: int) -> None:
-        owner = {"uid": None if uid == -1 else uid, "gid": None if gid == -1 else gid}
-        self._operations.setattr(self._node(path), **owner)
+        self._operations.setattr(self._node(path), uid=None if uid == -1 else uid, gid=None if gid == -1 else gid)
 
     def truncate(self, path: str | None, length: int, handle: int | None = None) -> None:
         node = self._operations.node_of(handle or 0) if path is None else self._node(path)
@@ -249,14 +248,14 @@ class PathOperations:
         return self._operations.opendir(self._node(path))
 
     def readdir(self, path: str | None, handle: int) -> Iterator[tuple[str, dict[str, int], int]]:
-        for entry in self._operations.readdir(handle, 0):
+        for entry in self._operations.readdir(self._operations.directory_of(handle), 0):
             yield latin(entry.name), {"st_ino": entry.ino, "st_mode": entry.mode}, 0
 
     def releasedir(self, path: str | None, handle: int) -> None:
         self._operations.releasedir(handle)
 
     def fsyncdir(self, path: str | None, datasync: int, handle: int) -> None:
-        self._operations.fsyncdir(handle, bool(datasync))
+        self._operations.fsyncdir(self._operations.directory_of(handle), bool(datasync))
 
     # ---------------------------------------------------------------- extended attributes
 
@@ -305,9 +304,9 @@ class FusepyDriver:
             "dev": options.dev and as_root,
             "noexec": not options.exec,
             "noatime": not options.atime,
-            "attr_timeout": options.attr_timeout,
-            "entry_timeout": options.entry_timeout,
-            "negative_timeout": options.negative_timeout,
+            "attr_timeout": options.lower_ttl if options.attr_timeout is None else options.attr_timeout,
+            "entry_timeout": options.lower_ttl if options.entry_timeout is None else options.entry_timeout,
+            "negative_timeout": options.negative_timeout or 0.0,
             "fsname": options.fsname,
             "subtype": "joinfs",
         }

@@ -6,8 +6,8 @@ metadata. *Ranged*: nowhere; ranges are read from the store when they are asked 
 local or ranged; the first write makes it local (of the first store's copy) or staged, for all its
 handles, so who opened the file before sees what is written after.
 
-Locks are taken in this order: the node table's, where a name must stay what it is meanwhile, then the
-content's own.
+Locks are taken in this order: ``changing`` of the node table, where a name must stay what it is meanwhile,
+then the content's own.
 """
 
 import contextlib
@@ -19,7 +19,8 @@ from typing import BinaryIO
 
 from joinfs.errors import InvalidArgument, NoSuchOffset, Unsupported
 from joinfs.filesystem.allocate import fallocate
-from joinfs.filesystem.nodes import Node, NodeTable
+from joinfs.filesystem.nodes import Node
+from joinfs.filesystem.table import NodeTable
 from joinfs.stores import Stat, Store
 from joinfs.stores.value import MEBIBYTE, RangeStream, now
 
@@ -51,21 +52,64 @@ class Content:
         self._mtime: int | None = None
         self._staged = False
         self._writable = False
+        self._is_shared = False
+        self._is_ranged = not store.capabilities.local
+        self._seen: tuple[int, ...] = ()
         self.handles = 0
 
     # ---------------------------------------------------------------- where it is
 
     @property
+    def is_staged(self) -> bool:
+        """Whether it has data that is put into the store by ``commit`` alone."""
+        return self._staged
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether it is where writes go."""
+        return self._writable
+
+    @property
     def is_dirty(self) -> bool:
         """Whether there is staged data that the store does not have."""
-        return self._staged and self._writes != self._committed
+        return self._staged and (self._writes != self._committed or self._stamp() != self._seen)
+
+    def _stamp(self) -> tuple[int, ...]:
+        """What another write to the staged data would change: also one of the kernel's, past us."""
+        if not self._is_shared:
+            return ()
+        native = os.fstat(self._descriptor)
+        return native.st_size, native.st_mtime_ns, native.st_ctime_ns
+
+    def _see(self) -> None:
+        """What the kernel has written past us until now counts as a write; its time does not any more."""
+        stamp = self._stamp()
+        if self._staged and stamp != self._seen:
+            self._writes += 1
+            self._seen = stamp
+
+    def descriptor(self, only_in_place: bool) -> int | None:
+        """Answer the descriptor of a local file that has the data, to be read and written by the kernel past us."""
+        with self._lock:
+            if only_in_place and self._descriptor < 0 and not self._node.is_unlinked:
+                with contextlib.suppress(Unsupported, KeyError):
+                    self._descriptor = self._store.open_in_place(self._node.key())
+            if self._descriptor < 0:
+                return None
+            if self._staged and not self._is_shared:
+                self._is_shared = True
+                self._seen = self._stamp()
+            return self._descriptor
 
     def open_to_read(self) -> None:
         """Have something to read from."""
         with self._lock:
-            if self._descriptor < 0 and self._store.capabilities.local and not self._node.is_unlinked:
-                with contextlib.suppress(Unsupported):
-                    self._descriptor = self._store.open_local(self._node.key(), os.O_RDONLY)
+            if self._descriptor >= 0 or self._is_ranged or self._node.is_unlinked:
+                return
+            try:
+                self._descriptor = self._store.open_local(self._node.key(), os.O_RDONLY)
+            except Unsupported:
+                self._is_ranged = True
 
     def open_to_write(self, truncate: bool = False) -> None:
         """Have something to write to: copied up, or staged.
@@ -73,7 +117,7 @@ class Content:
         Args:
             truncate: The data there is will be dropped, so need not be copied; it is empty afterwards.
         """
-        with self._nodes.lock, self._lock:
+        with self._nodes.changing, self._lock:
             if not self._writable and not self._open_local_to_write(truncate):
                 self._stage(truncate)
             elif truncate:
@@ -127,14 +171,18 @@ class Content:
 
     def keep(self) -> None:
         """Before the node's last name goes: have the data where it can be read without one."""
-        with self._nodes.lock, self._lock:
-            if self._descriptor < 0 and self.handles:
-                self._stage(empty=False)
+        with self._nodes.changing, self._lock:
+            if self.handles:
+                self.open_to_read()
+                if self._descriptor < 0:
+                    self._stage(empty=False)
 
     # ---------------------------------------------------------------- reading and writing
 
     def read(self, offset: int, size: int) -> bytes:
         """Answer up to ``size`` bytes from ``offset``; short only at the end."""
+        if self._descriptor < 0 and not self._is_ranged:
+            self.open_to_read()
         descriptor = self._descriptor
         if descriptor >= 0:
             return os.pread(descriptor, size, offset)
@@ -195,7 +243,7 @@ class Content:
         """
         if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
             raise InvalidArgument(f"whence {whence}")
-        size = self.current(self._node.stat).size
+        size = self.current(self._nodes.refresh(self._node)).size
         if offset < 0 or offset >= size:
             raise NoSuchOffset(f"offset {offset} is not in a file of {size} bytes")
         if self._descriptor < 0:
@@ -220,7 +268,8 @@ class Content:
                 return stat._replace(
                     size=native.st_size, mtime=native.st_mtime_ns, ctime=native.st_ctime_ns, atime=native.st_atime_ns
                 )
-            mtime = stat.mtime if self._mtime is None else self._mtime
+            written = self._last_write(self._stamp())
+            mtime = stat.mtime if written is None else written
             return stat._replace(size=native.st_size, mtime=mtime, ctime=max(stat.ctime, mtime))
 
     def times_were_set(self, atime: int | None, mtime: int | None) -> None:
@@ -228,6 +277,7 @@ class Content:
         with self._lock:
             if mtime is not None:
                 self._mtime = None
+                self._see()
             if self._writable and not self._staged and self._node.is_unlinked:
                 native = os.fstat(self._descriptor)
                 times = (native.st_atime_ns if atime is None else atime, native.st_mtime_ns if mtime is None else mtime)
@@ -244,26 +294,41 @@ class Content:
         Raises:
             StoreError, OSError: As ``Store.put``.
         """
-        with self._nodes.lock, self._lock:
-            if not self.is_dirty or self._node.is_unlinked:
-                return
-            writes = self._writes
-            key = self._node.key()
-            stat, metadata, xattrs = self._attributes_in_store(key)
-            size = os.fstat(self._descriptor).st_size
-            if self._mtime is not None:
-                stat = stat._replace(mtime=self._mtime)
-            with self._stream(size) as data:
-                made = self._store.put(key, stat._replace(size=size), data, metadata, xattrs)
-            self._committed, self._mtime = writes, None
-            self._nodes.changed(self._node)
+        if not self._staged:
+            return
+        with self._nodes.changing, self._lock:
+            if self.is_dirty and not self._node.is_unlinked:
+                key = self._node.key()
+                self._put(key, *self._attributes_in_store(key))
+
+    def put(self, key: str) -> Stat:
+        """Put the data of an unnamed node into the store, where nothing is; errors as for ``commit``."""
+        with self._nodes.changing, self._lock:
+            return self._put(key, self._node.stat or Stat(self._node.kind), {}, {})
+
+    def _put(self, key: str, stat: Stat, metadata: dict[str, object], xattrs: dict[str, bytes]) -> Stat:
+        writes, seen = self._writes, self._stamp()
+        size = os.fstat(self._descriptor).st_size
+        mtime = self._last_write(seen)
+        if mtime is not None:
+            stat = stat._replace(mtime=mtime)
+        with self._stream(size) as data:
+            made = self._store.put(key, stat._replace(size=size), data, metadata, xattrs)
+        self._committed, self._seen, self._mtime = writes, seen, None
+        self._nodes.changed(self._node)
+        with self._nodes.lock:
             self._nodes.update(self._node, made)
+        return made
+
+    def _last_write(self, seen: tuple[int, ...]) -> int | None:
+        """When something was last written, if nobody has set another time since and the store does not know."""
+        return seen[1] if seen != self._seen else self._mtime
 
     def _attributes_in_store(self, key: str) -> tuple[Stat, dict[str, object], dict[str, bytes]]:
         try:
             return self._store.stat(key), self._store.get_metadata(key), self._store.get_xattrs(key)
         except KeyError:  # deleted behind our back: what was written is still what its writer wants there
-            return self._node.stat, {}, {}
+            return self._node.stat or Stat(self._node.kind | 0o600), {}, {}
 
     def _stream(self, size: int) -> BinaryIO:
         descriptor = self._descriptor

@@ -1,10 +1,13 @@
 """The verbs on open files."""
 
 import os
+import stat as stat_module
 
 from joinfs.errors import BadHandle, InvalidArgument, IsADirectory
 from joinfs.filesystem.handles import FileHandle
+from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.state import State
+from joinfs.stores.value import now
 
 COPY_SIZE = 1 << 20
 
@@ -12,15 +15,21 @@ COPY_SIZE = 1 << 20
 class FileVerbs(State):
     """Verbs on regular files. SEMANTICS.md, Open files."""
 
-    def open(self, node: int, flags: int) -> int:
+    def open(self, node: int, flags: int, kill_suidgid: bool = False, lazily: bool = False) -> int:
         """Open a regular file and answer a handle.
 
         Opening to write copies up, or stages; ``O_TRUNC`` is done at once.
+
+        Args:
+            node: The file.
+            flags: As open(2) has them.
+            kill_suidgid: Take the set-user-ID bit away, and the set-group-ID bit, if it is truncated.
+            lazily: To read, ask the store for nothing before something is read.
         """
         found = self._nodes[node]
-        if found.stat.is_directory:
+        if found.is_directory:
             raise IsADirectory("a directory is opened with opendir")
-        if not found.stat.is_file:
+        if not found.is_file:
             raise InvalidArgument("only a regular file can be opened here")
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         truncate = bool(flags & os.O_TRUNC)
@@ -30,12 +39,60 @@ class FileVerbs(State):
         try:
             if writing or truncate:
                 content.open_to_write(truncate)
-            else:
+                if kill_suidgid:
+                    self.kill_suidgid(node)
+            elif not lazily:
                 content.open_to_read()
         except BaseException:
             self._release(found, content)
             raise
         return self._files.add(FileHandle(found, content, flags))
+
+    def descriptor(self, handle: int, only_in_place: bool = False) -> int | None:
+        """Answer the descriptor of the local file that a handle reads from and writes to, if there is one.
+
+        It stays open for as long as the file is.
+
+        Args:
+            handle: The handle.
+            only_in_place: Of a handle to read: only if writes to the file, too, would go there, so that who reads
+                there sees them.
+        """
+        return self._files[handle].content.descriptor(only_in_place)
+
+    def keeps_staged(self, handle: int) -> bool:
+        """Whether what is written to a handle has to be put into the store when it is closed."""
+        opened = self._files[handle]
+        return opened.writable and opened.content.is_staged
+
+    def kill_suidgid(self, node: int) -> None:
+        """Take the set-user-ID bit away from a file, and the set-group-ID bit if its group may execute it.
+
+        That is what a write does by who is not privileged, and any change of owner.
+        """
+        found = self._nodes[node]
+        mode = self._nodes.refresh(found).mode
+        kept = mode & ~stat_module.S_ISUID
+        if mode & stat_module.S_IXGRP:
+            kept &= ~stat_module.S_ISGID
+        if kept != mode:
+            self._change(found, {"mode": stat_module.S_IMODE(kept)})
+
+    def _change(self, node: Node, changes: dict[str, int]) -> None:
+        """Change attributes, in the store where it has the node still."""
+        with self._nodes.changing:
+            if node.is_unlinked:
+                stat = self._nodes.refresh(node)
+                if "mode" in changes:
+                    changes["mode"] = node.kind | changes["mode"] & 0o7777
+                node.stat = stat.changed(changes, now())
+            else:
+                stat = self._store.set_stat(node.key(), **changes)
+                with self._nodes.lock:
+                    self._nodes.changed(node)
+                    self._nodes.update(node, stat)
+            if node.content is not None:
+                node.content.times_were_set(changes.get("atime"), changes.get("mtime"))
 
     def node_of(self, handle: int) -> int:
         """Answer the node that a handle is open on."""
@@ -45,17 +102,29 @@ class FileVerbs(State):
         """Whether anyone has a node open."""
         return self._nodes[node].content is not None
 
-    def read(self, handle: int, offset: int, size: int) -> bytes:
-        """Answer up to ``size`` bytes from ``offset``; short only at the end of the file."""
+    def read(self, handle: int, offset: int, size: int, for_cache: bool = False) -> bytes:
+        """Answer up to ``size`` bytes from ``offset``; short only at the end of the file.
+
+        Args:
+            handle, offset, size: As for pread(2).
+            for_cache: The kernel reads for its write cache, which it does through any handle.
+        """
         opened = self._files[handle]
-        if not opened.readable:
+        if not (opened.readable or for_cache):
             raise BadHandle("opened for writing only")
         return opened.content.read(offset, size)
 
-    def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
-        """Write ``data`` at ``offset``, or at the end for a handle with ``O_APPEND``; answer its length."""
+    def write(self, handle: int, offset: int, data: bytes | memoryview, from_cache: bool = False) -> int:
+        """Write ``data`` at ``offset``, or at the end for a handle with ``O_APPEND``; answer its length.
+
+        Args:
+            handle, offset, data: As for pwrite(2).
+            from_cache: The kernel's write cache says where the data goes, whatever the flags of the handle.
+        """
         opened = self._writable(handle)
-        return opened.content.append(data) if opened.flags & os.O_APPEND else opened.content.write(offset, data)
+        if opened.flags & os.O_APPEND and not from_cache:
+            return opened.content.append(data)
+        return opened.content.write(offset, data)
 
     def _writable(self, handle: int) -> FileHandle:
         opened = self._files[handle]
@@ -83,6 +152,13 @@ class FileVerbs(State):
             opened.content.commit()
         finally:
             self._release(opened.node, opened.content)
+
+    def syncfs(self) -> None:
+        """Have everything that was written where it survives a loss of power."""
+        for node in self._nodes.opened():
+            if node.content is not None:
+                node.content.commit()
+        self._store.sync()
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         """Allocate, punch or zero a range."""

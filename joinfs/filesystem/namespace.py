@@ -14,7 +14,7 @@ from joinfs.errors import (
 )
 from joinfs.filesystem.handles import FileHandle
 from joinfs.filesystem.nodes import Node
-from joinfs.filesystem.state import Caller, Entry, State
+from joinfs.filesystem.state import Caller, Entry, State, is_told
 from joinfs.stores import Stat
 from joinfs.stores.keys import check_name
 from joinfs.stores.value import new_stat
@@ -36,8 +36,8 @@ class NamespaceVerbs(State):
             NameTooLong: No name is that long.
         """
         directory = self._directory(parent)
-        node = self._nodes.find(directory, name, count=True)
-        return Entry(node.id, node.attributes())
+        self.watch(directory)
+        return self._told(self._nodes.find(directory, name, count=True))
 
     def walk(self, names: "tuple[str, ...] | list[str]") -> int:
         """Answer the node of a path from the root, and count nothing: for drivers that are given paths.
@@ -48,7 +48,7 @@ class NamespaceVerbs(State):
         """
         node = self._nodes.root
         for name in names:
-            if not node.stat.is_directory:
+            if not node.is_directory:
                 raise NotADirectory(name)
             node = self._nodes.find(node, name)
         return node.id
@@ -60,7 +60,7 @@ class NamespaceVerbs(State):
     def readlink(self, node: int) -> bytes:
         """Answer the target of a symlink."""
         found = self._nodes[node]
-        if not found.stat.is_symlink:
+        if not found.is_symlink:
             raise InvalidArgument("not a symlink")
         return self._store.to_bytes(found.key())
 
@@ -70,40 +70,52 @@ class NamespaceVerbs(State):
         """Make a symlink; the entry is counted as by ``lookup``."""
         return self._make(parent, name, stat_module.S_IFLNK | 0o777, caller, target=target)
 
-    def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Entry:
-        """Make a regular file, device, FIFO or socket; the entry is counted as by ``lookup``."""
-        return self._make(parent, name, mode if stat_module.S_IFMT(mode) else mode | stat_module.S_IFREG, caller, rdev)
+    def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller, umask: int = 0) -> Entry:
+        """Make a regular file, device, FIFO or socket; the entry is counted as by ``lookup``.
 
-    def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Entry:
+        ``umask`` here and below are bits that ``mode`` is not to have, unless the directory has a default ACL.
+        """
+        kind = stat_module.S_IFMT(mode) or stat_module.S_IFREG
+        return self._make(parent, name, kind | stat_module.S_IMODE(mode), caller, rdev, umask=umask)
+
+    def mkdir(self, parent: int, name: str, mode: int, caller: Caller, umask: int = 0) -> Entry:
         """Make a directory; the entry is counted as by ``lookup``."""
-        return self._make(parent, name, stat_module.S_IFDIR | stat_module.S_IMODE(mode), caller)
+        return self._make(parent, name, stat_module.S_IFDIR | stat_module.S_IMODE(mode), caller, umask=umask)
 
-    def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller) -> tuple[Entry, int]:
+    def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller, umask: int = 0) -> tuple[Entry, int]:
         """Make a regular file and open it; the entry is counted as by ``lookup``."""
-        entry = self._make(parent, name, stat_module.S_IFREG | stat_module.S_IMODE(mode), caller)
+        entry = self._make(parent, name, stat_module.S_IFREG | stat_module.S_IMODE(mode), caller, umask=umask)
         node = self._nodes[entry.node]
         content = self._content(node)
         content.open_to_write()
         return entry, self._files.add(FileHandle(node, content, flags))
 
     def _make(
-        self, parent: int, name: str, mode: int, caller: Caller, rdev: int = 0, target: bytes | None = None
+        self,
+        parent: int,
+        name: str,
+        mode: int,
+        caller: Caller,
+        rdev: int = 0,
+        target: bytes | None = None,
+        umask: int = 0,
     ) -> Entry:
         self.check_writable()
         check_name(name)
         directory = self._directory(parent)
-        with self._nodes.lock:
+        with self._nodes.changing:
             self._check_absent(directory, name)
-            stat = self._new_stat(directory, mode, caller, rdev)
+            stat = self._new_stat(directory, mode & ~umask, caller, rdev)
             data = None if target is None else io.BytesIO(target)
-            made = self._store.put(self._key_in(directory, name, stat), stat, data)
-            return self._entry(self._added(directory, name, made))
+            made = self._store.put(_key_in(directory, name, stat.is_directory), stat, data)
+            return self._added(directory, name, made)
 
     def _new_stat(self, directory: Node, mode: int, caller: Caller, rdev: int) -> Stat:
         """Attributes of something new: in a set-group-ID directory the group is that of the directory."""
         gid = caller.gid
-        if directory.stat.mode & stat_module.S_ISGID:
-            gid = directory.stat.gid
+        above = self._nodes.refresh(directory)
+        if above.mode & stat_module.S_ISGID:
+            gid = above.gid
             if stat_module.S_ISDIR(mode):
                 mode |= stat_module.S_ISGID
         return new_stat(mode, caller.uid, gid, rdev)
@@ -115,27 +127,53 @@ class NamespaceVerbs(State):
             return
         raise KeyExists(f"{name!r} is there already")
 
-    def _added(self, directory: Node, name: str, stat: Stat) -> Node:
-        self._nodes.names_changed(directory)
-        return self._nodes.add_name(directory, name, stat)
+    def _added(self, directory: Node, name: str, stat: Stat) -> Entry:
+        with self._nodes.lock:
+            self._nodes.names_changed(directory, name)
+            node = self._nodes.add_name(directory, name, stat)
+            self._nodes.count(node)
+        return Entry(node.id, node.attributes(stat), is_told(node))
 
     def link(self, node: int, new_parent: int, new_name: str) -> Entry:
         """Give a file a further name; the entry is counted as by ``lookup``."""
         self.check_writable()
         check_name(new_name)
         found, directory = self._nodes[node], self._directory(new_parent)
-        if found.stat.is_directory:
+        if found.is_directory:
             raise NotPermitted("a directory has one name")
-        with self._nodes.lock:
+        with self._nodes.changing:
             self._check_absent(directory, new_name)
-            if found.content is not None:
-                found.content.commit()
-            stat = self._store.link(found.key(), self._key_in(directory, new_name, found.stat))
-            self._nodes.changed(found)
-            self._nodes.update(found, stat)
-            self._nodes.adopt(found, directory, new_name)
-            self._nodes.names_changed(directory)
+            stat = self._linked(found, _key_in(directory, new_name, False))
+            with self._nodes.lock:
+                self._nodes.names_changed(directory, new_name)
+                self._nodes.adopt(found, directory, new_name)
+                self._nodes.changed(found)
+                self._nodes.update(found, stat)
             return self._entry(found)
+
+    def _linked(self, node: Node, key: str) -> Stat:
+        if node.is_unlinked:
+            # linkat(2) of an O_TMPFILE; the kernel sees to it that it is nothing else.
+            if node.content is None:
+                raise KeyError(key)
+            return node.content.put(key)
+        if node.content is not None:
+            node.content.commit()
+        return self._store.link(node.key(), key)
+
+    def tmpfile(self, parent: int, mode: int, flags: int, caller: Caller, umask: int = 0) -> tuple[Entry, int]:
+        """Make a regular file without a name and open it; the entry is counted as by ``lookup``.
+
+        See Also:
+            O_TMPFILE in open(2).
+        """
+        self.check_writable()
+        directory = self._directory(parent)
+        stat = self._new_stat(directory, stat_module.S_IFREG | stat_module.S_IMODE(mode & ~umask), caller, 0)
+        node = self._nodes.add_unnamed(stat, directory.prefix())
+        content = self._content(node)
+        content.open_to_write(truncate=True)
+        return Entry(node.id, node.attributes(stat)), self._files.add(FileHandle(node, content, flags))
 
     # ---------------------------------------------------------------- removing
 
@@ -143,28 +181,34 @@ class NamespaceVerbs(State):
         """Remove a name that is not a directory's. Who has the file open keeps it."""
         self.check_writable()
         directory = self._directory(parent)
-        with self._nodes.lock:
-            node = self._nodes.find(directory, name)
-            if node.stat.is_directory:
+        with self._nodes.changing:
+            node = self._nodes.known(directory, name)
+            if node.is_directory:
                 raise IsADirectory(f"{name!r} is a directory")
-            self._before_losing(node)
-            self._store.delete(self._key_in(directory, name, node.stat))
-            self._nodes.remove_name(directory, name)
+            self._remove(directory, name, node)
 
     def rmdir(self, parent: int, name: str) -> None:
         """Remove an empty directory."""
         self.check_writable()
         directory = self._directory(parent)
-        with self._nodes.lock:
-            node = self._nodes.find(directory, name)
-            if not node.stat.is_directory:
+        with self._nodes.changing:
+            node = self._nodes.known(directory, name)
+            if not node.is_directory:
                 raise NotADirectory(f"{name!r} is not a directory")
-            self._store.delete(self._key_in(directory, name, node.stat))
+            self._remove(directory, name, node)
+
+    def _remove(self, directory: Node, name: str, node: Node) -> None:
+        self._before_losing(node)
+        self._store.delete(_key_in(directory, name, node.is_directory))
+        with self._nodes.lock:
             self._nodes.remove_name(directory, name)
 
     def _before_losing(self, node: Node) -> None:
         """A name of the node goes: if it is the last, open handles must not need it; if not, it must be whole."""
+        if node.is_directory:
+            self._nodes.refresh(node)  # who stands in it goes on seeing what it was
         if node.content is not None:
+            self._nodes.refresh(node)
             if len(node.names) > 1:
                 node.content.commit()
             else:
@@ -183,16 +227,16 @@ class NamespaceVerbs(State):
         directory, new_directory = self._directory(parent), self._directory(new_parent)
         if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:
             raise InvalidArgument(f"rename flags {flags:#x}")
-        with self._nodes.lock:
-            node = self._nodes.find(directory, name)
+        with self._nodes.changing:
+            node = self._nodes.known(directory, name)
             target = self._find_or_none(new_directory, new_name)
             if flags == RENAME_NOREPLACE and target is not None:
                 raise KeyExists(f"{new_name!r} is there already")
             self._check_not_inside(node, new_directory)
             if flags == RENAME_EXCHANGE:
-                self._exchange(directory, name, new_directory, new_name)
+                self._exchange(node, directory, name, new_directory, new_name)
             elif node is not target:
-                self._move(directory, name, new_directory, new_name, target)
+                self._move(node, directory, name, new_directory, new_name, target)
 
     def _find_or_none(self, directory: Node, name: str) -> Node | None:
         try:
@@ -202,44 +246,49 @@ class NamespaceVerbs(State):
 
     def _check_not_inside(self, node: Node, directory: Node) -> None:
         above = directory
-        while above is not self._nodes.root:
+        while above.parent is not None:
             if above is node:
                 raise InvalidArgument("a directory cannot be moved into itself")
-            above = above.names[0][0]
+            above = above.parent
 
-    def _move(self, directory: Node, name: str, new_directory: Node, new_name: str, target: Node | None) -> None:
-        node = directory.children[name]
+    def _move(
+        self, node: Node, directory: Node, name: str, new_directory: Node, new_name: str, target: Node | None
+    ) -> None:
         if target is not None:
             self._check_replaceable(node, target)
             self._before_losing(target)
-        old = self._key_in(directory, name, node.stat)
-        self._store.rename(old, self._key_in(new_directory, new_name, node.stat))
-        if target is not None:
-            self._nodes.remove_name(new_directory, new_name)
-        self._nodes.move_name(directory, name, new_directory, new_name)
+        old = _key_in(directory, name, node.is_directory)
+        self._store.rename(old, _key_in(new_directory, new_name, node.is_directory))
+        with self._nodes.lock:
+            if target is not None:
+                self._nodes.remove_name(new_directory, new_name)
+            self._nodes.move_name(directory, name, new_directory, new_name)
 
     def _check_replaceable(self, node: Node, target: Node) -> None:
-        if node.stat.is_directory and not target.stat.is_directory:
+        if node.is_directory and not target.is_directory:
             raise NotADirectory("a directory cannot replace what is not one")
-        if target.stat.is_directory and not node.stat.is_directory:
+        if target.is_directory and not node.is_directory:
             raise IsADirectory("only a directory can replace a directory")
-        if target.stat.is_directory and any(True for _ in self._store.list(target.key())):
+        if target.is_directory and any(True for _ in self._store.list(target.key())):
             raise DirectoryNotEmpty("the directory to be replaced has entries")
 
-    def _exchange(self, directory: Node, name: str, other_directory: Node, other_name: str) -> None:
-        node = directory.children[name]
-        other = self._nodes.find(other_directory, other_name)
+    def _exchange(self, node: Node, directory: Node, name: str, other_directory: Node, other_name: str) -> None:
+        other = self._nodes.known(other_directory, other_name)
         self._check_not_inside(other, directory)
         if node is other:
             return
-        self._store.exchange(
-            self._key_in(directory, name, node.stat), self._key_in(other_directory, other_name, other.stat)
-        )
-        self._nodes.swap_names(directory, name, other_directory, other_name)
+        keys = _key_in(directory, name, node.is_directory), _key_in(other_directory, other_name, other.is_directory)
+        self._store.exchange(*keys)
+        with self._nodes.lock:
+            if directory.child(name) is node and other_directory.child(other_name) is other:
+                self._nodes.swap_names(directory, name, other_directory, other_name)
+            else:
+                self._nodes.names_changed(directory, name)
+                self._nodes.names_changed(other_directory, other_name)
 
-    def _key_in(self, directory: Node, name: str, stat: Stat) -> str:
-        path = directory.path()
-        return (f"{path}/{name}" if path else name) + ("/" if stat.is_directory else "")
+
+def _key_in(directory: Node, name: str, is_directory: bool) -> str:
+    return directory.prefix() + name + ("/" if is_directory else "")
 
 
 def access_allowed(stat: Stat, mask: int, uid: int, gids: "frozenset[int]") -> bool:

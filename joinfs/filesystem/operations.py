@@ -18,7 +18,7 @@ from joinfs.filesystem.directories import DirectoryVerbs
 from joinfs.filesystem.io import FileVerbs
 from joinfs.filesystem.namespace import NamespaceVerbs, access_allowed
 from joinfs.filesystem.nodes import ROOT, Node
-from joinfs.filesystem.state import NOW, Caller, DirectoryEntry, Entry, Settings
+from joinfs.filesystem.state import NOW, Caller, DirectoryEntry, Entry, Settings, is_told
 from joinfs.filesystem.xattrs import XattrVerbs
 from joinfs.stores import Usage
 from joinfs.stores.value import now
@@ -38,9 +38,11 @@ class Operations(NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
         Raises:
             KeyError: It has gone.
         """
-        found = self._nodes[node]
-        self._nodes.refresh(found)
-        return found.attributes()
+        return self._attributes(self._nodes[node])
+
+    def is_told(self, node: int) -> bool:
+        """Whether the driver will be told if others change a node."""
+        return is_told(self._nodes[node])
 
     def setattr(
         self,
@@ -53,6 +55,7 @@ class Operations(NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
         atime: int | None = None,
         mtime: int | None = None,
         handle: int | None = None,
+        kill_suidgid: bool = False,
     ) -> Attributes:
         """Change attributes of a node and answer all of them.
 
@@ -62,23 +65,26 @@ class Operations(NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
             size: Bytes to cut or lengthen the data to.
             atime, mtime: Nanoseconds, or ``NOW``. None, here and above, is "leave".
             handle: An open handle on the node, if the kernel gave one.
+            kill_suidgid: Take the set-user-ID bit away, and the set-group-ID bit; a change of owner does so anyway.
         """
         self.check_writable()
         found = self._nodes[node]
         if size is not None:
             self._truncate(found, size)
+        if kill_suidgid or (found.is_file and mode is None and (uid is not None or gid is not None)):
+            self.kill_suidgid(node)
         moment = now()
         times = {"atime": moment if atime == NOW else atime, "mtime": moment if mtime == NOW else mtime}
         wanted = {"mode": mode, "uid": uid, "gid": gid, **times}
         changes = {name: value for name, value in wanted.items() if value is not None}
         if changes:
             self._change(found, changes)
-        return found.attributes()
+        return self._attributes(found)
 
     def _truncate(self, node: Node, size: int) -> None:
-        if node.stat.is_directory:
+        if node.is_directory:
             raise IsADirectory("a directory has no length to set")
-        if size < 0 or not node.stat.is_file:
+        if size < 0 or not node.is_file:
             raise InvalidArgument(f"cannot be {size} bytes long")
         content = self._content(node)
         try:
@@ -87,20 +93,6 @@ class Operations(NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
                 content.commit()
         finally:
             self._release(node, content)
-        self._nodes.refresh(node)
-
-    def _change(self, node: Node, changes: dict[str, int]) -> None:
-        with self._nodes.lock:
-            if node.is_unlinked:
-                if "mode" in changes:
-                    changes["mode"] = node.stat.kind | changes["mode"] & 0o7777
-                node.stat = node.stat.changed(changes, now())
-            else:
-                stat = self._store.set_stat(node.key(), **changes)
-                self._nodes.changed(node)
-                self._nodes.update(node, stat)
-            if node.content is not None:
-                node.content.times_were_set(changes.get("atime"), changes.get("mtime"))
 
     def access(self, node: int, mask: int, caller: Caller) -> None:
         """Return if permission bits allow ``mask`` to the caller.
@@ -109,16 +101,33 @@ class Operations(NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
             PermissionDenied: They do not.
         """
         found = self._nodes[node]
-        self._nodes.refresh(found)
-        if mask & os.W_OK and (found.stat.is_file or found.stat.is_directory):
+        stat = self._nodes.refresh(found)
+        if mask & os.W_OK and (stat.is_file or stat.is_directory):
             self.check_writable()
-        if not access_allowed(found.stat, mask & 7, caller.uid, _groups(caller)):
+        if not access_allowed(stat, mask & 7, caller.uid, _groups(caller)):
             raise PermissionDenied("the permission bits do not allow it")
 
     @property
     def is_thread_safe(self) -> bool:
         """Whether verbs may be called from several threads at once."""
         return self._store.capabilities.thread_safe
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether any verb may have to wait for a store that is slow to answer."""
+        return False
+
+    @property
+    def has_acls(self) -> bool:
+        """Whether POSIX ACLs can be kept."""
+        return False
+
+    def is_watched(self, node: int) -> bool:
+        """Whether the driver will be told of names that others make in a directory."""
+        return self._nodes[node].watched
+
+    def tell(self, kernel: object) -> None:
+        pass
 
     def statfs(self) -> Usage:
         """Answer how much room there is."""

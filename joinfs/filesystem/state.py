@@ -1,13 +1,13 @@
 """What all verbs share: the store, the nodes, the open handles, and the tuples they speak in."""
 
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from joinfs.errors import NotADirectory, ReadOnly
 from joinfs.filesystem.attributes import Attributes
 from joinfs.filesystem.content import Content
 from joinfs.filesystem.handles import FileHandle, Handles
-from joinfs.filesystem.nodes import Node, NodeTable
+from joinfs.filesystem.nodes import Node
+from joinfs.filesystem.table import NodeTable
 from joinfs.stores import Stat, Store
 
 NOW: Final = -1
@@ -22,19 +22,30 @@ class Caller(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A node by number, with its attributes."""
+    """A node by number, with its attributes.
+
+    Attributes:
+        told: Whether the driver will be told if others change what the name stands for, or the attributes.
+    """
 
     node: int
     attributes: Attributes
+    told: bool = False
 
 
 class DirectoryEntry(NamedTuple):
-    """One entry of a listing; ``offset`` is where the listing goes on after it."""
+    """One entry of a listing.
+
+    Attributes:
+        offset: Where the listing goes on after it.
+        entry: The node, where it was counted that the kernel knows it.
+    """
 
     name: str
     ino: int
     mode: int
     offset: int
+    entry: Entry | None = None
 
 
 class Settings(NamedTuple):
@@ -53,16 +64,6 @@ class Settings(NamedTuple):
     staging_directory: str | None = None
 
 
-class DirectoryHandle:
-    """An open directory: a snapshot of its entries, taken when it is read from the start."""
-
-    __slots__ = ("entries", "node")
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.entries: Sequence[tuple[str, Stat]] | None = None
-
-
 class State:
     """The state of a mounted file system, and what its verbs need of it.
 
@@ -74,9 +75,15 @@ class State:
     def __init__(self, store: Store, settings: Settings | None = None) -> None:
         self._store = store
         self._settings = settings or Settings()
-        self._nodes = NodeTable(store, self._settings.entry_ttl, self._settings.idle_nodes)
+        self._nodes = NodeTable(store, self._settings.entry_ttl, self._settings.idle_nodes, self._unwatch)
         self._files: Handles[FileHandle] = Handles()
-        self._directories: Handles[DirectoryHandle] = Handles()
+        self._directories: Handles[Node] = Handles()
+
+    def watch(self, directory: Node) -> None:
+        """See to it that changes that others make in a directory are told, if somebody wants to be told."""
+
+    def _unwatch(self, directory: Node) -> None:
+        """Nothing is known any more of a directory that was watched."""
 
     def check_writable(self) -> None:
         """Raise ``ReadOnly`` if no change is taken."""
@@ -85,13 +92,20 @@ class State:
 
     def _directory(self, number: int) -> Node:
         node = self._nodes[number]
-        if not node.stat.is_directory:
+        if not node.is_directory:
             raise NotADirectory("not a directory")
         return node
 
     def _entry(self, node: Node) -> Entry:
+        """Count that the kernel is told of a node, and answer what it is told."""
         self._nodes.count(node)
-        return Entry(node.id, node.attributes())
+        return self._told(node)
+
+    def _told(self, node: Node) -> Entry:
+        return Entry(node.id, self._attributes(node), is_told(node))
+
+    def _attributes(self, node: Node) -> Attributes:
+        return node.attributes(self._nodes.refresh(node))
 
     def _content(self, node: Node) -> Content:
         """The content of a node, with one more handle on it."""
@@ -109,4 +123,14 @@ class State:
             if content.handles == 0 and (not content.is_dirty or node.is_unlinked):
                 node.content = None
                 content.close()
+                if content.is_writable:  # the kernel may have written past us
+                    self._nodes.changed(node)
                 self._nodes.settle(node)
+
+
+def is_told(node: Node) -> bool:
+    """Whether we are told if others change a node, or what its name stands for."""
+    parent = node.parent
+    if parent is None or not parent.watched:
+        return node.watched and parent is None
+    return node.watched if node.is_directory else node.linked is None

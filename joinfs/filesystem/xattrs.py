@@ -84,7 +84,7 @@ class XattrVerbs(State):
         found = self._nodes[node]
         if len(value) > MOST_BYTES:
             raise ValueTooLarge(f"{name} of {len(value)} bytes")
-        with self._nodes.lock:
+        with self._nodes.changing:
             if name.startswith(USER):
                 self._set_metadata(found, name, value, flags)
                 return
@@ -113,7 +113,7 @@ class XattrVerbs(State):
         """Remove an attribute; errors as for ``setxattr``."""
         self.check_writable()
         found = self._nodes[node]
-        with self._nodes.lock:
+        with self._nodes.changing:
             if name.startswith(USER):
                 self._remove_metadata(found, name)
                 return

@@ -191,6 +191,12 @@ class JoinedStore(Watching):
         found = self._find(key)
         return unmarked_xattrs(found.store.get_xattrs(found.key))
 
+    def open_in_place(self, key: str) -> int:
+        if not is_directory_key(key) and PREFIX not in key:
+            with contextlib.suppress(KeyError):
+                return self._upper.open_in_place(key)
+        raise Unsupported(f"{key!r} would be copied up before it is written")
+
     def open_local(self, key: str, flags: int) -> int:
         """The same; opening to write copies up first, without the data if ``O_TRUNC`` drops it."""
         if flags & os.O_ACCMODE == os.O_RDONLY:

@@ -1,6 +1,7 @@
 """The reading half of the promise that every store keeps; the whole of it is ``Store`` in ``stores/base.py``."""
 
 import io
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -186,6 +187,17 @@ class Reading(ABC):
             ReadOnly: ``O_RDWR`` on a store that takes no writes.
         """
         raise Unsupported(f"{self.name} does not keep {key!r} in a local file")
+
+    def open_in_place(self, key: str) -> int:
+        """Answer a descriptor, to read, of the very file that writes to ``key`` would change; the caller closes it.
+
+        Raises:
+            KeyError: The key is not there.
+            Unsupported: The data is not a local file, or a write would first make another of it (in a join).
+        """
+        if not self.capabilities.writable:
+            raise Unsupported(f"{self.name} takes no writes")
+        return self.open_local(key, os.O_RDONLY)
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
         """Answer the extended attributes of ``key`` outside ``user.``: ``security.*``, ``trusted.*``, ACLs.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, TypeVar
 
-from joinfs.errors import InvalidKey, ReadOnly, StoreUnavailable
+from joinfs.errors import InvalidKey, ReadOnly, StoreUnavailable, Unsupported
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, check_key, directory_key
 from joinfs.stores.telling import Subscriber
@@ -90,6 +90,9 @@ class View(Store):
 
     def open_local(self, key: str, flags: int) -> int:
         return self._ask(self.store.open_local, key, flags)
+
+    def open_in_place(self, key: str) -> int:
+        return self._ask(self.store.open_in_place, key)
 
     def usage(self) -> Usage:
         return self.store.usage()
@@ -248,6 +251,9 @@ class ReadOnlyStore(View):
     def capabilities(self) -> Capabilities:  # type: ignore[override]
         """Those of the other store, without writing."""
         return self.store.capabilities._replace(writable=False)
+
+    def open_in_place(self, key: str) -> int:
+        raise Unsupported(f"{self.name} takes no writes")
 
     def open_local(self, key: str, flags: int) -> int:
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:

@@ -69,11 +69,7 @@ def read(fs, path):
 
 
 def names(fs, number=ROOT):
-    handle = fs.opendir(number)
-    try:
-        return sorted(entry.name for entry in fs.readdir(handle, 0) if entry.name not in {".", ".."})
-    finally:
-        fs.releasedir(handle)
+    return sorted(entry.name for entry in fs.readdir(number, 0) if entry.name not in {".", ".."})
 
 
 # -------------------------------------------------------------------- names
@@ -197,8 +193,7 @@ def test_inode_numbers_are_those_of_the_next_mount_and_of_listings(fs, store):
     again = Operations(store)
     for path in ("f", "d", "d/g"):
         assert fs.getattr(node(fs, path)).ino == again.getattr(node(again, path)).ino
-    handle = again.opendir(ROOT)
-    listed = {entry.name: entry.ino for entry in again.readdir(handle, 0)}
+    listed = {entry.name: entry.ino for entry in again.readdir(ROOT, 0)}
     assert listed["f"] == fs.getattr(node(fs, "f")).ino
     assert listed["."] == listed[".."] == 1
 
@@ -206,18 +201,17 @@ def test_inode_numbers_are_those_of_the_next_mount_and_of_listings(fs, store):
 def test_offsets_of_a_listing_stay_while_entries_come_and_go(fs):
     for number in range(20):
         fs.mkdir(ROOT, f"n{number:02}", 0o755, ME)
-    handle = fs.opendir(ROOT)
-    first = [next(iterator) for iterator in [fs.readdir(handle, 0)] for _ in range(8)]
+    first = [next(iterator) for iterator in [fs.readdir(ROOT, 0)] for _ in range(8)]
     assert [entry.name for entry in first[:2]] == [".", ".."]
     for entry in first[2:6]:
         if entry.name.startswith("n"):
             fs.rmdir(ROOT, entry.name)
     fs.mkdir(ROOT, "comes", 0o755, ME)
-    rest = list(fs.readdir(handle, first[-1].offset))
+    rest = list(fs.readdir(ROOT, first[-1].offset))
     seen = [entry.name for entry in [*first, *rest]]
     assert len(seen) == len(set(seen))
     assert {f"n{number:02}" for number in range(20)} <= set(seen)
-    assert "comes" in {entry.name for entry in fs.readdir(handle, 0)}
+    assert "comes" in {entry.name for entry in fs.readdir(ROOT, 0)}
 
 
 # -------------------------------------------------------------------- attributes

@@ -185,13 +185,18 @@ class FilesystemActor:
     def exchange(self, first, second):
         self.operations.rename(*self.place(first), *self.place(second), flags=2)
 
+    def listed(self, node):
+        """The entries of a directory, three at a time, each counted once."""
+        entries, offset = [], 0
+        while page := self.operations.readdirplus(node, offset, lambda name: 1, 3):
+            entries += page
+            offset = page[-1].offset
+        return [entry for entry in entries if entry.name not in {".", ".."}]
+
     def seen(self, node=ROOT, prefix=""):
         found = {}
-        handle = self.operations.opendir(node)
-        listing = [e for e in self.operations.readdir(handle, 0) if e.name not in {".", ".."}]
-        self.operations.releasedir(handle)
-        for entry in listing:
-            child = self.operations.lookup(node, entry.name)
+        for entry in self.listed(node):
+            child = entry.entry
             data = None
             if stat_module.S_ISREG(child.attributes.mode):
                 opened = self.operations.open(child.node, os.O_RDONLY)

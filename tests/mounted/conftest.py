@@ -121,8 +121,14 @@ class Server:
         return self.process.wait(TIMEOUT)
 
 
+@pytest.fixture(params=["devfuse", "fusepy"])
+def driver(request):
+    """Each way to speak to the kernel."""
+    return request.param
+
+
 @pytest.fixture
-def mount(user, scratch):
+def mount(user, driver, scratch):
     """Call with stores and a mountpoint's name: mounts them for a with block, and gives the mountpoint."""
     servers = []
 
@@ -132,7 +138,7 @@ def mount(user, scratch):
         make_directory(user, mountpoint)
         interpreter, environment = user.python()
         shared = ["-o", "allow_other"] if user.uid is not None else []
-        command = [interpreter, "-m", "joinfs", "mount", "-f", *shared, *options, *map(str, stores), str(mountpoint)]
+        command = [interpreter, "-m", "joinfs", "mount", "-f", "--driver", driver, *shared, *options, *map(str, stores), str(mountpoint)]
         log = Path(f"{mountpoint}.log")
         with log.open("w") as output:
             process = subprocess.Popen(

@@ -79,6 +79,7 @@ def test_names_that_are_removed_while_open_can_be_made_again_at_once(mnt):
     assert sorted(os.listdir(mnt)) == ["f", "g"]
 
 
+@pytest.mark.parametrize("driver", ["fusepy"], indirect=True)
 def test_nobody_else_may_use_the_names_that_libfuse_hides_files_under(mnt):
     with (mnt / "f").open("rb"), pytest.raises(PermissionError):
         os.rename(mnt / "f", mnt / ".fuse_hidden123456789abcdef0")

@@ -1,0 +1,140 @@
+"""The driver that speaks the kernel's protocol itself, on Linux.
+
+What is agreed on in INIT: listings with attributes, so that a walk is one request for many names; no open
+or close of directories; caches that are kept as long as nobody tells us of a change; and, for root, files
+that the kernel reads and writes past us (passthrough), else its write cache.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+from joinfs.config import MountOptions
+from joinfs.drivers.device import mounted
+from joinfs.drivers.kernel_verbs import KernelVerbs
+from joinfs.drivers.passthrough import Backings
+from joinfs.drivers.session import Session
+from joinfs.drivers.tally import Tally
+from joinfs.drivers.wire import Init, delete, inval_entry, inval_inode
+from joinfs.errors import JoinfsError
+from joinfs.filesystem.operations import Operations
+from joinfs.mountpoint import unmount
+from joinfs.stores.beneath import sync_filesystem
+
+log = logging.getLogger(__name__)
+
+WANTED = (
+    Init.ASYNC_READ
+    | Init.ATOMIC_O_TRUNC
+    | Init.BIG_WRITES
+    | Init.AUTO_INVAL_DATA
+    | Init.DO_READDIRPLUS
+    | Init.READDIRPLUS_AUTO
+    | Init.ASYNC_DIO
+    | Init.PARALLEL_DIROPS
+    | Init.MAX_PAGES
+    | Init.CACHE_SYMLINKS
+    | Init.NO_OPENDIR_SUPPORT
+    | Init.HANDLE_KILLPRIV_V2
+    | Init.SETXATTR_EXT
+    | Init.INIT_EXT
+    | Init.DIRECT_IO_ALLOW_MMAP
+    | Init.DONT_MASK
+)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class DevfuseDriver:
+    """The driver, as ``drivers.Driver`` has it."""
+
+    def serve(
+        self, operations: Operations, mountpoint: str, options: MountOptions, on_ready: Callable[[], None]
+    ) -> None:
+        device = mounted(mountpoint, options)
+        tally = Tally() if options.stats else None
+        try:
+            session = Session(device, operations.may_wait, operations.is_thread_safe, tally)
+            with _ended_by_signals(session, mountpoint):
+                agreed = session.negotiate(lambda offered: offered & _wanted(operations, options, offered))
+                if agreed is not None:
+                    on_ready()
+                    backings = Backings(device) if agreed & Init.PASSTHROUGH else None
+                    with _told(operations, session):
+                        session.serve(KernelVerbs(operations, options, agreed, backings))
+        except BaseException:
+            with contextlib.suppress(JoinfsError):
+                unmount(mountpoint, lazy=True)
+            raise
+        finally:
+            os.close(device)
+        if tally is not None:
+            print(tally.table(), file=sys.stderr)
+
+
+def _wanted(operations: Operations, options: MountOptions, offered: Init) -> Init:
+    wanted = WANTED
+    if operations.has_acls:
+        wanted |= Init.POSIX_ACL
+    if os.geteuid() == 0 and offered & Init.PASSTHROUGH and options.passthrough:
+        return wanted | Init.PASSTHROUGH
+    # Either, not both: the kernel's write cache would not know of what is written past us.
+    return wanted | Init.WRITEBACK_CACHE
+
+
+@contextlib.contextmanager
+def _told(operations: Operations, session: Session) -> Iterator[None]:
+    """Hand on to the kernel what others change."""
+
+    class Kernel:
+        def entry_changed(self, parent: int, name: str) -> None:
+            session.notify(inval_entry(parent, name))
+
+        def entry_gone(self, parent: int, name: str, node: int) -> None:
+            session.notify(delete(parent, node, name))
+
+        def node_changed(self, node: int, data: bool) -> None:
+            session.notify(inval_inode(node, data))
+
+    operations.tell(Kernel())
+    try:
+        yield
+    finally:
+        operations.tell(None)
+
+
+@contextlib.contextmanager
+def _ended_by_signals(session: Session, mountpoint: str) -> Iterator[None]:
+    """Have the signals that end a program end the mount, in the main thread; elsewhere they are somebody else's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        # In a thread: this one may be needed to answer what unmounting asks for.
+        threading.Thread(target=_end, args=(session, mountpoint), name="joinfs end", daemon=True).start()
+
+    saved = {number: signal.signal(number, end) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in saved.items():
+            signal.signal(number, handler)
+
+
+def _end(session: Session, mountpoint: str) -> None:
+    """Have what the kernel's caches hold written to us, then take the mount away, whoever uses it."""
+    try:
+        place = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            sync_filesystem(place)
+            unmount(mountpoint, lazy=True)
+            session.stop()
+            os.statvfs(place)  # files that are open there keep the mount alive: so it is asked for something
+        finally:
+            os.close(place)
+    except (JoinfsError, OSError) as error:
+        log.info("%s: %s", mountpoint, error)

@@ -1,0 +1,243 @@
+"""The kernel's requests, read, handed to what answers them, and answered.
+
+Any number of threads do this, and one of them at a time leads: it reads the next request. What can be answered
+at once it answers itself, and goes on to lead. Before what may have to wait, for a slow store or for a disk, it
+lets another thread lead; so nothing that is quick waits for something slow, and as long as nothing is slow,
+one thread does it all.
+
+See Also:
+    fuse(4), for the errors of reading and writing the device.
+"""
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from joinfs.drivers import wire
+from joinfs.drivers.kernel_verbs import KernelVerbs
+from joinfs.drivers.tally import Tally
+from joinfs.errors import JoinfsError, errno_of
+from joinfs.filesystem.operations import Caller
+
+log = logging.getLogger(__name__)
+
+MOST_THREADS = 100
+# These may wait for a disk or copy a file, whatever the store.
+_LONG = frozenset({"fsync", "fsyncdir", "syncfs", "fallocate", "copy_file_range", "copy_file_range_64", "flush", "release", "setxattr"})
+# These change nothing: who does not wait for the answer any more need not get it.
+_WITHOUT_EFFECT = frozenset(
+    {"lookup", "getattr", "statx", "readlink", "read", "readdir", "readdirplus", "getxattr", "listxattr", "access", "lseek", "statfs"}
+)
+_ENDED = {errno.ENODEV, errno.EBADF, errno.ECONNABORTED}
+
+
+class Session:
+    """One mount, from INIT to its end.
+
+    Args:
+        device: The descriptor of the mount.
+        may_wait: Whether any request may have to wait for the store.
+        is_thread_safe: Whether requests may be answered side by side.
+        tally: Where requests are counted, if they are to be.
+    """
+
+    def __init__(self, device: int, may_wait: bool, is_thread_safe: bool, tally: Tally | None = None) -> None:
+        self._device = device
+        self._may_wait = may_wait
+        self._is_thread_safe = is_thread_safe
+        self._tally = tally
+        self._lead = threading.Lock()
+        self._lock = threading.Lock()
+        self._following = 0
+        self._threads: list[threading.Thread] = []
+        self._in_hand: dict[int, str] = {}
+        self._ended = False
+        self._requests: dict[int, wire.Request] = {}
+        self._verbs: KernelVerbs
+
+    # ---------------------------------------------------------------- the beginning
+
+    def negotiate(self, wanted: Callable[[wire.Init], wire.Init]) -> wire.Init | None:
+        """Answer INIT, and answer what was agreed on; None if the mount went away.
+
+        Args:
+            wanted: Makes what we want of what the kernel offers.
+        """
+        view = memoryview(bytearray(wire.BUFFER_SIZE))
+        while size := self._receive(view):
+            header = wire.IN_HEADER.unpack_from(view)
+            _, opcode, unique, *_ = header
+            if opcode != wire.INIT:
+                self._fail(unique, errno.EIO)
+                continue
+            major, minor, readahead, offered = wire.arguments(wire.requests(wire.Init(0))[opcode], view[wire.IN_HEADER.size : size])
+            if major > wire.MAJOR:
+                self._reply(unique, wire.other_major())
+                continue
+            if major < wire.MAJOR or minor < wire.OLDEST_MINOR:
+                self._fail(unique, errno.EPROTO)
+                log.error("the kernel's FUSE protocol is %s.%s; this driver needs 7.31 (Linux 5.4)", major, minor)
+                return None
+            agreed = wanted(wire.Init(offered))
+            self._requests = wire.requests(agreed)
+            self._reply(unique, wire.init(wire.Agreement(min(minor, wire.NEWEST_MINOR), agreed, readahead)))
+            return agreed
+        return None
+
+    def serve(self, verbs: KernelVerbs) -> None:
+        """Answer requests until the mount is gone, and all that were read have been answered."""
+        self._verbs = verbs
+        self._work()
+        for thread in self._threads:
+            thread.join()
+
+    def stop(self) -> None:
+        """Have ``serve`` return after the next request that comes, whatever there still is of the mount."""
+        self._ended = True
+
+    def notify(self, message: bytes) -> None:
+        """Tell the kernel something unasked. Not from a thread that answers requests: the kernel may wait for those."""
+        try:
+            os.write(self._device, message)
+        except OSError as error:
+            # It does not know the node or the name; or the mount is going.
+            if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY} | _ENDED:
+                log.warning("the kernel does not take a notification: %s", error)
+
+    # ---------------------------------------------------------------- reading
+
+    def _work(self) -> None:
+        """Lead whenever nobody does, until the end."""
+        view = memoryview(bytearray(wire.BUFFER_SIZE))
+        while not self._ended:
+            with self._lock:
+                self._following += 1
+            self._lead.acquire()
+            with self._lock:
+                self._following -= 1
+            if self._ended or not self._lead_on(view):
+                self._ended = True
+                self._lead.release()
+
+    def _lead_on(self, view: memoryview) -> bool:
+        """Read and answer until something may have to wait, and then let another lead. False at the end."""
+        unpack, header_size = wire.IN_HEADER.unpack_from, wire.IN_HEADER.size
+        while size := self._receive(view):
+            if size < header_size:
+                continue
+            length, opcode, unique, node, uid, gid, pid, extensions = unpack(view)
+            request = self._requests.get(opcode)
+            if request is None:
+                self._fail(unique, errno.ENOSYS)
+                continue
+            if length != size:
+                self._fail(unique, errno.EINVAL)
+                continue
+            body = view[header_size : size - extensions * 8]
+            if self._waits(request.verb, size):
+                self._in_hand[unique] = request.verb
+                self._let_lead()
+                self._answer(request, unique, node, (uid, gid, pid), body, size, in_hand=True)
+                return True
+            if request.verb == "interrupt":
+                self._interrupt(body)
+            else:
+                self._answer(request, unique, node, (uid, gid, pid), body, size)
+            if self._ended:
+                break
+        return False
+
+    def _receive(self, view: memoryview) -> int:
+        """Read a request and answer its length; 0 when the mount is gone."""
+        while True:
+            try:
+                return os.readv(self._device, [view])
+            except OSError as error:
+                # ENOENT: it was taken back before we had it.
+                if error.errno in {errno.ENOENT, errno.EAGAIN, errno.EINTR}:
+                    continue
+                if error.errno not in _ENDED:
+                    log.error("reading requests failed: %s", error)
+                return 0
+
+    def _waits(self, verb: str, size: int) -> bool:
+        if not self._is_thread_safe or verb in {"forget", "batch_forget", "interrupt", "init", "destroy"}:
+            return False
+        return self._may_wait or verb in _LONG
+
+    def _let_lead(self) -> None:
+        """Have another thread read requests from now on."""
+        with self._lock:
+            if not self._following and len(self._threads) < MOST_THREADS:
+                thread = threading.Thread(target=self._work, name="joinfs requests", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        self._lead.release()
+
+    # ---------------------------------------------------------------- answering
+
+    def _answer(
+        self,
+        request: wire.Request,
+        unique: int,
+        node: int,
+        caller: tuple[int, int, int],
+        body: memoryview,
+        size: int,
+        in_hand: bool = False,
+    ) -> None:
+        begun = time.perf_counter_ns() if self._tally is not None else 0
+        reply, number = b"", 0
+        try:
+            reply = getattr(self._verbs, request.verb)(node, Caller(*caller), *wire.arguments(request, body))
+        except (KeyError, JoinfsError, OSError) as error:
+            number = errno_of(error)
+        except wire.Malformed as error:
+            log.warning("a malformed request, %s: %s", request.verb, error)
+            number = errno.EINVAL
+        except Exception as error:
+            log.exception("%s failed", request.verb)
+            number = errno_of(error)
+        if in_hand and self._in_hand.pop(unique, None) is None:
+            self._verbs.take_back(request.verb, reply)
+        elif number:
+            self._fail(unique, number)
+        elif request.replies and not self._reply(unique, reply):
+            self._verbs.take_back(request.verb, reply)
+        if self._tally is not None:
+            self._tally.add(request.verb, time.perf_counter_ns() - begun, size, len(reply or b""))
+
+    def _reply(self, unique: int, reply: bytes) -> bool:
+        """Send an answer; False if nobody waits for it any more."""
+        length = wire.OUT_HEADER.size + len(reply)
+        header = wire.OUT_HEADER.pack(length, 0, unique)
+        try:
+            if length > 1 << 14:
+                os.writev(self._device, [header, reply])
+            else:
+                os.write(self._device, header + reply)
+        except OSError as error:
+            if error.errno not in {errno.ENOENT} | _ENDED:
+                log.error("the kernel does not take an answer: %s", error)
+                self._fail(unique, errno.EIO)
+            return False
+        return True
+
+    def _fail(self, unique: int, number: int) -> None:
+        try:
+            os.write(self._device, wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -number, unique))
+        except OSError as error:
+            if error.errno not in {errno.ENOENT} | _ENDED:
+                log.error("the kernel does not take an error: %s", error)
+
+    def _interrupt(self, body: memoryview) -> None:
+        """Who waits for a request was sent a signal: if it has no effect, it need not be waited for."""
+        try:
+            (unique,) = wire.arguments(self._requests[wire.INTERRUPT], body)
+        except wire.Malformed:
+            return
+        if self._in_hand.get(unique) in _WITHOUT_EFFECT and self._in_hand.pop(unique, None) is not None:
+            self._fail(unique, errno.EINTR)

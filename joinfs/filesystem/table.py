@@ -1,0 +1,429 @@
+"""The node table: how nodes are found by number and by name, and how long what is known of them is believed.
+
+What the store said about a node, or that there is nothing of a name, is believed for a while; every change
+through this mount corrects it at once.
+
+Two locks. ``changing`` is held by who changes names, together with the change in the store. ``lock`` guards
+the table itself and is never held while the store is asked; so finding waits for nobody's store. They are
+taken in this order.
+"""
+
+import itertools
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+
+from joinfs.filesystem.attributes import ROOT_INO, inode_number
+from joinfs.filesystem.listing import Listing
+from joinfs.filesystem.nodes import ROOT, Node
+from joinfs.stores import Stat, Store
+from joinfs.stores.keys import ROOT as ROOT_KEY
+from joinfs.stores.keys import check_name
+
+MOST_ABSENT = 10_000
+# So many nodes have their attributes in memory; those of others are asked for again.
+MOST_KNOWN = 5_000
+MOST_LISTED = 64
+# How often the store is asked again because a change overtook its answer, before changes are held up.
+MOST_LOOKS = 3
+
+
+class NodeTable:
+    """All nodes.
+
+    Args:
+        store: Where the nodes come from.
+        ttl: Seconds for which what the store says is believed.
+        most_idle: How many nodes that nobody uses are kept.
+        unwatched: Called with a watched directory of which nothing is known any more.
+    """
+
+    def __init__(self, store: Store, ttl: float, most_idle: int, unwatched: Callable[[Node], None]) -> None:
+        self.changing = threading.RLock()
+        self.lock = threading.RLock()
+        self._store = store
+        self._ttl = ttl
+        self._most_idle = most_idle
+        self._unwatched = unwatched
+        self._numbers = itertools.count(ROOT + 1)
+        self._versions = itertools.count(1)
+        self._absent: dict[tuple[int, str], float] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._listed: OrderedDict[int, Node] = OrderedDict()
+        self._remembered: deque[Node] = deque()
+        self.root = Node(ROOT, ROOT_INO, 0o040000, None, "")
+        self.root.stat = store.stat(ROOT_KEY)
+        self.root.lookups = 1
+        self._nodes = {ROOT: self.root}
+        self._by_file: dict[int, Node] = {}
+        # Inode numbers that are not those of their nodes' keys: of what was renamed or unlinked, or has several names.
+        self._taken: dict[int, Node] = {ROOT_INO: self.root}
+
+    def __getitem__(self, number: int) -> Node:
+        return self._nodes[number]
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def all(self) -> list[Node]:
+        """All nodes there are."""
+        with self.lock:
+            return list(self._nodes.values())
+
+    def opened(self) -> list[Node]:
+        """The nodes that have content."""
+        with self.lock:
+            return [node for node in self._nodes.values() if node.content is not None]
+
+    # ---------------------------------------------------------------- finding
+
+    def find(self, parent: Node, name: str, count: bool = False) -> Node:
+        """Answer the node of ``name`` in a directory, asking the store if need be.
+
+        Args:
+            parent: The directory.
+            name: One component.
+            count: Count in the same step that the kernel is told of the node.
+
+        Raises:
+            KeyError: There is none.
+            InvalidKey: No name is like that.
+        """
+        check_name(name)
+        now = time.monotonic()
+        child = parent.child(name)
+        if child is not None and child.expires > now:
+            if not count:
+                return child
+            with self.lock:
+                if parent.child(name) is child:
+                    child.lookups += 1
+                    self._idle.pop(child.id, None)
+                    return child
+        if self._absent and self._absent.get((parent.id, name), 0.0) > now:
+            raise KeyError(name)
+        for _ in range(MOST_LOOKS):
+            found = self._ask(parent, name, count)
+            if found is not None:
+                return found
+        with self.changing:
+            found = self._ask(parent, name, count)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def known(self, parent: Node, name: str) -> Node:
+        """Answer the node of a name, however old what is known of it: for who has the store check it anyway.
+
+        Errors as for ``find``.
+        """
+        return parent.child(name) or self.find(parent, name)
+
+    def _ask(self, parent: Node, name: str, count: bool) -> Node | None:
+        """Ask the store; None if a change overtook the answer."""
+        version = parent.version
+        try:
+            stat = self._look(parent, name)
+        except KeyError:
+            with self.lock:
+                if version != parent.version:
+                    return None
+                self._miss(parent, name)
+            raise
+        with self.lock:
+            if version != parent.version:
+                return None
+            node = self.add_name(parent, name, stat)
+            if count:
+                self.count(node)
+            else:
+                self._consider_idle(node)
+            return node
+
+    def _look(self, parent: Node, name: str) -> Stat:
+        listing = parent.listing
+        if listing is not None and listing.until > time.monotonic():
+            stat = listing.stats.get(name)
+            if stat is not None:
+                return stat
+        return self._store.lookup(parent.prefix() + name)
+
+    def _miss(self, parent: Node, name: str) -> None:
+        if parent.child(name) is not None:
+            self.remove_name(parent, name)
+        if len(self._absent) >= MOST_ABSENT:
+            self._absent.clear()
+        self._absent[parent.id, name] = time.monotonic() + self._ttl
+
+    def add_name(self, parent: Node, name: str, stat: Stat) -> Node:
+        """Answer the node that ``name`` stands for by now, with these attributes.
+
+        Hold the lock, and until it is counted or in use: nobody else keeps a new node.
+        """
+        node = parent.child(name)
+        if node is not None and not self._is_same(node, stat):
+            self.remove_name(parent, name)
+            node = None
+        if node is None:
+            node = self._shared(stat)
+            if node is None:
+                node = self._new(parent, name, stat, parent.prefix())
+            else:
+                node.add_name(parent, name)
+            self._enter(parent, name, node)
+        if self._absent:
+            self._absent.pop((parent.id, name), None)
+        self.update(node, stat)
+        return node
+
+    def add_unnamed(self, stat: Stat, near: str) -> Node:
+        """Answer a new node that has no name, counted once."""
+        with self.lock:
+            number = next(self._numbers)
+            node = Node(number, inode_number(f"{near}/{number}", stat, self._taken), stat.kind, None, "")
+            self._nodes[number] = self._taken[node.ino] = node
+            node.stat = stat
+            node.lookups = 1
+            return node
+
+    def _enter(self, parent: Node, name: str, node: Node) -> None:
+        if parent.children is None:
+            parent.children = {}
+        parent.children[name] = node
+        self._idle.pop(parent.id, None)
+
+    def _is_same(self, node: Node, stat: Stat) -> bool:
+        if node.kind != stat.kind:
+            return False
+        number = stat.linked_id
+        return number is None or stat.breaks or self._by_file.get(number) in {None, node}
+
+    def _shared(self, stat: Stat) -> Node | None:
+        if stat.nlink <= 1:
+            return None
+        number = stat.linked_id
+        if number is None or stat.breaks:
+            return None
+        node = self._by_file.get(number)
+        return node if node is not None and node.kind == stat.kind else None
+
+    def _new(self, parent: Node, name: str, stat: Stat, prefix: str) -> Node:
+        ino = inode_number(prefix + name, stat, () if stat.breaks else self._taken)
+        node = Node(next(self._numbers), ino, stat.kind, parent, name)
+        self._nodes[node.id] = node
+        if stat.nlink > 1 and not stat.breaks:
+            self._taken.setdefault(ino, node)
+        return node
+
+    # ---------------------------------------------------------------- what is believed
+
+    def update(self, node: Node, stat: Stat) -> None:
+        """Take in new attributes of a node."""
+        if node.stat is None:
+            self._remember(node)
+        node.stat = stat
+        node.expires = time.monotonic() + self._ttl
+        if stat.nlink > 1 and stat.linked_id is not None and not stat.breaks:
+            node.linked = stat.linked_id
+            self._by_file[node.linked] = node
+
+    def _remember(self, node: Node) -> None:
+        """Let go of the attributes that were taken in longest ago, so that there is room for one node's more."""
+        self._remembered.append(node)
+        while len(self._remembered) > MOST_KNOWN:
+            old = self._remembered.popleft()
+            if old.content is not None or old.is_unlinked or old.id == ROOT:
+                continue
+            old.stat = None
+            old.expires = 0.0
+
+    def changed(self, node: Node) -> None:
+        """Believe nothing about a node's attributes any more, nor what is being read of them now."""
+        node.expires = 0.0
+        node.has_xattrs = True
+        node.version = next(self._versions)
+        for parent, name in node.names:
+            parent.version = node.version
+            listing = parent.listing
+            if listing is not None and name in listing.stats:
+                listing.stats[name] = None
+
+    def names_changed(self, parent: Node, *names: str) -> None:
+        """The same for a directory in which names came or went."""
+        self.changed(parent)
+        listing = parent.listing
+        if listing is not None:
+            for name in names:
+                listing.stats.pop(name, None)
+
+    def refresh(self, node: Node) -> Stat:
+        """Answer the attributes of a node, asking the store unless what is known is fresh; those of an unlinked one stay.
+
+        Raises:
+            KeyError: It has gone behind our back.
+        """
+        stat = node.stat
+        if stat is not None and (node.expires > time.monotonic() or node.is_unlinked):
+            return stat
+        if node.is_unlinked:
+            return Stat(node.kind)  # all that is known of what nobody had open
+        for _ in range(MOST_LOOKS):
+            version = node.version
+            stat = self._store.stat(node.key())
+            with self.lock:
+                if version == node.version:
+                    self.update(node, stat)
+                    return stat
+        return self._store.stat(node.key())
+
+    def remember_listing(self, node: Node, entries: Iterable[tuple[str, Stat]], version: int) -> Listing:
+        """Keep what a listing said for who reads on in it; where a node has changed since ``version``, not of that."""
+        listing = Listing(entries, time.monotonic() + self._ttl)
+        with self.lock:
+            if version != node.version and node.children:
+                for name in node.children.keys() & listing.stats.keys():
+                    listing.stats[name] = None
+            node.listing = listing
+            self._listed[node.id] = node
+            self._listed.move_to_end(node.id)
+            while len(self._listed) > MOST_LISTED:
+                self._listed.popitem(last=False)[1].listing = None
+        return listing
+
+    def forget_listing(self, node: Node) -> None:
+        """Nobody reads on in a directory's listing."""
+        with self.lock:
+            node.listing = None
+            self._listed.pop(node.id, None)
+
+    def take_in(self, parent: Node, entries: Iterable[tuple[str, Stat]]) -> list[Node]:
+        """Answer the nodes of some names in a directory, of which the kernel is told all at once, with these attributes."""
+        nodes = []
+        prefix = parent.prefix()
+        expires = time.monotonic() + self._ttl
+        with self.lock:
+            for name, stat in entries:
+                node = parent.child(name)
+                if node is None and (stat.nlink <= 1 or stat.breaks):
+                    node = self._new(parent, name, stat, prefix)
+                    self._enter(parent, name, node)
+                    node.stat, node.expires = stat, expires
+                    self._remember(node)
+                else:
+                    node = self.add_name(parent, name, stat)
+                node.lookups += 1
+                nodes.append(node)
+            for node in nodes if self._idle else ():
+                self._idle.pop(node.id, None)
+        return nodes
+
+    # ---------------------------------------------------------------- names
+
+    def adopt(self, node: Node, parent: Node, name: str) -> None:
+        """Have a further name stand for a node. Hold the lock."""
+        node.add_name(parent, name)
+        self._enter(parent, name, node)
+        self._absent.pop((parent.id, name), None)
+
+    def remove_name(self, parent: Node, name: str) -> None:
+        """Have ``name`` stand for nothing. Hold the lock."""
+        node = None if parent.children is None else parent.children.pop(name, None)
+        self.names_changed(parent, name)
+        if node is None:
+            return
+        node.drop_name(parent, name)
+        self._taken.setdefault(node.ino, node)
+        if node.stat is not None:
+            node.stat = node.stat._replace(nlink=max(node.stat.nlink - 1, 1))
+        self.changed(node)
+        self._consider_idle(node)
+        self._consider_idle(parent)
+
+    def move_name(self, parent: Node, name: str, new_parent: Node, new_name: str) -> None:
+        """Give a node another name in place of one that it has. Hold the lock."""
+        node = None if parent.children is None else parent.children.pop(name, None)
+        self.names_changed(parent, name)
+        self.names_changed(new_parent, new_name)
+        self._absent.clear()
+        if node is None:
+            return
+        node.drop_name(parent, name)
+        node.add_name(new_parent, new_name)
+        self._taken.setdefault(node.ino, node)
+        self._enter(new_parent, new_name, node)
+        self.changed(node)
+
+    def swap_names(self, parent: Node, name: str, other_parent: Node, other_name: str) -> None:
+        """Have two names stand for each other's nodes. Hold the lock; both are known."""
+        one, other = parent.child(name), other_parent.child(other_name)
+        if one is None or other is None:
+            raise KeyError(name)
+        one.drop_name(parent, name)
+        other.drop_name(other_parent, other_name)
+        one.add_name(other_parent, other_name)
+        other.add_name(parent, name)
+        self._enter(parent, name, other)
+        self._enter(other_parent, other_name, one)
+        self._absent.clear()
+        for node in (one, other):
+            self._taken.setdefault(node.ino, node)
+            self.changed(node)
+        self.names_changed(parent, name)
+        self.names_changed(other_parent, other_name)
+
+    def forget_absent(self, parent: Node, name: str) -> None:
+        """Do not believe any more that nothing is there of a name."""
+        self._absent.pop((parent.id, name), None)
+
+    # ---------------------------------------------------------------- lifetime
+
+    def count(self, node: Node) -> None:
+        """The kernel is told of a node."""
+        with self.lock:
+            node.lookups += 1
+            self._idle.pop(node.id, None)
+
+    def forget(self, node: Node, count: int) -> None:
+        """The kernel forgets ``count`` times that it was told."""
+        with self.lock:
+            node.lookups -= count
+            self._consider_idle(node)
+
+    def keep(self, node: Node) -> None:
+        """A node has content: it is not idle. Hold the lock."""
+        self._idle.pop(node.id, None)
+
+    def settle(self, node: Node) -> None:
+        """A node's content went away: it may be of no use to anyone now."""
+        with self.lock:
+            self._consider_idle(node)
+
+    def _consider_idle(self, node: Node) -> None:
+        if node.lookups > 0 or node.content is not None or node.children or node.id == ROOT:
+            return
+        if node.is_unlinked or not self._most_idle:
+            self._drop(node)
+            return
+        self._idle[node.id] = None
+        while len(self._idle) > self._most_idle:
+            self._drop(self._nodes[next(iter(self._idle))])
+
+    def _drop(self, node: Node) -> None:
+        self._idle.pop(node.id, None)
+        self._nodes.pop(node.id, None)
+        if self._taken.get(node.ino) is node:
+            del self._taken[node.ino]
+        if node.linked is not None and self._by_file.get(node.linked) is node:
+            del self._by_file[node.linked]
+        if node.listing is not None:
+            self._listed.pop(node.id, None)
+            node.listing = None
+        if node.watched:
+            self._unwatched(node)
+        for parent, name in node.names:
+            if parent.children is not None and parent.children.get(name) is node:
+                del parent.children[name]
+                if not parent.children:
+                    parent.children = None
+                self._consider_idle(parent)
