@@ -115,9 +115,10 @@ class DirectoryWatching:
                 number = self._inotify.add(descriptor, self._mask)
                 inode = _inode(descriptor)
             old = self._keys.get(number)
-            if old is not None:  # it has been renamed, and we do not know yet
+            if old is not None:  # it has been renamed, and we do not know yet: the number is known, and would be dropped with it
                 ended.add(old)
                 self._drop_all(old)
+                continue
             self._watches.put(key, _Watch(number, inode))
             self._keys[number] = key
             if self._is_where_it_was(key):

@@ -7,8 +7,12 @@ are built for nobody.
 import logging
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from joinfs.stores.keys import ROOT, is_directory_key
+
+if TYPE_CHECKING:
+    from joinfs.stores.base import Store
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ class Telling:
         with self._subscribing:
             self._subscribers = tuple(other for other in self._subscribers if other != function)
 
-    def watch(self, directory: str) -> bool:
+    def watch(self: "Store", directory: str) -> bool:  # type: ignore[misc]
         """Tell subscribers also what others change in the medium, directly in ``directory``, and of itself.
 
         Others are other processes, other objects over the same medium, and the host. Who caches watches first and
@@ -72,6 +76,7 @@ class Telling:
         Raises:
             NotConnected: The store is not connected.
         """
+        self._check_connected()
         return False
 
     def unwatch(self, directory: str) -> None:

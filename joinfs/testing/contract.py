@@ -50,10 +50,6 @@ class StoreContract(ReadingContract, TogetherContract):
         """What the medium has under ``key``, read without the store; None if that cannot be told."""
         return None
 
-    def seed(self, place: Path, key: str, content: bytes) -> bool:
-        """Put a value into the medium without the store, as others do; False if that cannot be done."""
-        return False
-
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[Store]:
         with self.make_store(tmp_path) as store:

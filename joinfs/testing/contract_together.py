@@ -2,8 +2,10 @@
 
 import contextlib
 import itertools
+import queue
 import stat as stat_module
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,10 @@ from joinfs.testing.contract_reading import Failing, data, in_threads
 
 class TogetherContract:
     """What holds of writes that belong together, and of what is told about them."""
+
+    def seed(self, place: Path, key: str, content: bytes) -> bool:
+        """Put a value into the medium without the store, as others do; False if that cannot be done."""
+        return False
 
     @pytest.fixture
     def heard(self, store: Store) -> list[StoreEvent]:
@@ -215,6 +221,123 @@ class TogetherContract:
         assert [event.failed for event in heard if isinstance(event, StoreProgressEndEvent)] == [True]
         assert not [event for event in heard if isinstance(event, StoreSetEvent)]
 
+    # ---------------------------------------------------------------- being told of changes
+
+    @pytest.fixture
+    def told(self, store: Store) -> "queue.SimpleQueue[str | None]":
+        keys: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        store.subscribe(keys.put)
+        return keys
+
+    def test_subscribers_are_told_of_every_write(self, store: Store, told: "queue.SimpleQueue[str | None]") -> None:
+        store.set("d/b", (data(b"b"), {}))
+        writes: list[tuple[Callable[[], object], set[str]]] = [
+            (lambda: store.set("a", (data(b"1"), {})), {"a"}),
+            (lambda: store.set_data("a", data(b"2")), {"a"}),
+            (lambda: store.put("a", Stat(stat_module.S_IFREG | 0o600), data(b"3")), {"a"}),
+            (lambda: store.set_metadata("a", {"n": "1"}), {"a"}),
+            (lambda: store.update_metadata("a", {"m": "1"}), {"a"}),
+            (lambda: store.set_stat("a", mode=0o640), {"a"}),
+            (lambda: store.set_xattr("a", "trusted.x", b"1"), {"a"}),
+            (lambda: store.put("e/", Stat(stat_module.S_IFDIR | 0o755)), {"e"}),
+            (lambda: store.set_stat("d/", mtime=5), {"d"}),
+            (lambda: store.rename("a", "c"), {"a", "c"}),
+            (lambda: store.link("d/b", "d/l"), {"d/b", "d/l"}),
+            (lambda: store.rename("d/", "f/"), {"d/", "f/"}),
+            (lambda: store.delete("f/b"), {"f/b"}),
+            (lambda: store.from_bytes("g", b""), {"g"}),
+            (lambda: store.exchange("g", "f/"), {"g", "f/"}),
+        ]
+        for write, keys in writes:
+            drain(told)
+            with contextlib.suppress(Unsupported):
+                write()
+                assert sorted(drain(told), key=str) == sorted(keys)
+        assert not store._heard()
+
+    def test_what_is_told_can_be_seen(self, store: Store) -> None:
+        seen: list[bytes] = []
+
+        def look(_: str | None) -> None:
+            thread = threading.Thread(target=lambda: seen.append(store.to_bytes("a")))
+            thread.start()
+            thread.join(10)
+
+        store.subscribe(look)
+        store.set_data("a", data(b"1"))
+        with store.transaction("two"):
+            store.set_data("a", data(b"2"))
+            store.set_data("a", data(b"3"))
+        assert seen == [b"1", b"3"]
+
+    def test_subscribers_are_told_of_a_transaction_at_its_end(self, store: Store, told: "queue.SimpleQueue[str | None]") -> None:
+        with store.transaction("whole"):
+            store.multiset_data(["a", "b"], [data(b"1"), data(b"2")])
+            store.set_metadata("a", {"n": "1"})
+            assert drain(told) == []
+        assert drain(told) == ["a", "b"]
+        store.multiset_metadata(["a", "b"], [{}, {}])
+        assert drain(told) == ["a", "b"]
+
+    def test_who_subscribes_within_a_transaction_is_told_that_all_may_have_changed(self, store: Store) -> None:
+        keys: list[str | None] = []
+        with store.transaction("whole"):
+            store.set_data("a", data(b"1"))
+            store.subscribe(keys.append)
+        assert None in keys
+
+    def test_a_subscriber_that_fails_harms_nobody(
+        self, store: Store, told: "queue.SimpleQueue[str | None]", caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(key: str | None) -> None:
+            raise RuntimeError(key)
+
+        store.unsubscribe(told.put)
+        store.subscribe(fail)
+        store.subscribe(told.put)
+        store.set_data("a", data(b"1"))
+        assert (store.to_bytes("a"), drain(told)) == (b"1", ["a"])
+        assert "RuntimeError: a" in caplog.text
+
+    def test_who_is_not_subscribed_is_not_told(self, store: Store, told: "queue.SimpleQueue[str | None]") -> None:
+        store.subscribe(told.put)
+        store.set_data("a", data(b"1"))
+        assert drain(told) == ["a"]
+        store.unsubscribe(told.put)
+        store.unsubscribe(told.put)
+        store.set_data("a", data(b"2"))
+        assert drain(told) == []
+
+    def test_a_store_says_what_it_can_watch(self, store: Store) -> None:
+        store.set_data("d/a", data(b"1"))
+        can = store.watch("d/")
+        assert store.watch("d/") == can
+        for key in ("absent/", "d/a", "d/a/", "d"):
+            assert not store.watch(key)
+            store.unwatch(key)
+        store.unwatch("d/")
+        store.unwatch("d/")
+        assert store.watch("d/") == can
+        store.disconnect()
+        store.unwatch("d/")
+        with pytest.raises(NotConnected):
+            store.watch("d/")
+
+    def test_what_others_do_in_a_watched_directory_is_told(
+        self, store: Store, tmp_path: Path, told: "queue.SimpleQueue[str | None]"
+    ) -> None:
+        store.set_data("d/ours", data(b"1"))
+        if not (store.watch("") and store.watch("d/")):
+            pytest.skip("the store cannot tell")
+        drain(told)
+        if not self.seed(tmp_path, "d/theirs", b"theirs"):
+            pytest.skip("the medium has no room for what others put there")
+        while told.get(timeout=10) not in {"d/theirs", None}:
+            pass
+        assert store.to_bytes("d/theirs") == b"theirs"
+
+    # ---------------------------------------------------------------- all at once
+
     def test_eight_threads_mix_every_method(self, store: Store) -> None:
         """Nothing is lost, and no value is torn: each is one letter, many times, and says which in its metadata."""
         numbers = itertools.count()
@@ -249,6 +372,15 @@ class TogetherContract:
             raise RuntimeError
         undone = store.capabilities.transactions
         assert [type(event) for event in heard] == [StoreTransactionStartEvent, *([] if undone else [StoreDeleteEvent])]
+
+
+def drain(told: "queue.SimpleQueue[str | None]") -> list[str | None]:
+    """What has been told until now."""
+    keys = []
+    with contextlib.suppress(queue.Empty):
+        while True:
+            keys.append(told.get_nowait())
+    return keys
 
 
 def mix_once(store: Store, directory: str, letter: str, step: int) -> None:

@@ -1,5 +1,6 @@
 """The contract, over every store that is registered. SEMANTICS.md, Keys and paths; Transactions."""
 
+import io
 import re
 import sqlite3
 import zipfile
@@ -50,6 +51,11 @@ class TestSQLite(StoreContract):
                 " WHERE d.parent = 1 AND d.name = ? AND e.name = ?",
                 key.encode().split(b"/"),
             ).fetchone()[0]
+
+    def seed(self, place, key, content):
+        with SQLiteStore(place / "medium.db") as other:
+            other.set_data(key, io.BytesIO(content))
+        return True
 
 
 class TestZip(ReadOnlyContract):
