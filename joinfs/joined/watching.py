@@ -18,8 +18,7 @@ from joinfs.stores.key_tree import KeyTree
 from joinfs.stores.keys import ROOT, directory_key, is_directory_key, split
 from joinfs.stores.telling import Subscriber, with_all_below
 
-# How often a directory is looked at again that others are changing.
-MOST_TRIES = 3
+_Place = tuple[int, str]
 
 
 class Watching(Writing):
@@ -60,17 +59,30 @@ class Watching(Writing):
             return False
 
     def _begin_to_watch(self, directory: str) -> bool:
-        parts = self._merge.parts(directory)
-        for _ in range(MOST_TRIES):
-            self._watched.put(directory, parts)
-            if not all(part.store.watch(part.prefix) for part in self._places(directory, parts)):
-                break
-            self._merge.stacks.forget_directory(directory)  # it may have changed before it was watched
-            before, parts = parts, self._merge.parts(directory)
-            if parts == before:
-                return True
+        """Watch what it is made of, and find out then what that is: what was known may have changed before."""
+        tried: dict[_Place, bool] = {}
+        new = self._expected(directory)
+        while new:
+            for part in new:
+                tried[part.layer, part.prefix] = part.store.watch(part.prefix)
+            self._merge.stacks.forget_directory(directory)
+            parts = self._merge.parts(directory)
+            wanted = {(part.layer, part.prefix): part for part in self._places(directory, parts)}
+            new = [part for place, part in wanted.items() if place not in tried and not self._watched.directories(*place)]
+        self._watched.put(directory, parts)
+        for number, prefix in [place for place in tried if place not in wanted]:
+            self.layers[number].unwatch(prefix)  # hidden by those above
+        if all(tried.get(place, True) for place in wanted):
+            return True
         self.unwatch(directory)
         return False
+
+    def _expected(self, directory: str) -> list[Part]:
+        """What a directory is made of if nothing is hidden and nothing has another name."""
+        if directory == ROOT:
+            return list(self._merge.parts(ROOT))
+        above, name = split(directory)
+        return [Part(part.layer, part.store, f"{part.prefix}{name}/") for part in self._merge.parts(above)]
 
     def _places(self, directory: str, parts: Stack) -> Iterator[Part]:
         """What to watch of a directory; of those above nearly always that is watched already."""
@@ -175,7 +187,7 @@ class Watching(Writing):
     def _directories(self, number: int, prefix: str) -> Sequence[str | None]:
         """The directories of the join that have a layer's directory as a part; None for not knowing which."""
         known = self._watched.directories(number, prefix)
-        return known or ([None] if self._merge.has_redirects() else [prefix])
+        return known or ((None,) if self._merge.has_redirects() else (prefix,))
 
 
 class Watched:
@@ -184,16 +196,16 @@ class Watched:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stacks: KeyTree[Stack] = KeyTree()
-        self._directories: dict[tuple[int, str], set[str]] = {}
+        self._directories: dict[_Place, set[str]] = {}
 
     def stack(self, directory: str) -> Stack | None:
         """Answer what a directory is made of, if it is watched."""
         return self._stacks.things.get(directory)
 
-    def directories(self, number: int, prefix: str) -> list[str]:
+    def directories(self, number: int, prefix: str) -> Sequence[str]:
         """Answer the directories that have a part."""
         with self._lock:
-            return list(self._directories.get((number, prefix), ()))
+            return tuple(self._directories.get((number, prefix), ()))
 
     def put(self, directory: str, stack: Stack) -> None:
         """A directory is watched, and made of that."""
@@ -201,12 +213,12 @@ class Watched:
             self._remove(directory, self._stacks.things.get(directory, ()))
             self._put(directory, stack)
 
-    def take(self, directory: str) -> list[tuple[int, str]]:
+    def take(self, directory: str) -> list[_Place]:
         """A directory is watched no more; answer the parts that no other one has."""
         with self._lock:
             return self._remove(directory, self._stacks.take(directory) or ())
 
-    def take_below(self, directory: str) -> list[tuple[int, str]]:
+    def take_below(self, directory: str) -> list[_Place]:
         """As ``take``, of a directory and all below it."""
         with self._lock:
             taken = self._stacks.take_below(directory).items()
@@ -238,7 +250,7 @@ class Watched:
         for part in stack:
             self._directories.setdefault((part.layer, part.prefix), set()).add(directory)
 
-    def _remove(self, directory: str, stack: Stack) -> list[tuple[int, str]]:
+    def _remove(self, directory: str, stack: Stack) -> list[_Place]:
         unused = []
         for part in stack:
             place = part.layer, part.prefix
