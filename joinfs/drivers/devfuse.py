@@ -19,7 +19,7 @@ from joinfs.drivers.kernel_verbs import KernelVerbs
 from joinfs.drivers.passthrough import Backings
 from joinfs.drivers.session import Session
 from joinfs.drivers.tally import Tally
-from joinfs.drivers.wire import Init, delete, inval_entry, inval_inode
+from joinfs.drivers.wire import Init, delete, inc_epoch, inval_entry, inval_inode
 from joinfs.errors import JoinfsError
 from joinfs.filesystem.operations import Operations
 from joinfs.mountpoint import unmount
@@ -95,6 +95,9 @@ def _told(operations: Operations, session: Session) -> Iterator[None]:
 
         def entry_gone(self, parent: int, name: str, node: int) -> None:
             session.notify(delete(parent, node, name))
+
+        def all_changed(self) -> None:
+            session.notify(inc_epoch())
 
         def node_changed(self, node: int, data: bool) -> None:
             session.notify(inval_inode(node, data))

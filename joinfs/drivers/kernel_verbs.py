@@ -21,6 +21,7 @@ LONG = 86_400.0
 # opened, as POSIX says; who reads a larger one that is then copied up does not, as on overlayfs.
 LARGE = MEBIBYTE
 _SETID = 0o6000
+_LONG = frozenset({"fsync", "fsyncdir", "syncfs", "fallocate", "copy_file_range", "copy_file_range_64"})
 
 
 class KernelVerbs:
@@ -44,6 +45,16 @@ class KernelVerbs:
         self._attr = Ttl.of(options.lower_ttl if options.attr_timeout is None else options.attr_timeout)
         self._told_absent = Ttl.of(LONG if options.negative_timeout is None else options.negative_timeout)
         self._absent = Ttl.of(options.negative_timeout or 0.0)
+
+    def begin(self) -> None:
+        """A thread begins to answer requests."""
+        self._operations.serving()
+
+    def may_take_long(self, verb: str, arguments: tuple[Any, ...]) -> bool:
+        """Whether a request may wait for a disk, or copy much, also where the store answers at once."""
+        if verb in {"release", "flush"}:
+            return self._operations.keeps_staged(arguments[0])
+        return verb in _LONG
 
     # ---------------------------------------------------------------- names
 

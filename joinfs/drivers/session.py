@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from joinfs.drivers import wire
 from joinfs.drivers.kernel_verbs import KernelVerbs
@@ -25,8 +26,8 @@ from joinfs.filesystem.operations import Caller
 log = logging.getLogger(__name__)
 
 MOST_THREADS = 100
-# These may wait for a disk or copy a file, whatever the store.
-_LONG = frozenset({"fsync", "fsyncdir", "syncfs", "fallocate", "copy_file_range", "copy_file_range_64", "flush", "release", "setxattr"})
+# These are never waited for.
+_AT_ONCE = frozenset({"forget", "batch_forget", "interrupt", "init", "destroy"})
 # These change nothing: who does not wait for the answer any more need not get it.
 _WITHOUT_EFFECT = frozenset(
     {"lookup", "getattr", "statx", "readlink", "read", "readdir", "readdirplus", "getxattr", "listxattr", "access", "lseek", "statfs"}
@@ -111,6 +112,7 @@ class Session:
 
     def _work(self) -> None:
         """Lead whenever nobody does, until the end."""
+        self._verbs.begin()
         view = memoryview(bytearray(wire.BUFFER_SIZE))
         while not self._ended:
             with self._lock:
@@ -136,16 +138,21 @@ class Session:
             if length != size:
                 self._fail(unique, errno.EINVAL)
                 continue
-            body = view[header_size : size - extensions * 8]
-            if self._waits(request.verb, size):
+            try:
+                arguments = wire.arguments(request, view[header_size : size - extensions * 8])
+            except wire.Malformed as error:
+                log.warning("a malformed request, %s: %s", request.verb, error)
+                self._fail(unique, errno.EINVAL)
+                continue
+            if self._waits(request.verb, arguments):
                 self._in_hand[unique] = request.verb
                 self._let_lead()
-                self._answer(request, unique, node, (uid, gid, pid), body, size, in_hand=True)
+                self._answer(request, unique, node, Caller(uid, gid, pid), arguments, size, in_hand=True)
                 return True
             if request.verb == "interrupt":
-                self._interrupt(body)
+                self._interrupt(*arguments)
             else:
-                self._answer(request, unique, node, (uid, gid, pid), body, size)
+                self._answer(request, unique, node, Caller(uid, gid, pid), arguments, size)
             if self._ended:
                 break
         return False
@@ -163,10 +170,10 @@ class Session:
                     log.error("reading requests failed: %s", error)
                 return 0
 
-    def _waits(self, verb: str, size: int) -> bool:
-        if not self._is_thread_safe or verb in {"forget", "batch_forget", "interrupt", "init", "destroy"}:
+    def _waits(self, verb: str, arguments: tuple[Any, ...]) -> bool:
+        if verb in _AT_ONCE or not self._is_thread_safe:
             return False
-        return self._may_wait or verb in _LONG
+        return self._may_wait or self._verbs.may_take_long(verb, arguments)
 
     def _let_lead(self) -> None:
         """Have another thread read requests from now on."""
@@ -184,20 +191,17 @@ class Session:
         request: wire.Request,
         unique: int,
         node: int,
-        caller: tuple[int, int, int],
-        body: memoryview,
+        caller: Caller,
+        arguments: tuple[Any, ...],
         size: int,
         in_hand: bool = False,
     ) -> None:
         begun = time.perf_counter_ns() if self._tally is not None else 0
         reply, number = b"", 0
         try:
-            reply = getattr(self._verbs, request.verb)(node, Caller(*caller), *wire.arguments(request, body))
+            reply = getattr(self._verbs, request.verb)(node, caller, *arguments)
         except (KeyError, JoinfsError, OSError) as error:
             number = errno_of(error)
-        except wire.Malformed as error:
-            log.warning("a malformed request, %s: %s", request.verb, error)
-            number = errno.EINVAL
         except Exception as error:
             log.exception("%s failed", request.verb)
             number = errno_of(error)
@@ -233,11 +237,7 @@ class Session:
             if error.errno not in {errno.ENOENT} | _ENDED:
                 log.error("the kernel does not take an error: %s", error)
 
-    def _interrupt(self, body: memoryview) -> None:
+    def _interrupt(self, unique: int) -> None:
         """Who waits for a request was sent a signal: if it has no effect, it need not be waited for."""
-        try:
-            (unique,) = wire.arguments(self._requests[wire.INTERRUPT], body)
-        except wire.Malformed:
-            return
         if self._in_hand.get(unique) in _WITHOUT_EFFECT and self._in_hand.pop(unique, None) is not None:
             self._fail(unique, errno.EINTR)

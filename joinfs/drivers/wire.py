@@ -80,6 +80,7 @@ class Notify(enum.IntEnum):
     INVAL_INODE = 2
     INVAL_ENTRY = 3
     DELETE = 6
+    INC_EPOCH = 8
 
 
 # Of the flags of WRITE, OPEN and SETATTR.
@@ -494,3 +495,8 @@ def delete(parent: int, child: int, name: str) -> bytes:
     """Tell the kernel that a name in a directory, which was this node's, is gone."""
     encoded = raw(name)
     return _notification(Notify.DELETE, _DELETE.pack(parent, child, len(encoded)) + encoded + b"\0")
+
+
+def inc_epoch() -> bytes:
+    """Have the kernel look up every name anew. From protocol 7.44 on; older kernels do not know it."""
+    return _notification(Notify.INC_EPOCH, b"")

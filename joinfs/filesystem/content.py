@@ -13,6 +13,7 @@ then the content's own.
 import contextlib
 import errno
 import os
+import stat as stat_module
 import tempfile
 import threading
 from typing import BinaryIO
@@ -22,6 +23,7 @@ from joinfs.filesystem.allocate import fallocate
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.table import NodeTable
 from joinfs.stores import Stat, Store
+from joinfs.stores.directory_files import stat_of
 from joinfs.stores.value import MEBIBYTE, RangeStream, now
 
 COPY_SIZE = MEBIBYTE
@@ -272,16 +274,31 @@ class Content:
             mtime = stat.mtime if written is None else written
             return stat._replace(size=native.st_size, mtime=mtime, ctime=max(stat.ctime, mtime))
 
-    def times_were_set(self, atime: int | None, mtime: int | None) -> None:
-        """The node was given times: they hold until the next write."""
+    def change(self, changes: dict[str, int]) -> Stat | None:
+        """Change attributes of the store's own file, where that is what is written to, and answer them as they are then.
+
+        None if it is not, and the store has to be asked.
+        """
+        with self._lock:
+            if not self._writable or self._staged:
+                return None
+            descriptor = self._descriptor
+            if "uid" in changes or "gid" in changes:
+                os.fchown(descriptor, changes.get("uid", -1), changes.get("gid", -1))
+            if "mode" in changes:
+                os.fchmod(descriptor, stat_module.S_IMODE(changes["mode"]))
+            native = os.fstat(descriptor)
+            if "atime" in changes or "mtime" in changes:
+                os.utime(descriptor, ns=(changes.get("atime", native.st_atime_ns), changes.get("mtime", native.st_mtime_ns)))
+                native = os.fstat(descriptor)
+            return stat_of(native)
+
+    def times_were_set(self, mtime: int | None) -> None:
+        """The node of what is staged was given a time: it holds until the next write."""
         with self._lock:
             if mtime is not None:
                 self._mtime = None
                 self._see()
-            if self._writable and not self._staged and self._node.is_unlinked:
-                native = os.fstat(self._descriptor)
-                times = (native.st_atime_ns if atime is None else atime, native.st_mtime_ns if mtime is None else mtime)
-                os.utime(self._descriptor, ns=times)
 
     # ---------------------------------------------------------------- committing
 

@@ -69,7 +69,7 @@ class DirectoryVerbs(State):
         stats = listing.stats
         known = [(name, stat) for _, name in page if (stat := stats.get(name)) is not None]
         nodes = dict(zip((name for name, _ in known), self._nodes.take_in(directory, known), strict=True))
-        watched = directory.watched
+        watched = bool(directory.watched)
         entries = []
         for place, name in page:
             node, stat = nodes.get(name), stats.get(name)
@@ -77,7 +77,7 @@ class DirectoryVerbs(State):
                 entries.append(self._entry_alone(directory, name, place, None))
                 continue
             # Directories are not watched before somebody looks into them.
-            told = watched and (node.linked is None if node.kind != directory.kind else node.watched)
+            told = watched and (node.linked is None if node.kind != directory.kind else bool(node.watched))
             entry = Entry(node.id, node.attributes(stat), told)
             entries.append(DirectoryEntry(name, node.ino, stat.mode, place, entry))
             stats[name] = None  # the node has it

@@ -48,6 +48,10 @@ class Handles(Generic[H]):
         except KeyError:
             raise BadHandle(f"handle {number} is not open") from None
 
+    def get(self, number: int) -> H | None:
+        """Answer what has the number, if anything has."""
+        return self._open.get(number)
+
     def remove(self, number: int) -> H:
         """Answer what had the number, which nothing has from now on.
 

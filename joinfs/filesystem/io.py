@@ -62,8 +62,8 @@ class FileVerbs(State):
 
     def keeps_staged(self, handle: int) -> bool:
         """Whether what is written to a handle has to be put into the store when it is closed."""
-        opened = self._files[handle]
-        return opened.writable and opened.content.is_staged
+        opened = self._files.get(handle)
+        return opened is not None and opened.writable and opened.content.is_staged
 
     def kill_suidgid(self, node: int) -> None:
         """Take the set-user-ID bit away from a file, and the set-group-ID bit if its group may execute it.
@@ -79,7 +79,13 @@ class FileVerbs(State):
             self._change(found, {"mode": stat_module.S_IMODE(kept)})
 
     def _change(self, node: Node, changes: dict[str, int]) -> None:
-        """Change attributes, in the store where it has the node still."""
+        """Change attributes: of an open local file there, else in the store, where it has the node still."""
+        content = node.content
+        if content is not None and (stat := content.change(changes)) is not None:
+            with self._nodes.lock:
+                self._nodes.changed(node)
+                self._nodes.update(node, stat)
+            return
         with self._nodes.changing:
             if node.is_unlinked:
                 stat = self._nodes.refresh(node)
@@ -91,8 +97,8 @@ class FileVerbs(State):
                 with self._nodes.lock:
                     self._nodes.changed(node)
                     self._nodes.update(node, stat)
-            if node.content is not None:
-                node.content.times_were_set(changes.get("atime"), changes.get("mtime"))
+            if content is not None:
+                content.times_were_set(changes.get("mtime"))
 
     def node_of(self, handle: int) -> int:
         """Answer the node that a handle is open on."""

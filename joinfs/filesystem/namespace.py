@@ -131,6 +131,7 @@ class NamespaceVerbs(State):
         with self._nodes.lock:
             self._nodes.names_changed(directory, name)
             node = self._nodes.add_name(directory, name, stat)
+            node.has_xattrs = False
             self._nodes.count(node)
         return Entry(node.id, node.attributes(stat), is_told(node))
 

@@ -32,7 +32,7 @@ class Node:
         linked: The store's number for a file that has several keys.
         children: Of a directory: the nodes of those names in it that are known.
         listing: Of a directory: what it was last listed as, while somebody reads on in that.
-        watched: Of a directory: whether changes that others make directly in it are told.
+        watched: Of a directory: whether changes that others make directly in it are told; None if nobody has asked.
         content: Its data, while it is open or not yet committed.
         has_xattrs: False if it is known to have no extended attributes outside ``user.``.
     """
@@ -69,7 +69,7 @@ class Node:
         self.linked: int | None = None
         self.children: dict[str, Node] | None = None
         self.listing: Listing | None = None
-        self.watched = False
+        self.watched: bool | None = None
         self.content: Content | None = None
         self.has_xattrs = True
         self._more: list[tuple[Node, str]] | None = None

@@ -19,6 +19,7 @@ from joinfs.filesystem.io import FileVerbs
 from joinfs.filesystem.namespace import NamespaceVerbs, access_allowed
 from joinfs.filesystem.nodes import ROOT, Node
 from joinfs.filesystem.state import NOW, Caller, DirectoryEntry, Entry, Settings, is_told
+from joinfs.filesystem.told import Told
 from joinfs.filesystem.xattrs import XattrVerbs
 from joinfs.stores import Usage
 from joinfs.stores.value import now
@@ -29,7 +30,7 @@ __all__ = ["NOW", "ROOT", "Attributes", "Caller", "DirectoryEntry", "Entry", "Op
 log = logging.getLogger(__name__)
 
 
-class Operations(NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
+class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
     """A mounted file system."""
 
     def getattr(self, node: int, handle: int | None = None) -> Attributes:
@@ -124,10 +125,7 @@ class Operations(NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
 
     def is_watched(self, node: int) -> bool:
         """Whether the driver will be told of names that others make in a directory."""
-        return self._nodes[node].watched
-
-    def tell(self, kernel: object) -> None:
-        pass
+        return bool(self._nodes[node].watched)
 
     def statfs(self) -> Usage:
         """Answer how much room there is."""

@@ -130,7 +130,6 @@ class State:
 
 def is_told(node: Node) -> bool:
     """Whether we are told if others change a node, or what its name stands for."""
-    parent = node.parent
-    if parent is None or not parent.watched:
-        return node.watched and parent is None
-    return node.watched if node.is_directory else node.linked is None
+    if node.is_directory:
+        return bool(node.watched) and (node.parent is None or bool(node.parent.watched))
+    return node.parent is not None and bool(node.parent.watched) and node.linked is None

@@ -59,6 +59,7 @@ class NodeTable:
         self._by_file: dict[int, Node] = {}
         # Inode numbers that are not those of their nodes' keys: of what was renamed or unlinked, or has several names.
         self._taken: dict[int, Node] = {ROOT_INO: self.root}
+        self._changed_at: dict[tuple[int, str], float] | None = None
 
     def __getitem__(self, number: int) -> Node:
         return self._nodes[number]
@@ -222,6 +223,8 @@ class NodeTable:
         """Take in new attributes of a node."""
         if node.stat is None:
             self._remember(node)
+        elif node.stat.ctime != stat.ctime:
+            node.has_xattrs = True
         node.stat = stat
         node.expires = time.monotonic() + self._ttl
         if stat.nlink > 1 and stat.linked_id is not None and not stat.breaks:
@@ -241,10 +244,10 @@ class NodeTable:
     def changed(self, node: Node) -> None:
         """Believe nothing about a node's attributes any more, nor what is being read of them now."""
         node.expires = 0.0
-        node.has_xattrs = True
         node.version = next(self._versions)
         for parent, name in node.names:
             parent.version = node.version
+            self._note(parent, name)
             listing = parent.listing
             if listing is not None and name in listing.stats:
                 listing.stats[name] = None
@@ -252,10 +255,10 @@ class NodeTable:
     def names_changed(self, parent: Node, *names: str) -> None:
         """The same for a directory in which names came or went."""
         self.changed(parent)
-        listing = parent.listing
-        if listing is not None:
-            for name in names:
-                listing.stats.pop(name, None)
+        for name in names:
+            self._note(parent, name)
+            if parent.listing is not None:
+                parent.listing.stats.pop(name, None)
 
     def refresh(self, node: Node) -> Stat:
         """Answer the attributes of a node, asking the store unless what is known is fresh; those of an unlinked one stay.
@@ -372,9 +375,62 @@ class NodeTable:
         self.names_changed(parent, name)
         self.names_changed(other_parent, other_name)
 
-    def forget_absent(self, parent: Node, name: str) -> None:
-        """Do not believe any more that nothing is there of a name."""
+    # ---------------------------------------------------------------- what others change
+
+    def at(self, key: str) -> Node | None:
+        """Answer the node at a key, if it is known."""
+        node: Node | None = self.root
+        for name in key.removesuffix("/").split("/") if key else ():
+            node = None if node is None else node.child(name)
+        return node
+
+    def nearest(self, key: str) -> tuple[Node, str]:
+        """Answer the last directory on the way to a key that is known, and the name in it on that way."""
+        directory, names = self.root, key.removesuffix("/").split("/")
+        for place, name in enumerate(names[:-1]):
+            child = directory.child(name)
+            if child is None:
+                return directory, names[place]
+            directory = child
+        return directory, names[-1]
+
+    def disbelieve(self, parent: Node, name: str) -> None:
+        """Believe nothing any more of what a name stands for. Hold the lock."""
+        child = parent.child(name)
         self._absent.pop((parent.id, name), None)
+        if parent.listing is not None:
+            parent.listing.until = 0.0
+        parent.expires = 0.0
+        parent.version = next(self._versions)
+        if child is not None:
+            child.expires = 0.0
+            child.version = parent.version
+            child.has_xattrs = True
+
+    def forget_absent(self, parent: Node) -> list[str]:
+        """Do not believe any more that some names in a directory stand for nothing, and answer them. Hold the lock."""
+        names = [name for number, name in self._absent if number == parent.id]
+        for name in names:
+            del self._absent[parent.id, name]
+        return names
+
+    def changed_at(self, parent: Node, name: str) -> float:
+        """Answer when a name in a directory, or what it stands for, was last changed through this mount: monotonic seconds."""
+        return 0.0 if self._changed_at is None else self._changed_at.get((parent.id, name), 0.0)
+
+    def note_changes(self, until: float) -> None:
+        """Keep in mind for a while when what is changed; ``changed_at`` tells."""
+        self._noted_for = until
+        self._changed_at = {}
+
+    def _note(self, parent: Node, name: str) -> None:
+        noted = self._changed_at
+        if noted is None:
+            return
+        now = time.monotonic()
+        if len(noted) >= MOST_ABSENT:
+            self._changed_at = noted = {k: at for k, at in noted.items() if at > now - self._noted_for}
+        noted[parent.id, name] = now
 
     # ---------------------------------------------------------------- lifetime
 

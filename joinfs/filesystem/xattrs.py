@@ -91,6 +91,7 @@ class XattrVerbs(State):
             self._check_foreign(name)
             self._check_flags(name in self._foreign(found), name, flags)
             self._store.set_xattr(found.key(), name, value)
+            found.has_xattrs = True
             self._nodes.changed(found)
 
     def _set_metadata(self, node: Node, name: str, value: bytes, flags: int) -> None:

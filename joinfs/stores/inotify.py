@@ -36,6 +36,10 @@ class Event(NamedTuple):
     name: bytes
 
 
+class Watcher(threading.Thread):
+    """A thread that tells what others do; it also hears of what we do ourselves."""
+
+
 class Inotify:
     """An inotify descriptor and the thread that reads it.
 
@@ -55,7 +59,7 @@ class Inotify:
         if self._descriptor < 0:
             raise _failed()
         self._end = os.eventfd(0, os.EFD_CLOEXEC)
-        self._thread = threading.Thread(target=self._run, name=f"changes of {name}", daemon=True)
+        self._thread = Watcher(target=self._run, name=f"changes of {name}", daemon=True)
         self._thread.start()
 
     def add(self, descriptor: int, mask: int) -> int:

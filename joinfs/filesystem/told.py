@@ -1,0 +1,174 @@
+"""What others change, and who is told of it.
+
+The kernel may believe for long what it was told about, if it is told when that is not so any more. Others are:
+whoever writes to the store in this process, past the mount, and whoever changes its medium. Of the latter stores
+tell only of directories that are watched; a directory is watched before anything in it is shown.
+"""
+
+import logging
+import threading
+import time
+from typing import Protocol
+
+from joinfs.errors import JoinfsError
+from joinfs.filesystem.nodes import Node
+from joinfs.filesystem.state import State
+from joinfs.stores import Stat
+from joinfs.stores.inotify import Watcher
+from joinfs.stores.keys import is_directory_key
+
+log = logging.getLogger(__name__)
+
+# Our own changes come back from the medium within this many seconds, and are no news.
+ECHO = 0.25
+
+
+class Kernel(Protocol):
+    """Who keeps what it was told about nodes. Called in threads that answer none of its requests."""
+
+    def entry_changed(self, parent: int, name: str) -> None:
+        """A name in a directory stands for something else, or for something now; or all below it may have changed."""
+
+    def entry_gone(self, parent: int, name: str, node: int) -> None:
+        """A name in a directory, which was this node's, stands for nothing now."""
+
+    def node_changed(self, node: int, data: bool) -> None:
+        """A node's attributes changed, and perhaps its data."""
+
+    def all_changed(self) -> None:
+        """Every name may stand for something else."""
+
+
+class Told(State):
+    """The part of the file system that tells the kernel. SEMANTICS.md, What others change."""
+
+    _kernel: Kernel | None = None
+
+    def tell(self, kernel: Kernel | None) -> None:
+        """Tell ``kernel`` what others change, from now on; None ends that."""
+        if kernel is None:
+            self._kernel = None
+            self._store.unsubscribe(self._changed)
+            return
+        self._serving = threading.local()
+        self._nodes.note_changes(ECHO)
+        self._kernel = kernel
+        self._store.subscribe(self._changed)
+
+    def serving(self) -> None:
+        """This thread answers the kernel from now on: what it changes is no news."""
+        if self._kernel is not None:
+            self._serving.active = True
+
+    # ---------------------------------------------------------------- watching
+
+    def watch(self, directory: Node) -> None:
+        """See to it that changes that others make in a directory are told, if the kernel is to be told."""
+        if directory.watched is not None or self._kernel is None:
+            return
+        above = directory.parent
+        if directory.is_unlinked:
+            return
+        try:
+            directory.watched = (above is None or bool(above.watched)) and self._store.watch(directory.prefix())
+        except (KeyError, JoinfsError, OSError) as error:
+            log.info("%s is not watched: %s", directory.id, error)
+
+    def _unwatch(self, directory: Node) -> None:
+        directory.watched = None
+        if self._kernel is not None and not directory.is_unlinked:
+            try:
+                self._store.unwatch(directory.prefix())
+            except (KeyError, JoinfsError, OSError) as error:
+                log.info("%s: %s", directory.id, error)
+
+    # ---------------------------------------------------------------- being told
+
+    def _changed(self, key: str | None) -> None:
+        """A subscriber of the store."""
+        kernel = self._kernel
+        if kernel is None or getattr(self._serving, "active", False):
+            return
+        if not key:
+            self._all_changed(kernel)
+        elif is_directory_key(key):
+            self._below_changed(kernel, key)
+        else:
+            self._name_changed(kernel, key)
+
+    def _all_changed(self, kernel: Kernel) -> None:
+        self._disbelieve_below(self._nodes.root)
+        kernel.all_changed()
+        for node in self._nodes.opened():
+            kernel.node_changed(node.id, True)
+
+    def _disbelieve_below(self, directory: Node) -> None:
+        """Believe nothing of what is in a directory any more, and watch anew before anything in it is shown."""
+        with self._nodes.lock:
+            pending = [directory]
+            while pending:
+                node = pending.pop()
+                node.watched = None
+                self._nodes.forget_absent(node)
+                for name, child in (node.children or {}).items():
+                    self._nodes.disbelieve(node, name)
+                    if child.is_directory:
+                        pending.append(child)
+
+    def _below_changed(self, kernel: Kernel, key: str) -> None:
+        directory = self._nodes.at(key)
+        if directory is None or directory.parent is None:
+            self._name_changed(kernel, key.removesuffix("/"))
+            return
+        self._disbelieve_below(directory)
+        with self._nodes.lock:
+            self._nodes.disbelieve(directory.parent, directory.name)
+        kernel.node_changed(directory.id, True)
+        kernel.entry_changed(directory.parent.id, directory.name)
+
+    def _name_changed(self, kernel: Kernel, key: str) -> None:
+        directory, name = self._nodes.nearest(key)
+        if self._is_echo(directory, name):
+            return
+        self._look_again(kernel, directory, name)
+        kernel.node_changed(directory.id, True)
+
+    def _is_echo(self, directory: Node, name: str) -> bool:
+        """Whether we hear of what we did ourselves."""
+        if not isinstance(threading.current_thread(), Watcher):
+            return False
+        child = directory.child(name)
+        if child is not None and child.content is not None and child.content.is_writable:
+            return True  # it is the kernel that writes, past us
+        return self._nodes.changed_at(directory, name) > time.monotonic() - ECHO
+
+    def _look_again(self, kernel: Kernel, directory: Node, name: str) -> None:
+        """Believe nothing of a name any more; have the kernel look it up anew, or only ask for its attributes."""
+        with self._nodes.lock:
+            node = directory.child(name)
+            self._nodes.disbelieve(directory, name)
+        if node is None:
+            kernel.entry_changed(directory.id, name)
+            return
+        try:
+            stat = self._store.lookup(directory.prefix() + name)
+        except (KeyError, JoinfsError, OSError):
+            kernel.entry_gone(directory.id, name, node.id)
+            return
+        if self._is_same(node, stat):
+            kernel.node_changed(node.id, node.is_file)
+        else:
+            with self._nodes.lock:
+                if directory.child(name) is node:
+                    self._nodes.remove_name(directory, name)
+            kernel.entry_changed(directory.id, name)
+
+    def _is_same(self, node: Node, stat: Stat) -> bool:
+        """Whether what others left at the name of a node is the same file as before, changed at most.
+
+        Of a regular file whose size or time the kernel may keep itself, that is only so if it was open to be written:
+        what else is another node then, of which the kernel takes nothing for known.
+        """
+        if node.kind != stat.kind:
+            return False
+        return node.content is not None or not node.is_file or (node.stat is not None and node.stat.file_id == stat.file_id)
