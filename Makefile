@@ -1,6 +1,7 @@
 # make demo    mount three stores as one directory and show it
 # make test    run every test
 # make check   ruff, mypy --strict, import-linter
+# make bench   time mounts beside the peers that are installed
 # make bench-stores   time each store beside encore's same store, and SQLite beside sqlite3 itself
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 MOUNTING := fuse3 libfuse2 attr
 TESTING := git rsync acl sqlite3 tar libarchive13 p7zip-full cpio genisoimage
 
-.PHONY: demo test check bench-stores clean mounting testing
+.PHONY: demo test check bench bench-stores clean mounting testing
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed mounting
@@ -22,6 +23,9 @@ check: $(VENV)/tested
 	$(BIN)/ruff check joinfs tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/tested mounting
+	$(BIN)/python tests/bench/mounts.py $(BENCH_ARGS)
 
 bench-stores: $(VENV)/tested
 	$(BIN)/python tests/bench/stores.py $(BENCH_ARGS)
