@@ -12,17 +12,19 @@ with an underscore, and tell the listeners and subscribers.
 """
 
 import contextlib
+import io
 import itertools
 import os
 import stat as stat_module
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
-from joinfs.errors import DirectoryNotEmpty, InvalidKey, IsADirectory, ReadOnly, StoreError, Unsupported
+from joinfs.errors import DirectoryNotEmpty, InvalidKey, IsADirectory, KeyExists, ReadOnly, StoreError, Unsupported
 from joinfs.stores.announcing import Announcing
 from joinfs.stores.bulk import BulkMethods
-from joinfs.stores.keys import check_key, is_directory_key
+from joinfs.stores.keys import check_key, is_directory_key, split
 from joinfs.stores.metadata import checked
 from joinfs.stores.progress import reporting
 from joinfs.stores.reading import Reading
@@ -117,6 +119,65 @@ class Store(Announcing, BulkMethods, Reading):
     ) -> Stat:
         """What ``put`` promises; the key has been checked, and ``data`` is what ``_receive`` gave."""
         raise ReadOnly(f"{self.name} takes no writes")
+
+    def make(self, key: str, stat: Stat, target: bytes = b"") -> Stat:
+        """Make something new and empty, now, where nothing stands; the directory that it is in is there.
+
+        Args:
+            key: Ends in ``/`` if, and only if, ``stat`` is a directory's.
+            stat: Its mode, uid, gid and rdev count.
+            target: Of a symlink.
+
+        Returns:
+            The attributes as they are now.
+
+        Raises:
+            KeyExists: Something stands there.
+            KeyError: There is no such directory to make it in.
+            InvalidKey, NotADirectory, ReadOnly, OutOfSpace, Unsupported: As for ``put``.
+
+        After a failure nothing is there. Emits StoreSetEvent.
+        """
+        self._check_writable(key)
+        if is_directory_key(key) != stat.is_directory:
+            raise InvalidKey(f"{key!r}: the key of a directory, and only that, ends in '/'")
+        with self._changing(key):
+            made = self._make_new(key, stat, target)
+        self._tell_set(key, False)
+        return made
+
+    def _make_new(self, key: str, stat: Stat, target: bytes) -> Stat:
+        self._check_free(key)
+        moment = now()
+        new = stat._replace(atime=moment, mtime=moment, ctime=moment, birth=moment, implied=False)
+        return self._put(key, new, io.BytesIO(target) if stat.is_symlink else None, {}, {}, MEBIBYTE)
+
+    def _check_free(self, key: str) -> None:
+        bare = key.removesuffix("/")
+        try:
+            self.lookup(bare)
+        except KeyError:
+            self.stat(split(bare)[0])
+            return
+        raise KeyExists(f"{bare!r} is there already")
+
+    def make_local(self, key: str, stat: Stat) -> tuple[Stat, int]:
+        """As ``make``, of a regular file, which is open then as by ``open_local(key, os.O_RDWR)``; answer the descriptor too.
+
+        Raises:
+            Unsupported: The data is not a local file of its own. Then nothing was made.
+        """
+        self._check_writable(key)
+        with self._changing(key):
+            made = self._make_local(key, stat)
+        self._tell_set(key, False)
+        return made
+
+    def _make_local(self, key: str, stat: Stat) -> tuple[Stat, int]:
+        if not self.capabilities.local:
+            raise Unsupported(f"{self.name} does not keep {key!r} in a local file")
+        made = self._make_new(key, stat, b"")
+        return made, self.open_local(key, os.O_RDWR)
 
     def delete(self, key: str) -> None:
         """Delete ``key``; of a directory (``a/``), the empty directory.
@@ -385,16 +446,9 @@ class Store(Announcing, BulkMethods, Reading):
             raise ReadOnly(f"{self.name} takes no writes")
         check_key(key)
 
-    @contextlib.contextmanager
-    def _changing(self, *keys: str) -> Iterator[None]:
+    def _changing(self, *keys: str) -> "_Changing":
         """Around a write: nobody else changes the keys, and what others cached of this store is not to be believed."""
-        try:
-            with self._exclusive(*keys):
-                yield
-        finally:
-            self._note_change()
-            if self._subscribers:
-                self._tell_written(keys)
+        return _Changing(self, keys)
 
     def _note_change(self) -> None:
         self._last_change = next(self._numbers)
@@ -461,3 +515,27 @@ class Store(Announcing, BulkMethods, Reading):
             for name, child in tuple(self.list(key)):
                 self._delete_tree(key + name + ("/" if child.is_directory else ""))
         self._delete(key)
+
+
+class _Changing:
+    """What ``Store._changing`` gives; a class, as it is entered with every write."""
+
+    __slots__ = ("_exclusive", "_keys", "_store")
+
+    def __init__(self, store: Store, keys: tuple[str, ...]) -> None:
+        self._store, self._keys = store, keys
+
+    def __enter__(self) -> None:
+        self._exclusive = self._store._exclusive(*self._keys)
+        self._exclusive.__enter__()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        store = self._store
+        try:
+            self._exclusive.__exit__(exc_type, error, traceback)
+        finally:
+            store._note_change()
+            if store._subscribers:
+                store._tell_written(self._keys)

@@ -20,15 +20,12 @@ from joinfs.stores import beneath
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, DEFAULT_FILE_MODE
 from joinfs.stores.directory_files import TEMPORARY, Filled, copy_range, encode, give_name, give_new_name, stat_of, unnamed_file
 from joinfs.stores.directory_journal import Journal
-from joinfs.stores.directory_reading import DIRECTORY_FLAGS, DirectoryReading
+from joinfs.stores.directory_making import LOCKS, DirectoryMaking, Exclusive
+from joinfs.stores.directory_places import DIRECTORY_FLAGS
 from joinfs.stores.keys import ROOT, ancestors, directory_key, is_directory_key, split
 from joinfs.stores.value import Metadata, Stat, drained, new_stat
 
-# Writers of different keys go side by side; so many locks stand for all keys.
-LOCKS = 64
-
-
-class DirectoryStore(DirectoryReading):
+class DirectoryStore(DirectoryMaking):
     """A directory of the host.
 
     Nothing outside it can be reached through a key, whatever symlinks there are. Transactions are all or
@@ -48,15 +45,8 @@ class DirectoryStore(DirectoryReading):
 
     # ---------------------------------------------------------------- writing
 
-    @contextlib.contextmanager
-    def _exclusive(self, *keys: str) -> Iterator[None]:
-        if self._gate.is_mine():  # what fails in a transaction leaves nothing in its journal either
-            with self._nested_transaction():
-                yield
-            return
-        numbers = sorted({hash(key.removesuffix("/")) % LOCKS for key in keys})
-        with self._gate.shared(), self._locks[numbers[0]], self._locks[numbers[-1]]:
-            yield
+    def _exclusive(self, *keys: str) -> Exclusive:
+        return Exclusive(self, keys)
 
     @contextlib.contextmanager
     def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
@@ -96,6 +86,7 @@ class DirectoryStore(DirectoryReading):
                 journal, self._open_journal = self._open_journal, None
                 if journal is not None:
                     journal.roll_back()
+                    self._directories.forget()
                 raise
             journal, self._open_journal = self._open_journal, None
             if journal is not None:
@@ -108,6 +99,7 @@ class DirectoryStore(DirectoryReading):
             yield
         except BaseException:
             journal = self._open_journal
+            self._directories.forget()
             if journal is not None and mark is not None:
                 journal.roll_back_to(mark)
             elif journal is not None:
@@ -301,13 +293,17 @@ class DirectoryStore(DirectoryReading):
         if key == ROOT:
             raise InvalidKey("the root cannot be deleted")
         with self._at(key, writing=True) as (directory, name):
-            there = self._native(directory, name, key)
             if journal := self._journal():
-                self._note_replacing(journal, directory, name, key, there)
+                self._note_replacing(journal, directory, name, key, self._native(directory, name, key))
             try:
                 (os.rmdir if is_directory_key(key) else os.unlink)(name, dir_fd=directory)
+            except (IsADirectoryError, NotADirectoryError) as error:  # it is of the other kind
+                raise KeyError(key) from error
             except FileExistsError as error:
                 raise DirectoryNotEmpty(f"{key!r} has entries") from error
+            finally:
+                if is_directory_key(key):
+                    self._directories.forget()
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
         with self._at(key, writing=True) as (directory, name), self._pinned(directory, name, key) as descriptor:
@@ -365,11 +361,17 @@ class DirectoryStore(DirectoryReading):
             except FileExistsError as error:
                 raise DirectoryNotEmpty(f"{new!r} has entries: {there}") from error
 
-    def _watches_moved(self, old: str, new: str, swap: bool = False) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _watches_moved(self, old: str, new: str, swap: bool = False) -> Iterator[None]:
         """Around moving a directory, or swapping one with something: what is watched in it stays so."""
         if self._watching is None or not (is_directory_key(old) or is_directory_key(new)):
-            return contextlib.nullcontext()
-        return self._watching.moving(directory_key(old), directory_key(new), swap)
+            yield
+            return
+        try:
+            with self._watching.moving(directory_key(old), directory_key(new), swap):
+                yield
+        finally:
+            self._directories.forget()
 
     def _exchange(self, first: str, second: str) -> None:
         with self._at(first, True) as (directory, name), self._at(second, True) as (other_directory, other_name):

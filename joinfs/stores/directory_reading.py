@@ -24,6 +24,7 @@ from joinfs.stores.attributes import FileAttributes
 from joinfs.stores.base import Store
 from joinfs.stores.directory_files import TEMPORARY, Held, decode, encode, open_stream, stat_of
 from joinfs.stores.directory_journal import recover
+from joinfs.stores.directory_places import OpenDirectories, Place, host_names
 from joinfs.stores.directory_watching import DirectoryWatching
 from joinfs.stores.gate import Gate
 from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
@@ -32,7 +33,6 @@ from joinfs.stores.value import Capabilities, Metadata, Opened, Stat, Usage, Val
 
 # Entries that are read at a time.
 PAGE = 256
-DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY
 # A descriptor beyond this tells that many are open.
 MOST_HELD = 200
 _TRANSLATED = {
@@ -68,6 +68,7 @@ class DirectoryReading(Store):
             self._root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise StoreUnavailable(f"{self.path} cannot be opened as a directory: {error.strerror}") from error
+        self._directories = OpenDirectories(self._root)
         self._attributes = FileAttributes(self.name)
         self.capabilities = Capabilities(
             writable=not self._read_only and os.access(self.path, os.W_OK, effective_ids=True),
@@ -87,7 +88,7 @@ class DirectoryReading(Store):
                     text = f"{self.name}: a transaction that was cut off cannot be undone: {error.strerror}"
                     raise StoreUnavailable(f"{text}; connect it as who may write there") from error
                 raise
-        self._watching = DirectoryWatching(self._root, self._tell_changed, not self.capabilities.writable, self.name)
+        self._watching = DirectoryWatching(self._root, self._told, not self.capabilities.writable, self.name)
 
     def disconnect(self) -> None:
         if self._watching is not None:
@@ -108,7 +109,7 @@ class DirectoryReading(Store):
         if self._watching is None:
             self._check_connected()
         try:
-            self._split(directory)
+            host_names(directory)
         except (InvalidKey, KeyError):
             return False
         return self._watching is not None and is_directory_key(directory) and self._watching.watch(directory)
@@ -119,33 +120,17 @@ class DirectoryReading(Store):
 
     # ---------------------------------------------------------------- finding
 
-    @contextlib.contextmanager
-    def _at(self, key: str, writing: bool = False) -> Iterator[tuple[int, bytes]]:
-        """Give (descriptor of the directory that ``key`` is in, name), and translate errors.
+    def _at(self, key: str, writing: bool = False) -> Place:
+        return Place(self, key, writing)
 
-        No other thread has a transaction open meanwhile.
-        """
-        self._check_connected()
-        directory = -1
-        with self._gate.shared():
-            try:
-                above, name = self._split(key)
-                if above:
-                    directory = beneath.open_beneath(self._root, above, DIRECTORY_FLAGS)
-                yield (self._root if directory < 0 else directory), name
-            except (InvalidKey, OSError) as error:
-                raise self._translated(error, key, writing) from error
-            finally:
-                if directory >= 0:
-                    os.close(directory)
+    def _is_watched(self, directory: str) -> bool:
+        return self._watching is not None and self._watching.is_watched(directory)
 
-    def _split(self, key: str) -> tuple[bytes, bytes]:
-        """The directory that a key is in, and its name in it; ``.`` for the root. Both as the host has them."""
-        if TEMPORARY in key and any(part.startswith(TEMPORARY) for part in key.split("/")):
-            raise KeyError(key)
-        check_key(key)
-        above, name = split(key)
-        return encode(above[:-1]), encode(name) or b"."
+    def _told(self, key: str | None) -> None:
+        """What others did to directories that are watched."""
+        if key is None or key.endswith("/"):
+            self._directories.forget()
+        self._tell_changed(key)
 
     @contextlib.contextmanager
     def _pinned_whole(self, key: str) -> Iterator[int]:
@@ -154,8 +139,12 @@ class DirectoryReading(Store):
         descriptor = -1
         with self._gate.shared():
             try:
-                above, name = self._split(key)
-                descriptor = beneath.open_beneath(self._root, above + b"/" + name if above else name, os.O_PATH | os.O_NOFOLLOW)
+                above, path, name = host_names(key)
+                directory = self._directories.directory(path, True) if self._is_watched(above) else None
+                if directory is not None:
+                    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory.descriptor)
+                else:
+                    descriptor = beneath.open_beneath(self._root, path + b"/" + name if path else name, os.O_PATH | os.O_NOFOLLOW)
                 yield descriptor
             except (InvalidKey, OSError) as error:
                 raise self._translated(error, key, False) from error
@@ -167,7 +156,10 @@ class DirectoryReading(Store):
         """What an error of the host means to who asked for ``key``."""
         if isinstance(error, InvalidKey):
             return error if writing else KeyError(key)
-        if error.errno == errno.ENOENT or (error.errno in _NOT_A_DIRECTORY and not writing):
+        if error.errno == errno.ENOENT:
+            self._directories.forget_removed(host_names(key)[1])
+            return KeyError(key)
+        if error.errno in _NOT_A_DIRECTORY and not writing:
             return KeyError(key)
         if error.errno in _NOT_A_DIRECTORY:
             return NotADirectory(f"something in {key!r} is not a directory")
@@ -202,25 +194,23 @@ class DirectoryReading(Store):
             descriptor = os.open(name, flags, dir_fd=parent)
         try:
             with os.scandir(descriptor) as entries:
-                while page := self._page(entries):
-                    for entry, stat in page:
-                        if stat is not None:
-                            yield entry, stat
+                while (page := self._page(entries)) is not None:
+                    yield from page
         finally:
             os.close(descriptor)
 
-    def _page(self, entries: Iterator[os.DirEntry[str]]) -> Sequence[tuple[str, Stat | None]]:
-        """The next entries of a directory, read while no other thread has a transaction open."""
-        page = []
+    def _page(self, entries: Iterator[os.DirEntry[str]]) -> Sequence[tuple[str, Stat]] | None:
+        """The next entries of a directory, read while no other thread has a transaction open; None at the end."""
+        page: list[tuple[str, Stat]] = []
         with self._gate.shared():
-            for entry in itertools.islice(entries, PAGE):
+            some = list(itertools.islice(entries, PAGE))
+            for entry in some:
                 name = decode(entry.name)
-                stat = None
-                if not name.startswith(TEMPORARY):
-                    with contextlib.suppress(FileNotFoundError):
-                        stat = stat_of(entry.stat(follow_symlinks=False))
-                page.append((name, stat))
-        return page
+                if name[0] == "." and name.startswith(TEMPORARY):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    page.append((name, stat_of(entry.stat(follow_symlinks=False))))
+        return page if some else None
 
     def _open(self, key: str, flags: int) -> int:
         """Open a regular file; a FIFO or device that is there instead is not waited for."""

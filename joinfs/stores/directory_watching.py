@@ -76,6 +76,10 @@ class DirectoryWatching:
         finally:
             self._tell_ended(ended)
 
+    def is_watched(self, directory: str) -> bool:
+        """Whether a directory is watched."""
+        return directory in self._watches.things
+
     def unwatch(self, directory: str) -> None:
         """Watch a directory no more."""
         with self._lock:

@@ -6,6 +6,8 @@ or ``..``. Bytes that are not UTF-8 stand in a ``str`` as ``surrogateescape`` pu
 medium has other keys too spell those with :mod:`joinfs.stores.escape`.
 """
 
+import functools
+
 from joinfs.errors import InvalidKey, NameTooLong
 
 ROOT = ""
@@ -37,8 +39,12 @@ def check_key(key: str) -> None:
     """Raise ``InvalidKey`` unless ``key`` is a key; the root's and directories' included."""
     if not isinstance(key, str):
         raise InvalidKey(f"a key is a str, not {type(key).__name__}")
-    if key == ROOT:
-        return
+    if key != ROOT:
+        _check_names(key)
+
+
+@functools.lru_cache(maxsize=8192)  # a key passes here at every store of a join
+def _check_names(key: str) -> None:
     for name in key.removesuffix("/").split("/"):
         check_name(name)
 

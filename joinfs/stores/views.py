@@ -169,6 +169,12 @@ class View(Store):
     def _make(self, key: str, metadata: Metadata) -> None:
         self._ask(self.store.set_metadata, key, metadata)
 
+    def _make_new(self, key: str, stat: Stat, target: bytes) -> Stat:
+        return self._ask(self.store.make, key, stat, target)
+
+    def _make_local(self, key: str, stat: Stat) -> tuple[Stat, int]:
+        return self._ask(self.store.make_local, key, stat)
+
     def _delete(self, key: str) -> None:
         if key == ROOT:
             raise InvalidKey("the root cannot be deleted")

@@ -1,0 +1,125 @@
+"""Where the keys of a directory store are in the host: a directory that is open, and the name in it."""
+
+import functools
+import os
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from joinfs.errors import InvalidKey
+from joinfs.stores import beneath
+from joinfs.stores.directory_files import TEMPORARY, encode
+from joinfs.stores.keys import check_key, split
+
+if TYPE_CHECKING:
+    from joinfs.stores.directory_reading import DirectoryReading
+
+DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY
+MOST_KEPT = 128
+
+
+@functools.lru_cache(maxsize=8192)
+def host_names(key: str) -> tuple[str, bytes, bytes]:
+    """Answer the key of the directory that a key is in, that directory's path, and the name in it; ``.`` for the root.
+
+    Raises:
+        InvalidKey: It is no key.
+        KeyError: Nothing that a store shows is called so.
+    """
+    if TEMPORARY in key and any(part.startswith(TEMPORARY) for part in key.split("/")):
+        raise KeyError(key)
+    check_key(key)
+    above, name = split(key)
+    return above, encode(above[:-1]), encode(name) or b"."
+
+
+class OpenDirectory:
+    """A directory that is open for as long as somebody has this object."""
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+class OpenDirectories:
+    """The directories beneath a root; those that are watched are kept open, as it is told when they are moved.
+
+    Args:
+        root: Descriptor of the root, which stays its owner's.
+    """
+
+    def __init__(self, root: int) -> None:
+        self._root = OpenDirectory(os.dup(root))
+        self._kept: dict[bytes, OpenDirectory] = {}
+        self._forgotten = 0
+
+    def directory(self, path: bytes, keep: bool) -> OpenDirectory:
+        """Answer a directory, open.
+
+        Raises:
+            OSError: As ``beneath.open_beneath``.
+        """
+        if not path:
+            return self._root
+        kept = self._kept.get(path)
+        if kept is not None:
+            return kept
+        forgotten = self._forgotten
+        opened = OpenDirectory(beneath.open_beneath(self._root.descriptor, path, DIRECTORY_FLAGS))
+        if keep:
+            if len(self._kept) >= MOST_KEPT:
+                self._kept.clear()
+            self._kept[path] = opened
+            if forgotten != self._forgotten:  # it may have been moved since it was opened
+                self._kept.clear()
+        return opened
+
+    def forget(self) -> None:
+        """Keep nothing: a path may lead somewhere else now."""
+        self._forgotten += 1
+        self._kept.clear()
+
+    def forget_removed(self, path: bytes) -> None:
+        """Do not keep a directory if it has been removed."""
+        kept = self._kept.get(path)
+        if kept is not None and not os.fstat(kept.descriptor).st_nlink:
+            self._kept.pop(path, None)
+
+
+class Place:
+    """For a ``with`` statement: gives (descriptor of the directory that a key is in, name), and translates errors.
+
+    No other thread has a transaction open meanwhile.
+    """
+
+    __slots__ = ("_directory", "_key", "_store", "_writing")
+
+    def __init__(self, store: "DirectoryReading", key: str, writing: bool) -> None:
+        self._store, self._key, self._writing = store, key, writing
+        self._directory: OpenDirectory | None = None
+
+    def __enter__(self) -> tuple[int, bytes]:
+        store = self._store
+        store._check_connected()
+        share = store._gate.shared()
+        share.__enter__()
+        try:
+            above, path, name = host_names(self._key)
+            self._directory = opened = store._directories.directory(path, store._is_watched(above))
+        except BaseException as error:
+            share.__exit__(None, None, None)
+            if isinstance(error, InvalidKey | OSError):
+                raise store._translated(error, self._key, self._writing) from error
+            raise
+        return opened.descriptor, name
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._directory = None
+        self._store._gate.shared().__exit__(None, None, None)
+        if isinstance(error, InvalidKey | OSError):
+            raise self._store._translated(error, self._key, self._writing) from error
