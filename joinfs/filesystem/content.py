@@ -127,6 +127,11 @@ class Content:
             if truncate:
                 self._wrote()
 
+    def take(self, descriptor: int) -> None:
+        """Have a local file that has just been made to read from and to write to."""
+        with self._lock:
+            self._move_to(descriptor)
+
     def _open_local_to_write(self, truncate: bool) -> bool:
         if self._node.is_unlinked or not self._store.capabilities.local:
             return False

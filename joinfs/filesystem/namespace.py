@@ -1,6 +1,6 @@
 """The verbs on names: looking up, making, removing, renaming, linking."""
 
-import io
+import contextlib
 import os
 import stat as stat_module
 
@@ -11,6 +11,7 @@ from joinfs.errors import (
     KeyExists,
     NotADirectory,
     NotPermitted,
+    Unsupported,
 )
 from joinfs.filesystem.handles import FileHandle
 from joinfs.filesystem.nodes import Node
@@ -84,11 +85,31 @@ class NamespaceVerbs(State):
 
     def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller, umask: int = 0) -> tuple[Entry, int]:
         """Make a regular file and open it; the entry is counted as by ``lookup``."""
-        entry = self._make(parent, name, stat_module.S_IFREG | stat_module.S_IMODE(mode), caller, umask=umask)
-        node = self._nodes[entry.node]
-        content = self._content(node)
-        content.open_to_write()
+        self.check_writable()
+        check_name(name)
+        directory = self._directory(parent)
+        with self._nodes.changing:
+            self._check_absent(directory, name)
+            stat = self._new_stat(directory, stat_module.S_IFREG | stat_module.S_IMODE(mode & ~umask), caller, 0)
+            key = directory.prefix() + name
+            made, descriptor = self._made_local(key, stat)
+            entry = self._added(directory, name, made)
+            node = self._nodes[entry.node]
+            content = self._content(node)
+            if descriptor is None:
+                content.open_to_write(truncate=True)
+            else:
+                content.take(descriptor)
         return entry, self._files.add(FileHandle(node, content, flags))
+
+    def _made_local(self, key: str, stat: Stat) -> tuple[Stat, int | None]:
+        """Make a file, and open it if that is a local one."""
+        if self._makes_local_files:
+            try:
+                return self._store.make_local(key, stat)
+            except Unsupported:
+                self._makes_local_files = False
+        return self._store.make(key, stat), None
 
     def _make(
         self,
@@ -97,7 +118,7 @@ class NamespaceVerbs(State):
         mode: int,
         caller: Caller,
         rdev: int = 0,
-        target: bytes | None = None,
+        target: bytes = b"",
         umask: int = 0,
     ) -> Entry:
         self.check_writable()
@@ -106,14 +127,13 @@ class NamespaceVerbs(State):
         with self._nodes.changing:
             self._check_absent(directory, name)
             stat = self._new_stat(directory, mode & ~umask, caller, rdev)
-            data = None if target is None else io.BytesIO(target)
-            made = self._store.put(_key_in(directory, name, stat.is_directory), stat, data)
+            made = self._store.make(_key_in(directory, name, stat.is_directory), stat, target)
             return self._added(directory, name, made)
 
     def _new_stat(self, directory: Node, mode: int, caller: Caller, rdev: int) -> Stat:
         """Attributes of something new: in a set-group-ID directory the group is that of the directory."""
         gid = caller.gid
-        above = self._nodes.refresh(directory)
+        above = self._nodes.owned(directory)
         if above.mode & stat_module.S_ISGID:
             gid = above.gid
             if stat_module.S_ISDIR(mode):
@@ -121,11 +141,11 @@ class NamespaceVerbs(State):
         return new_stat(mode, caller.uid, gid, rdev)
 
     def _check_absent(self, directory: Node, name: str) -> None:
-        try:
-            self._nodes.find(directory, name)
-        except KeyError:
-            return
-        raise KeyExists(f"{name!r} is there already")
+        """Raise ``KeyExists`` if a name is known to be there; the store checks what is not known."""
+        if directory.child(name) is not None:
+            with contextlib.suppress(KeyError):
+                self._nodes.find(directory, name)
+                raise KeyExists(f"{name!r} is there already")
 
     def _added(self, directory: Node, name: str, stat: Stat) -> Entry:
         with self._nodes.lock:

@@ -76,6 +76,7 @@ class State:
         self._store = store
         self._settings = settings or Settings()
         self._nodes = NodeTable(store, self._settings.entry_ttl, self._settings.idle_nodes, self._unwatch)
+        self._makes_local_files = store.capabilities.local
         self._files: Handles[FileHandle] = Handles()
         self._directories: Handles[Node] = Handles()
 

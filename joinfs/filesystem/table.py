@@ -280,6 +280,10 @@ class NodeTable:
                     return stat
         return self._store.stat(node.key())
 
+    def owned(self, directory: Node) -> Stat:
+        """Answer attributes of a directory of which mode and owner hold: they do not change with what is in it."""
+        return directory.stat if directory.stat is not None and directory.watched else self.refresh(directory)
+
     def remember_listing(self, node: Node, entries: Iterable[tuple[str, Stat]], version: int) -> Listing:
         """Keep what a listing said for who reads on in it; where a node has changed since ``version``, not of that."""
         listing = Listing(entries, time.monotonic() + self._ttl)

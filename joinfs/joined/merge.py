@@ -25,6 +25,8 @@ from joinfs.stores.keys import ROOT, is_directory_key, split
 
 # How often a directory is listed again because somebody was writing.
 MOST_LISTINGS = 3
+# These bits of a mode are set in that of a character device; cheaper to test than its kind.
+_CHARACTER_DEVICE = 0o020000
 T = TypeVar("T")
 
 
@@ -135,10 +137,28 @@ class Merge:
         above, name = split(key)
         if not name or is_reserved(name):
             raise KeyError(key)
-        found = self._find_still(above, name)
+        found = self._find_alone(above, name) or self._find_still(above, name)
         if found is None:
             raise KeyError(key)
         return self._told(found, key + "/") if found.stat.implied else found
+
+    def _find_alone(self, directory: str, name: str) -> Found | None:
+        """What stands at a name in a directory that one layer has alone, which takes one request; None for not knowing."""
+        version = self.stacks.version()
+        parts = self.stacks.get(directory)
+        if parts is None or len(parts) > 1:
+            return None
+        part = parts[0]
+        key = part.prefix + name
+        try:
+            stat = part.store.lookup(key)
+        except KeyError:
+            if self.stacks.is_quiet(version):
+                raise
+            return None
+        if is_overlay_whiteout(part.store, key, stat, part.marks) or not self.stacks.is_quiet(version):
+            return None
+        return Found(part.layer, part.store, key + "/" if stat.is_directory else key, told_by(part, stat))
 
     def _find_still(self, directory: str, name: str) -> Found | None:
         """What stands at a name in a directory, if that is there."""
@@ -232,17 +252,39 @@ class Merge:
         for part in begun.parts:
             last = part is begun.parts[-1]
             found, hidden = begun.first if begun.first is not None and part.layer == 0 else entries_shown(part)
-            for name, stat in found:
-                if name in seen:
-                    continue
-                if not last:
-                    seen.add(name)
-                place: Found | None = Found(part.layer, part.store, name, told_by(part, stat))
-                if part.layer > 0 and not begun.quiet:
-                    place = self._find_still(directory, name)
-                if place is not None:
-                    yield name, self._told(place, f"{directory}{name}/").stat if place.stat.implied else place.stat
+            if not seen and begun.quiet and (last or part.layer == 0):
+                yield from self._first_shown(part, found, directory, None if last else seen)
+            else:
+                yield from self._shown_below(part, found, directory, seen, last, begun.quiet)
             seen |= hidden
+
+    def _first_shown(
+        self, part: Part, found: Iterable[tuple[str, Stat]], directory: str, seen: set[str] | None
+    ) -> Iterator[tuple[str, Stat]]:
+        """What a part shows that nothing is above of; its names are added to ``seen``."""
+        lower = part.layer > 0
+        for name, stat in found:
+            if seen is not None:
+                seen.add(name)
+            if stat.implied:
+                yield name, self._told(Found(part.layer, part.store, name, stat), f"{directory}{name}/").stat
+            else:
+                yield name, told_by(part, stat) if lower and stat.nlink > 1 else stat
+
+    def _shown_below(
+        self, part: Part, found: Iterable[tuple[str, Stat]], directory: str, seen: set[str], last: bool, quiet: bool
+    ) -> Iterator[tuple[str, Stat]]:
+        """What a part shows of which nothing above has the name, or hides it."""
+        for name, stat in found:
+            if name in seen:
+                continue
+            if not last:
+                seen.add(name)
+            place: Found | None = Found(part.layer, part.store, name, told_by(part, stat))
+            if part.layer > 0 and not quiet:
+                place = self._find_still(directory, name)
+            if place is not None:
+                yield name, self._told(place, f"{directory}{name}/").stat if place.stat.implied else place.stat
 
     def _begin_listing(self, directory: str) -> "_Begun":
         """What the first layer shows, read at once while nobody is writing, as far as that can be."""
@@ -292,10 +334,13 @@ def entries_shown(part: Part) -> Listing:
 
 def shown(part: Part, hidden: set[str]) -> Iterator[tuple[str, Stat]]:
     """What a part shows; the names that it hides are added to ``hidden``."""
+    empty_files = part.marks.empty_files
     for name, stat in entries(part):
-        if is_reserved(name):
+        if name[0] == "." and is_reserved(name):
             hidden.add(hidden_name(name) or "")
-        elif is_overlay_whiteout(part.store, part.prefix + name, stat, part.marks):
+        elif (empty_files or stat.rdev == 0 and stat.mode & _CHARACTER_DEVICE == _CHARACTER_DEVICE) and is_overlay_whiteout(
+            part.store, part.prefix + name, stat, part.marks
+        ):
             hidden.add(name)
         else:
             yield name, stat

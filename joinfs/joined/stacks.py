@@ -120,26 +120,24 @@ class Stacks:
         """Whether this thread is the one that writes."""
         return self._writer == threading.get_ident()
 
-    @contextlib.contextmanager
-    def own_write(self) -> Iterator[None]:
-        """Around a write of the join, which remembers what it makes of stacks. After a failure nothing is believed.
+    def begin_own_write(self) -> bool:
+        """A write of the join begins, which remembers what it makes of stacks. False if it is part of one that has begun.
 
-        The caller sees to it that one thread writes at a time.
+        The caller sees to it that one thread writes at a time, and else calls ``end_own_write`` at the end.
         """
         if self.is_mine() and self._depth and getattr(self._of_thread, "memory", None) is None:
-            yield
-            return
+            return False
         self.get("")  # changes that are not ours are noticed before ours come
         self._begin()
-        try:
-            yield
-        except BaseException:
+        return True
+
+    def end_own_write(self, failed: bool) -> None:
+        """The write ends. After a failure nothing is believed."""
+        if failed:
             self.forget()
-            raise
-        finally:
-            memory = self._memory()
-            memory.seen = (self._changes()[0], memory.seen[1])
-            self._end()
+        memory = self._memory()
+        memory.seen = (self._changes()[0], memory.seen[1])
+        self._end()
 
     def _begin(self) -> None:
         self._writer = threading.get_ident()

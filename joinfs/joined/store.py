@@ -55,6 +55,7 @@ class JoinedStore(Watching):
             raise UsageError("the same store is joined twice; give each place in the order a store of its own")
         super().__init__([as_store(store) for store in given], event_manager)
         self._upper = self.layers[0]
+        self._known_capabilities: Capabilities | None = None
         self._merge = Merge(self.layers, directory_ttl)
         self.name = " + ".join(layer.name for layer in self.layers)
 
@@ -68,10 +69,12 @@ class JoinedStore(Watching):
                     layer.connect(credentials)
                     opened.callback(layer.disconnect)
             opened.pop_all()
+        self._known_capabilities = None
         self._merge.stacks.forget()
 
     def disconnect(self) -> None:
         """Disconnect every store, those after one that fails included."""
+        self._known_capabilities = None
         self._watched.clear()
         with contextlib.ExitStack() as closing:
             for layer in self.layers:
@@ -86,10 +89,15 @@ class JoinedStore(Watching):
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
         """Those of the first store, which takes the writes; local and thread-safe as all allow."""
-        return self._upper.capabilities._replace(
+        if self._known_capabilities is not None:
+            return self._known_capabilities
+        capabilities = self._upper.capabilities._replace(
             local=any(layer.capabilities.local for layer in self.layers),
             thread_safe=all(layer.capabilities.thread_safe for layer in self.layers),
         )
+        if self.is_connected():  # they change no more: this is asked with nearly every call
+            self._known_capabilities = capabilities
+        return capabilities
 
     @property
     def changes(self) -> int:

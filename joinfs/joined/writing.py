@@ -10,6 +10,7 @@ then deleted or moved away in one step.
 import contextlib
 import io
 from collections.abc import Iterator, Mapping
+from types import TracebackType
 from typing import Any, BinaryIO
 
 from joinfs.errors import DirectoryNotEmpty, IsADirectory, KeyExists, NotADirectory, Unsupported
@@ -22,6 +23,7 @@ from joinfs.joined.whiteout import (
     REDIRECTS,
     check_not_reserved,
     fits,
+    is_reserved,
     is_whited_out,
     make_opaque,
     read_marks,
@@ -87,7 +89,36 @@ class Writing(Store):
         self._upper.set_data(key, data, buffer_size)
         return self.get_metadata(key) if self._heard() else {}
 
+    def _make_new(self, key: str, stat: Stat, target: bytes) -> Stat:
+        try:
+            if self._is_free_below(key):
+                made = self._upper.make(key, stat, target)
+                if stat.is_directory:
+                    self._merge.stacks.remember(key, (Part(0, self._upper, key),))
+                return made
+        except KeyExists:
+            if self._standing(key) is not None:  # else it is a mark
+                raise
+        return super()._make_new(key, stat, target)
+
+    def _make_local(self, key: str, stat: Stat) -> tuple[Stat, int]:
+        try:
+            if self._is_free_below(key):
+                return self._upper.make_local(key, stat)
+        except KeyExists:
+            if self._standing(key) is not None:
+                raise
+        return super()._make_local(key, stat)
+
+    def _is_free_below(self, key: str) -> bool:
+        """Whether the first store has the directory that ``key`` is in, and those below it have nothing at ``key``."""
+        check_not_reserved(key)
+        parts = self._merge.parts(split(key)[0])
+        return parts[0].layer == 0 and (len(parts) == 1 or self._merge.below(key) is None)
+
     def _delete(self, key: str) -> None:
+        if self._delete_alone(key):
+            return
         found = self._merge.locate(key)
         if is_directory_key(key) and any(True for _ in self._merge.list(key)):
             raise DirectoryNotEmpty(f"{key!r} has entries")
@@ -99,6 +130,17 @@ class Writing(Store):
             self._remove(key)
         if is_directory_key(key):
             self._merge.stacks.forget()
+
+    def _delete_alone(self, key: str) -> bool:
+        """Delete a value of a directory that the first store has alone, where it hides nothing. False if it is not so."""
+        if is_directory_key(key) or is_reserved(split(key)[1]):
+            return False
+        parts = self._merge.parts(split(key)[0])
+        if parts[0].layer > 0 or len(parts) > 1 or parts[0].marks.empty_files:
+            return False
+        # A mark of overlayfs that stands there hides nothing, so it can go, and is then what was not there.
+        self._upper.delete(key)
+        return True
 
     def _remove(self, key: str) -> None:
         """Take something that is hidden below, or is not there, out of the first store as well."""
@@ -170,11 +212,8 @@ class Writing(Store):
             remove_whiteout(self._upper, *split(new))
         return stat
 
-    @contextlib.contextmanager
-    def _exclusive(self, *keys: str) -> Iterator[None]:
-        with self._writes, self._merge.stacks.own_write():
-            self._merge.parts(ROOT)
-            yield
+    def _exclusive(self, *keys: str) -> "_Exclusive":
+        return _Exclusive(self)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -345,3 +384,30 @@ class Writing(Store):
             raise (IsADirectory if target.stat.is_directory else NotADirectory)(f"{new!r} is of the other kind")
         if target.stat.is_directory and any(True for _ in self._merge.list(new)):
             raise DirectoryNotEmpty(f"{new!r} has entries")
+
+
+class _Exclusive:
+    """For a ``with`` statement: this thread alone writes through the join, and says what it makes of stacks."""
+
+    __slots__ = ("_join", "_outermost")
+
+    def __init__(self, join: Writing) -> None:
+        self._join = join
+
+    def __enter__(self) -> None:
+        join = self._join
+        join._writes.acquire()
+        self._outermost = join._merge.stacks.begin_own_write()
+        if self._outermost:
+            try:
+                join._merge.parts(ROOT)
+            except BaseException as error:
+                self.__exit__(type(error), error, None)
+                raise
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._outermost:
+            self._join._merge.stacks.end_own_write(failed=error is not None)
+        self._join._writes.release()
