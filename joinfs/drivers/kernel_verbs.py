@@ -12,7 +12,7 @@ from joinfs.config import MountOptions
 from joinfs.drivers import wire
 from joinfs.drivers.passthrough import Backings
 from joinfs.drivers.wire import Init, Open, Ttl
-from joinfs.filesystem.operations import Caller, DirectoryEntry, Entry, Operations
+from joinfs.filesystem.operations import Caller, Entry, Operations
 from joinfs.stores.value import MEBIBYTE
 
 # What the kernel may believe for long is what we are told of if others change it; then we tell the kernel.
@@ -226,11 +226,8 @@ class KernelVerbs:
 
     def readdirplus(self, node: int, caller: Caller, handle: int, offset: int, size: int) -> bytes:
         entries = self._operations.readdirplus(node, offset, wire.direntplus_size, size)
-        return b"".join([self._with_node(entry) for entry in entries])
-
-    def _with_node(self, entry: DirectoryEntry) -> bytes:
-        node = wire.NO_NODE if entry.entry is None else self._entry(entry.entry)
-        return node + wire.dirent(entry.ino, entry.offset, entry.mode, wire.raw(entry.name))
+        told, other = (self._told_name, self._told_attr), (self._name, self._attr)
+        return b"".join([wire.direntplus(entry, *(told if entry.told else other)) for entry in entries])
 
     def fsyncdir(self, node: int, caller: Caller, flags: int) -> bytes:
         self._operations.fsyncdir(node, bool(flags & wire.FSYNC_DATA))

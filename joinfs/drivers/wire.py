@@ -17,7 +17,7 @@ from struct import error as StructError
 from typing import Any, Final, NamedTuple
 
 from joinfs.filesystem.attributes import Attributes
-from joinfs.filesystem.operations import NOW
+from joinfs.filesystem.operations import NOW, ListedNode
 from joinfs.stores import Usage
 
 MAJOR: Final = 7
@@ -361,6 +361,7 @@ _ATTRIBUTES = "QQQqqqIIIIIIIIII"
 _ENTRY = Struct("=QQQQII" + _ATTRIBUTES)
 _ATTR_REPLY = Struct("=QI4x" + _ATTRIBUTES)
 _NO_NODE = Struct("=QQQQII88x")
+_ENTRY_IN_LISTING = Struct("=QQQQII" + _ATTRIBUTES + "QQII")
 
 
 def _fields(a: Attributes) -> tuple[int, ...]:
@@ -442,7 +443,30 @@ def dirent(ino: int, position: int, mode: int, name: bytes) -> bytes:
     return _DIRENT.pack(ino, position, len(name), stat_module.S_IFMT(mode) >> 12) + name + _PADDING[len(name) % 8]
 
 
-NO_NODE: Final = _NO_NODE.pack(0, 0, 0, 0, 0, 0)
+
+
+def direntplus(entry: ListedNode, name_ttl: Ttl, attr_ttl: Ttl) -> bytes:
+    """One entry of a listing with its node.
+
+    ``_fields``, ``entry`` and ``dirent`` in one: this is done for every name that anybody walks over.
+    """
+    name, ino, position, node, stat, _ = entry
+    mode, size, uid, gid, rdev, atime, mtime, ctime, _, nlink = stat[:10]
+    atime, atime_ns = divmod(atime, NANOSECONDS)
+    mtime, mtime_ns = divmod(mtime, NANOSECONDS)
+    ctime, ctime_ns = divmod(ctime, NANOSECONDS)
+    encoded = name.encode("utf-8", "surrogateescape")
+    length = len(encoded)
+    return (
+        _ENTRY_IN_LISTING.pack(
+            node, 0, name_ttl[0], attr_ttl[0], name_ttl[1], attr_ttl[1],
+            ino, size, (size + 511) >> 9, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns, mode, nlink, uid, gid,
+            rdev & 0xFFFFFFFF, PAGE, 0,
+            ino, position, length, mode >> 12,
+        )
+        + encoded
+        + _PADDING[length % 8]
+    )  # fmt: skip
 
 
 def direntplus_size(name: str) -> int:

@@ -60,8 +60,24 @@ def inode_number(key: str, stat: Stat, taken: Container[int] = ()) -> int:
         stat: Its attributes.
         taken: Numbers that other nodes have; the next free one of the row is answered.
     """
-    name = f"key {key.removesuffix('/')}" if stat.linked_id is None else f"file {stat.linked_id}"
-    number = int.from_bytes(blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
+    number = stat.linked_id
+    if number is None:
+        return number_of_key(hashed(key.removesuffix("/")), "", taken)
+    return _free(f"file {number}".encode(), taken)
+
+
+def hashed(prefix: str) -> bytes:
+    """What ``number_of_key`` wants of the beginning of a key, to be used for all the names in a directory."""
+    return b"key " + prefix.encode("utf-8", "surrogateescape")
+
+
+def number_of_key(prefix: bytes, name: str, taken: Container[int]) -> int:
+    """The number of what stands at a key that begins with ``prefix`` and goes on with ``name``; see ``inode_number``."""
+    return _free(prefix + name.encode("utf-8", "surrogateescape"), taken)
+
+
+def _free(text: bytes, taken: Container[int]) -> int:
+    number = int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
     while number <= ROOT_INO or number in taken:
         number = (number + 1) % (1 << 64)
     return number

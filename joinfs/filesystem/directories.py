@@ -5,8 +5,15 @@ from collections.abc import Callable, Iterator
 from joinfs.filesystem.attributes import inode_number
 from joinfs.filesystem.listing import DOTS, Listing
 from joinfs.filesystem.nodes import Node
-from joinfs.filesystem.state import DirectoryEntry, Entry, State
+from joinfs.filesystem.state import DirectoryEntry, ListedNode, State
 from joinfs.stores import Stat
+
+
+_new_tuple = tuple.__new__  # much quicker than ListedNode(...), for what there may be a million of
+
+
+def _without_node(entry: DirectoryEntry) -> ListedNode:
+    return ListedNode(entry.name, entry.ino, entry.offset, 0, Stat(entry.mode), False)
 
 
 class DirectoryVerbs(State):
@@ -36,10 +43,8 @@ class DirectoryVerbs(State):
         for place, name in listing.after(offset):
             yield self._entry_alone(directory, name, place, listing.stats.get(name))
 
-    def readdirplus(self, node: int, offset: int, cost: Callable[[str], int], room: int) -> list[DirectoryEntry]:
+    def readdirplus(self, node: int, offset: int, cost: Callable[[str], int], room: int) -> list[ListedNode]:
         """Answer the next entries, each with its node, of which it is counted that the kernel knows it.
-
-        An entry whose attributes are not known by now is without.
 
         Args:
             node: The directory.
@@ -52,35 +57,38 @@ class DirectoryVerbs(State):
         entries = []
         for dot in self._dots(directory, offset):
             room -= cost(dot.name)
-            entries.append(dot)
+            entries.append(_without_node(dot))
         listing = self._listing(directory, offset)
         page = []
-        for place, name in listing.after(offset):
-            room -= cost(name)
+        for entry in listing.after(offset):
+            room -= cost(entry[1])
             if room < 0:
                 break
-            page.append((place, name))
-        entries += self._told_of(directory, listing, page)
+            page.append(entry)
+        entries += self._with_nodes(directory, listing, page)
         if not page:
             self._nodes.forget_listing(directory)
         return entries
 
-    def _told_of(self, directory: Node, listing: Listing, page: list[tuple[int, str]]) -> list[DirectoryEntry]:
-        stats = listing.stats
+    def _with_nodes(self, directory: Node, listing: Listing, page: list[tuple[int, str]]) -> list[ListedNode]:
+        stats, watched = listing.stats, bool(directory.watched)
         known = [(name, stat) for _, name in page if (stat := stats.get(name)) is not None]
-        nodes = dict(zip((name for name, _ in known), self._nodes.take_in(directory, known), strict=True))
-        watched = bool(directory.watched)
+        nodes = iter(self._nodes.take_in(directory, known))
+        pending = iter(known)
+        name, stat = next(pending, ("", None))
         entries = []
-        for place, name in page:
-            node, stat = nodes.get(name), stats.get(name)
-            if node is None or stat is None:
-                entries.append(self._entry_alone(directory, name, place, None))
+        for place, listed in page:
+            if listed != name or stat is None:
+                entries.append(_without_node(self._entry_alone(directory, listed, place, None)))
                 continue
+            node = next(nodes)
+            if node.content is not None:
+                stat = node.content.current(stat)
             # Directories are not watched before somebody looks into them.
-            told = watched and (node.linked is None if node.kind != directory.kind else bool(node.watched))
-            entry = Entry(node.id, node.attributes(stat), told)
-            entries.append(DirectoryEntry(name, node.ino, stat.mode, place, entry))
+            told = watched and (bool(node.watched) if node.kind == directory.kind else node.linked is None)
+            entries.append(_new_tuple(ListedNode, (name, node.ino, place, node.id, stat, told)))
             stats[name] = None  # the node has it
+            name, stat = next(pending, ("", None))
         return entries
 
     def _entry_alone(self, directory: Node, name: str, place: int, stat: Stat | None) -> DirectoryEntry:

@@ -36,7 +36,7 @@ class Listing:
     def __init__(self, entries: Iterable[tuple[str, Stat]], until: float) -> None:
         self.until = until
         self.stats: dict[str, Stat | None] = dict(entries)
-        self._order = sorted([(position(name), name) for name in self.stats])
+        self._order = sorted([((hash(name) & _POSITIONS) + DOTS + 1, name) for name in self.stats])  # position(name), inlined
 
     def after(self, start: int) -> Iterator[tuple[int, str]]:
         """Yield the position and name of each entry after a position, as far as it is there still."""

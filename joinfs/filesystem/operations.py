@@ -18,13 +18,13 @@ from joinfs.filesystem.directories import DirectoryVerbs
 from joinfs.filesystem.io import FileVerbs
 from joinfs.filesystem.namespace import NamespaceVerbs, access_allowed
 from joinfs.filesystem.nodes import ROOT, Node
-from joinfs.filesystem.state import NOW, Caller, DirectoryEntry, Entry, Settings, is_told
+from joinfs.filesystem.state import NOW, Caller, DirectoryEntry, Entry, ListedNode, Settings, is_told
 from joinfs.filesystem.told import Told
 from joinfs.filesystem.xattrs import XattrVerbs
 from joinfs.stores import Usage
 from joinfs.stores.value import now
 
-__all__ = ["NOW", "ROOT", "Attributes", "Caller", "DirectoryEntry", "Entry", "Operations", "Settings"]
+__all__ = ["NOW", "ROOT", "Attributes", "Caller", "DirectoryEntry", "Entry", "ListedNode", "Operations", "Settings"]
 
 
 log = logging.getLogger(__name__)

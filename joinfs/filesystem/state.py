@@ -38,14 +38,30 @@ class DirectoryEntry(NamedTuple):
 
     Attributes:
         offset: Where the listing goes on after it.
-        entry: The node, where it was counted that the kernel knows it.
     """
 
     name: str
     ino: int
     mode: int
     offset: int
-    entry: Entry | None = None
+
+
+class ListedNode(NamedTuple):
+    """One entry of a listing with its node, of which it was counted that the kernel knows it.
+
+    Attributes:
+        offset: Where the listing goes on after it.
+        node: The node's number; 0 where its attributes are not known, and nothing was counted.
+        stat: Its attributes, but for the inode number.
+        told: As in ``Entry``.
+    """
+
+    name: str
+    ino: int
+    offset: int
+    node: int
+    stat: Stat
+    told: bool
 
 
 class Settings(NamedTuple):

@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 
-from joinfs.filesystem.attributes import ROOT_INO, inode_number
+from joinfs.filesystem.attributes import ROOT_INO, hashed, inode_number, number_of_key
 from joinfs.filesystem.listing import Listing
 from joinfs.filesystem.nodes import ROOT, Node
 from joinfs.stores import Stat, Store
@@ -232,8 +232,11 @@ class NodeTable:
             self._by_file[node.linked] = node
 
     def _remember(self, node: Node) -> None:
-        """Let go of the attributes that were taken in longest ago, so that there is room for one node's more."""
+        """Keep in mind that a node's attributes are known; those that were taken in longest ago are let go of."""
         self._remembered.append(node)
+        self._let_go()
+
+    def _let_go(self) -> None:
         while len(self._remembered) > MOST_KNOWN:
             old = self._remembered.popleft()
             if old.content is not None or old.is_unlinked or old.id == ROOT:
@@ -307,23 +310,37 @@ class NodeTable:
     def take_in(self, parent: Node, entries: Iterable[tuple[str, Stat]]) -> list[Node]:
         """Answer the nodes of some names in a directory, of which the kernel is told all at once, with these attributes."""
         nodes = []
-        prefix = parent.prefix()
+        prefix = hashed(parent.prefix())
         expires = time.monotonic() + self._ttl
         with self.lock:
+            children = parent.children
             for name, stat in entries:
-                node = parent.child(name)
+                node = None if children is None else children.get(name)
                 if node is None and (stat.nlink <= 1 or stat.breaks):
-                    node = self._new(parent, name, stat, prefix)
-                    self._enter(parent, name, node)
-                    node.stat, node.expires = stat, expires
-                    self._remember(node)
+                    node = self._new_unshared(parent, name, stat, prefix)
+                    children = parent.children
+                    node.expires = expires
                 else:
                     node = self.add_name(parent, name, stat)
                 node.lookups += 1
                 nodes.append(node)
-            for node in nodes if self._idle else ():
-                self._idle.pop(node.id, None)
+            if self._idle:
+                for node in nodes:
+                    self._idle.pop(node.id, None)
+            self._let_go()
         return nodes
+
+    def _new_unshared(self, parent: Node, name: str, stat: Stat, prefix: bytes) -> Node:
+        """A new node of a file that has one name; all of what ``add_name`` and ``update`` do that it needs."""
+        taken = () if stat.breaks else self._taken
+        number = stat.linked_id if stat.breaks else None
+        ino = number_of_key(prefix, name, taken) if number is None else inode_number(name, stat, taken)
+        node = Node(next(self._numbers), ino, stat.mode & 0o170000, parent, name)
+        self._nodes[node.id] = node
+        self._enter(parent, name, node)
+        node.stat = stat
+        self._remembered.append(node)
+        return node
 
     # ---------------------------------------------------------------- names
 

@@ -15,7 +15,7 @@ from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.state import State
 from joinfs.stores import Stat
 from joinfs.stores.inotify import Watcher
-from joinfs.stores.keys import is_directory_key
+from joinfs.stores.keys import ROOT, is_directory_key
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +89,10 @@ class Told(State):
         kernel = self._kernel
         if kernel is None or getattr(self._serving, "active", False):
             return
-        if not key:
+        if key is None:
             self._all_changed(kernel)
+        elif key == ROOT:
+            self._attributes_changed(kernel, self._nodes.root)
         elif is_directory_key(key):
             self._below_changed(kernel, key)
         else:
@@ -131,6 +133,13 @@ class Told(State):
         if self._is_echo(directory, name):
             return
         self._look_again(kernel, directory, name)
+        self._attributes_changed(kernel, directory)
+
+    def _attributes_changed(self, kernel: Kernel, directory: Node) -> None:
+        """A directory's own attributes changed, and so what the kernel keeps of its listing may be another."""
+        with self._nodes.lock:
+            self._nodes.changed(directory)
+            directory.listing = None
         kernel.node_changed(directory.id, True)
 
     def _is_echo(self, directory: Node, name: str) -> bool:

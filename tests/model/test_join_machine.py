@@ -195,18 +195,17 @@ class FilesystemActor:
 
     def seen(self, node=ROOT, prefix=""):
         found = {}
-        for entry in self.listed(node):
-            child = entry.entry
+        for child in self.listed(node):
             data = None
-            if stat_module.S_ISREG(child.attributes.mode):
+            if stat_module.S_ISREG(child.stat.mode):
                 opened = self.operations.open(child.node, os.O_RDONLY)
                 data = self.operations.read(opened, 0, 1000)
                 self.operations.release(opened)
             names = self.operations.listxattr(child.node)
             metadata = {n[5:]: self.operations.getxattr(child.node, n).decode("utf-8", "surrogateescape") for n in names}
-            found[prefix + entry.name] = (data, metadata, stat_module.S_IMODE(child.attributes.mode))
+            found[prefix + child.name] = (data, metadata, stat_module.S_IMODE(child.stat.mode))
             if data is None:
-                found |= self.seen(child.node, prefix + entry.name + "/")
+                found |= self.seen(child.node, prefix + child.name + "/")
             self.operations.forget(child.node)
         return found
 
