@@ -2,8 +2,10 @@
 
 import contextlib
 import fcntl
+import gc
 import logging
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -168,6 +170,7 @@ def serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
     Raises:
         JoinfsError, OSError: It could not be mounted; or, at the end, something could not be committed.
     """
+    _prepare_process()
     mountpoint = check_mountpoint(config.mountpoint)
     join = open_join(config.stores)
     check_apart(join, mountpoint)
@@ -185,6 +188,19 @@ def serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
             driver.serve(operations, mountpoint, config.options, ready)
         except MountError as error:
             raise MountError(f"{error}: {said.text()}" if said.text() else str(error)) from error
+
+
+def _prepare_process() -> None:
+    """Have a process that does nothing but serve do that well."""
+    # There may be millions of nodes, none of them garbage: looking through them all again and again would stop us for long.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+    # Who computes lets those who have a quick answer go first.
+    sys.setswitchinterval(0.0005)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Note:

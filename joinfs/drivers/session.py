@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from joinfs.drivers import wire
+from joinfs.drivers.inbox import ENDED, Inbox
 from joinfs.drivers.kernel_verbs import KernelVerbs
 from joinfs.drivers.tally import Tally
 from joinfs.errors import JoinfsError, errno_of
@@ -32,7 +33,6 @@ _AT_ONCE = frozenset({"forget", "batch_forget", "interrupt", "init", "destroy"})
 _WITHOUT_EFFECT = frozenset(
     {"lookup", "getattr", "statx", "readlink", "read", "readdir", "readdirplus", "getxattr", "listxattr", "access", "lseek", "statfs"}
 )
-_ENDED = {errno.ENODEV, errno.EBADF, errno.ECONNABORTED}
 
 
 class Session:
@@ -47,6 +47,7 @@ class Session:
 
     def __init__(self, device: int, may_wait: bool, is_thread_safe: bool, tally: Tally | None = None) -> None:
         self._device = device
+        self._inbox = Inbox(device)
         self._may_wait = may_wait
         self._is_thread_safe = is_thread_safe
         self._tally = tally
@@ -68,7 +69,7 @@ class Session:
             wanted: Makes what we want of what the kernel offers.
         """
         view = memoryview(bytearray(wire.BUFFER_SIZE))
-        while size := self._receive(view):
+        while size := self._inbox.read(view, True):
             header = wire.IN_HEADER.unpack_from(view)
             _, opcode, unique, *_ = header
             if opcode != wire.INIT:
@@ -105,7 +106,7 @@ class Session:
             os.write(self._device, message)
         except OSError as error:
             # It does not know the node or the name; or the mount is going.
-            if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY} | _ENDED:
+            if error.errno not in ENDED | {errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY}:
                 log.warning("the kernel does not take a notification: %s", error)
 
     # ---------------------------------------------------------------- reading
@@ -127,7 +128,7 @@ class Session:
     def _lead_on(self, view: memoryview) -> bool:
         """Read and answer until something may have to wait, and then let another lead. False at the end."""
         unpack, header_size = wire.IN_HEADER.unpack_from, wire.IN_HEADER.size
-        while size := self._receive(view):
+        while size := self._inbox.read(view, not self._in_hand):
             if size < header_size:
                 continue
             length, opcode, unique, node, uid, gid, pid, extensions = unpack(view)
@@ -156,19 +157,6 @@ class Session:
             if self._ended:
                 break
         return False
-
-    def _receive(self, view: memoryview) -> int:
-        """Read a request and answer its length; 0 when the mount is gone."""
-        while True:
-            try:
-                return os.readv(self._device, [view])
-            except OSError as error:
-                # ENOENT: it was taken back before we had it.
-                if error.errno in {errno.ENOENT, errno.EAGAIN, errno.EINTR}:
-                    continue
-                if error.errno not in _ENDED:
-                    log.error("reading requests failed: %s", error)
-                return 0
 
     def _waits(self, verb: str, arguments: tuple[Any, ...]) -> bool:
         if verb in _AT_ONCE or not self._is_thread_safe:
@@ -224,7 +212,7 @@ class Session:
             else:
                 os.write(self._device, header + reply)
         except OSError as error:
-            if error.errno not in {errno.ENOENT} | _ENDED:
+            if error.errno not in ENDED | {errno.ENOENT}:
                 log.error("the kernel does not take an answer: %s", error)
                 self._fail(unique, errno.EIO)
             return False
@@ -234,7 +222,7 @@ class Session:
         try:
             os.write(self._device, wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -number, unique))
         except OSError as error:
-            if error.errno not in {errno.ENOENT} | _ENDED:
+            if error.errno not in ENDED | {errno.ENOENT}:
                 log.error("the kernel does not take an error: %s", error)
 
     def _interrupt(self, unique: int) -> None:

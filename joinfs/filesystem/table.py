@@ -23,8 +23,9 @@ from joinfs.stores.keys import check_name
 
 MOST_ABSENT = 10_000
 # So many nodes have their attributes in memory; those of others are asked for again.
-MOST_KNOWN = 5_000
+MOST_KNOWN = 100_000
 MOST_LISTED = 64
+FOREVER = float("inf")
 # How often the store is asked again because a change overtook its answer, before changes are held up.
 MOST_LOOKS = 3
 
@@ -226,10 +227,15 @@ class NodeTable:
         elif node.stat.ctime != stat.ctime:
             node.has_xattrs = True
         node.stat = stat
-        node.expires = time.monotonic() + self._ttl
+        node.expires = self._until(node.parent, stat)
         if stat.nlink > 1 and stat.linked_id is not None and not stat.breaks:
             node.linked = stat.linked_id
             self._by_file[node.linked] = node
+
+    def _until(self, parent: Node | None, stat: Stat) -> float:
+        """How long attributes are believed: where others' changes are told, until they are."""
+        told = parent is not None and parent.watched and (stat.nlink <= 1 or stat.breaks)
+        return FOREVER if told and not stat.is_directory else time.monotonic() + self._ttl
 
     def _remember(self, node: Node) -> None:
         """Keep in mind that a node's attributes are known; those that were taken in longest ago are let go of."""
@@ -311,7 +317,8 @@ class NodeTable:
         """Answer the nodes of some names in a directory, of which the kernel is told all at once, with these attributes."""
         nodes = []
         prefix = hashed(parent.prefix())
-        expires = time.monotonic() + self._ttl
+        soon = time.monotonic() + self._ttl
+        expires = FOREVER if parent.watched else soon
         with self.lock:
             children = parent.children
             for name, stat in entries:
@@ -319,7 +326,7 @@ class NodeTable:
                 if node is None and (stat.nlink <= 1 or stat.breaks):
                     node = self._new_unshared(parent, name, stat, prefix)
                     children = parent.children
-                    node.expires = expires
+                    node.expires = soon if node.is_directory else expires
                 else:
                     node = self.add_name(parent, name, stat)
                 node.lookups += 1

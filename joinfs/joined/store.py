@@ -15,10 +15,11 @@ from joinfs.joined.watching import Watching
 from joinfs.joined.whiteout import OVERLAY, PREFIX, unmarked, unmarked_xattrs
 from joinfs.stores import Capabilities, Stat, Usage, Value
 from joinfs.stores.adapt import as_store
-from joinfs.stores.keys import check_key, is_directory_key
+from joinfs.stores.keys import check_key, is_directory_key, split
 from joinfs.stores.metadata import RESERVED, has_all, selected
 
 DIRECTORY_TTL = 1.0
+_UNKNOWN = Stat(0)
 T = TypeVar("T")
 
 
@@ -200,7 +201,8 @@ class JoinedStore(Watching):
         return unmarked_xattrs(found.store.get_xattrs(found.key))
 
     def open_in_place(self, key: str) -> int:
-        if not is_directory_key(key) and PREFIX not in key:
+        parts = None if is_directory_key(key) or PREFIX in key else self._merge.stacks.get(split(key)[0])
+        if parts is not None and parts[0].layer == 0:
             with contextlib.suppress(KeyError):
                 return self._upper.open_in_place(key)
         raise Unsupported(f"{key!r} would be copied up before it is written")
@@ -208,7 +210,7 @@ class JoinedStore(Watching):
     def open_local(self, key: str, flags: int) -> int:
         """The same; opening to write copies up first, without the data if ``O_TRUNC`` drops it."""
         if flags & os.O_ACCMODE == os.O_RDONLY:
-            found = self._find(key)
+            found = self._alone(key) or self._find(key)
             return found.store.open_local(found.key, flags)
         self._check_writable(key)
         with self._exclusive(key):
@@ -220,6 +222,17 @@ class JoinedStore(Watching):
         if found.layer > 0 and self._subscribers:
             self._tell_written((key,))
         return descriptor
+
+    def _alone(self, key: str) -> Found | None:
+        """Where a value is if it is anywhere: in the one layer that has its directory. None if there are several, or marks."""
+        if is_directory_key(key) or PREFIX in key:
+            return None
+        above, name = split(key)
+        parts = self._merge.parts(above)
+        if len(parts) > 1 or parts[0].marks.empty_files:
+            return None
+        part = parts[0]
+        return Found(part.layer, part.store, part.prefix + name, _UNKNOWN)
 
     def usage(self) -> Usage:
         """How much room the first store has."""
