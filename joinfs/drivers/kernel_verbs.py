@@ -21,7 +21,8 @@ LONG = 86_400.0
 # opened, as POSIX says; who reads a larger one that is then copied up does not, as on overlayfs.
 LARGE = MEBIBYTE
 _SETID = 0o6000
-_LONG = frozenset({"fsync", "fsyncdir", "syncfs", "fallocate", "copy_file_range", "copy_file_range_64"})
+_OF_STAGED = frozenset({"release", "flush"})
+MAY_TAKE_LONG = frozenset({"fsync", "fsyncdir", "syncfs", "fallocate", "copy_file_range", "copy_file_range_64"}) | _OF_STAGED
 
 
 class KernelVerbs:
@@ -52,9 +53,7 @@ class KernelVerbs:
 
     def may_take_long(self, verb: str, arguments: tuple[Any, ...]) -> bool:
         """Whether a request may wait for a disk, or copy much, also where the store answers at once."""
-        if verb in {"release", "flush"}:
-            return self._operations.keeps_staged(arguments[0])
-        return verb in _LONG
+        return verb not in _OF_STAGED or self._operations.keeps_staged(arguments[0])
 
     # ---------------------------------------------------------------- names
 
@@ -138,32 +137,40 @@ class KernelVerbs:
         lazily = reading and self._backings is not None
         handle = self._operations.open(node, flags, bool(kill & wire.OPEN_KILL_SUIDGID), lazily)
         try:
-            return wire.opened(handle, *self._how(node, handle, caller, reading))
+            return wire.opened(handle, *self._how(node, handle, self._behind(node, handle, caller, reading)))
         except BaseException:
             self._operations.release(handle)
             raise
 
     def create(self, node: int, caller: Caller, flags: int, mode: int, umask: int, kill: int, name: str) -> bytes:
-        entry, handle = self._operations.create(node, name, mode, flags, caller, umask)
-        return self._entry(entry) + wire.opened(handle, *self._how(entry.node, handle, caller, False))
+        return self._made(*self._operations.create(node, name, mode, flags, caller, umask))
+
+    def _made(self, entry: Entry, handle: int) -> bytes:
+        descriptor = None if self._backings is None else self._operations.descriptor(handle)
+        return self._entry(entry) + wire.opened(handle, *self._how(entry.node, handle, descriptor))
 
     def tmpfile(self, node: int, caller: Caller, flags: int, mode: int, umask: int, kill: int, name: str) -> bytes:
-        entry, handle = self._operations.tmpfile(node, mode, flags, caller, umask)
-        return self._entry(entry) + wire.opened(handle, *self._how(entry.node, handle, caller, False))
+        return self._made(*self._operations.tmpfile(node, mode, flags, caller, umask))
 
-    def _how(self, node: int, handle: int, caller: Caller, reading: bool) -> tuple[int, int]:
-        """How an open file is to behave, and the kernel's number for the file behind it."""
+    def _how(self, node: int, handle: int, descriptor: int | None) -> tuple[int, int]:
+        """How an open file is to behave, and the kernel's number for the file behind it.
+
+        Args:
+            node, handle: The file.
+            descriptor: Of the local file that could be behind it.
+        """
         how, backing = Open.KEEP_CACHE, 0
         if self._backings is not None:
-            how, backing = self._backings.open(node, handle, self._behind(node, handle, caller, reading))
+            how, backing = self._backings.open(node, handle, descriptor)
         return how | (0 if self._operations.keeps_staged(handle) else Open.NOFLUSH), backing
 
     def _behind(self, node: int, handle: int, caller: Caller, reading: bool) -> int | None:
-        attributes = self._operations.getattr(node)
+        if self._backings is None:
+            return None
         if reading:
-            in_place = not self._read_only and attributes.size < LARGE
+            in_place = not self._read_only and self._operations.getattr(node).size < LARGE
             return self._operations.descriptor(handle, in_place)
-        if caller.uid != 0 and attributes.mode & _SETID:
+        if caller.uid != 0 and self._operations.getattr(node).mode & _SETID:
             return None  # the kernel would write as root, which keeps the set-user-ID bit
         return self._operations.descriptor(handle)
 

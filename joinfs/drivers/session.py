@@ -15,11 +15,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from struct import error as StructError
 from typing import Any
 
 from joinfs.drivers import wire
 from joinfs.drivers.inbox import ENDED, Inbox
-from joinfs.drivers.kernel_verbs import KernelVerbs
+from joinfs.drivers.kernel_verbs import MAY_TAKE_LONG, KernelVerbs
 from joinfs.drivers.tally import Tally
 from joinfs.errors import JoinfsError, errno_of
 from joinfs.filesystem.operations import Caller
@@ -127,21 +128,20 @@ class Session:
 
     def _lead_on(self, view: memoryview) -> bool:
         """Read and answer until something may have to wait, and then let another lead. False at the end."""
-        unpack, header_size = wire.IN_HEADER.unpack_from, wire.IN_HEADER.size
+        unpack, header_size, requests = wire.IN_HEADER.unpack_from, wire.IN_HEADER.size, self._requests
         while size := self._inbox.read(view, not self._in_hand):
             if size < header_size:
                 continue
             length, opcode, unique, node, uid, gid, pid, extensions = unpack(view)
-            request = self._requests.get(opcode)
+            request = requests.get(opcode)
             if request is None:
                 self._fail(unique, errno.ENOSYS)
                 continue
-            if length != size:
-                self._fail(unique, errno.EINVAL)
-                continue
             try:
-                arguments = wire.arguments(request, view[header_size : size - extensions * 8])
-            except wire.Malformed as error:
+                if length != size:
+                    raise wire.Malformed(f"it is {size} bytes long and says {length}")
+                arguments = request.parse(view[header_size : size - extensions * 8])
+            except (wire.Malformed, StructError) as error:
                 log.warning("a malformed request, %s: %s", request.verb, error)
                 self._fail(unique, errno.EINVAL)
                 continue
@@ -161,7 +161,7 @@ class Session:
     def _waits(self, verb: str, arguments: tuple[Any, ...]) -> bool:
         if verb in _AT_ONCE or not self._is_thread_safe:
             return False
-        return self._may_wait or self._verbs.may_take_long(verb, arguments)
+        return self._may_wait or (verb in MAY_TAKE_LONG and self._verbs.may_take_long(verb, arguments))
 
     def _let_lead(self) -> None:
         """Have another thread read requests from now on."""

@@ -93,7 +93,9 @@ class Content:
     def descriptor(self, only_in_place: bool) -> int | None:
         """Answer the descriptor of a local file that has the data, to be read and written by the kernel past us."""
         with self._lock:
-            if only_in_place and self._descriptor < 0 and not self._node.is_unlinked:
+            if self._descriptor < 0 and not only_in_place:
+                self.open_to_read()
+            elif self._descriptor < 0 and not self._node.is_unlinked:
                 with contextlib.suppress(Unsupported, KeyError):
                     self._descriptor = self._store.open_in_place(self._node.key())
             if self._descriptor < 0:

@@ -84,7 +84,7 @@ class FileVerbs(State):
         if content is not None and (stat := content.change(changes)) is not None:
             with self._nodes.lock:
                 self._nodes.changed(node)
-                self._nodes.update(node, stat)
+                self._nodes.update(node, stat, ours=True)
             return
         with self._nodes.changing:
             if node.is_unlinked:
@@ -96,7 +96,7 @@ class FileVerbs(State):
                 stat = self._store.set_stat(node.key(), **changes)
                 with self._nodes.lock:
                     self._nodes.changed(node)
-                    self._nodes.update(node, stat)
+                    self._nodes.update(node, stat, ours=True)
             if content is not None:
                 content.times_were_set(changes.get("mtime"))
 

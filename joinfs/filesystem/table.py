@@ -220,11 +220,11 @@ class NodeTable:
 
     # ---------------------------------------------------------------- what is believed
 
-    def update(self, node: Node, stat: Stat) -> None:
-        """Take in new attributes of a node."""
+    def update(self, node: Node, stat: Stat, ours: bool = False) -> None:
+        """Take in new attributes of a node; ``ours`` says that it is we who have just changed them."""
         if node.stat is None:
             self._remember(node)
-        elif node.stat.ctime != stat.ctime:
+        elif not ours and node.stat.ctime != stat.ctime:
             node.has_xattrs = True
         node.stat = stat
         node.expires = self._until(node.parent, stat)

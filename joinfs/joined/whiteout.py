@@ -22,10 +22,11 @@ See Also:
     OCI image-spec, layer.md, Whiteouts; Documentation/filesystems/overlayfs.rst.
 """
 
+import contextlib
 import stat as stat_module
 from typing import NamedTuple
 
-from joinfs.errors import InvalidKey
+from joinfs.errors import InvalidKey, KeyExists
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import MAX_NAME, check_key, is_encodable
 from joinfs.stores.metadata import RESERVED
@@ -118,7 +119,8 @@ def read_marks(store: Store, directory: str) -> Marks:
 def white_out(store: Store, directory: str, name: str) -> None:
     """Hide ``name`` of the layers below; nothing changes if it is hidden already."""
     if fits(name):
-        store.put(directory + PREFIX + name, new_stat(WHITEOUT_MODE))
+        with contextlib.suppress(KeyExists):
+            store.make(directory + PREFIX + name, new_stat(WHITEOUT_MODE, *store._default_owner()))
         return
     _set_long_whiteouts(store, directory, _long_whiteouts(store, directory) | {name})
 

@@ -120,6 +120,9 @@ class Writing(Store):
         if self._delete_alone(key):
             return
         found = self._merge.locate(key)
+        if found.layer > 0 and not is_directory_key(key):
+            self._white_out(key)
+            return
         if is_directory_key(key) and any(True for _ in self._merge.list(key)):
             raise DirectoryNotEmpty(f"{key!r} has entries")
         if is_directory_key(key):
@@ -314,8 +317,10 @@ class Writing(Store):
 
     def _hide_below(self, key: str) -> None:
         """White out ``key`` if lower stores have something there; what the first store has is seen still."""
-        if self._merge.below(key) is None:
-            return
+        if self._merge.below(key) is not None:
+            self._white_out(key)
+
+    def _white_out(self, key: str) -> None:
         directory, name = split(key)
         self._ensure_directory(directory)
         white_out(self._upper, directory, name)

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from joinfs.stores.value import Stat, binary
 
 TEMPORARY = ".wh..wh.joinfs."
+LITTLE = 1 << 16
 _new_tuple = tuple.__new__
 _UTF8 = sys.getfilesystemencoding() == "utf-8"
 
@@ -106,8 +107,8 @@ class Filled(io.FileIO):
         with contextlib.suppress(OSError, ValueError):
             source = data.fileno()
             native = os.fstat(source)
-            # What /proc has says that it is empty.
-            if stat_module.S_ISREG(native.st_mode) and native.st_size and data.tell() == 0:
+            # What /proc has says that it is empty. For little the kernel takes longer than we do.
+            if stat_module.S_ISREG(native.st_mode) and native.st_size > LITTLE and data.tell() == 0:
                 copy_range(source, self.fileno(), native.st_size)
                 if os.fstat(self.fileno()).st_size == os.fstat(source).st_size:
                     return True
