@@ -4,6 +4,7 @@ A layer's key is the join's, except below a redirect. A mark tells of what it ma
 join is not made of the same any more, all that is below it may be another.
 """
 
+import contextlib
 import functools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +31,11 @@ class Watching(Writing):
         self._listeners = tuple(functools.partial(self._layer_told, number) for number in range(len(self.layers)))
         self._watched = Watched()
         self._ended: list[str] = []
+        # Counts the beginnings and ends of writes that remake directories: odd while one is going on.
+        self._remade = 0
+        self._remaking_depth = 0
+        self._judging = threading.Lock()
+        self._postponed: list[tuple[int, str | None]] = []
 
     def subscribe(self, function: Subscriber) -> None:
         """The same; it is told of what is written through the stores of the join as well."""
@@ -101,23 +107,48 @@ class Watching(Writing):
 
     # ---------------------------------------------------------------- what our own writes do
 
+    @contextlib.contextmanager
+    def _remaking(self) -> Iterator[None]:
+        """Around a write that has directories be made of something else, until what is watched is that.
+
+        What layers tell meanwhile cannot be judged, and is looked at when the write is done.
+        """
+        if self._remaking_depth == 0:
+            with self._judging:
+                self._remade += 1
+        self._remaking_depth += 1  # one thread writes at a time
+        try:
+            yield
+        finally:
+            self._remaking_depth -= 1
+            if self._remaking_depth == 0:
+                with self._judging:
+                    self._remade += 1
+
     def _copy_up(self, found: Found, key: str, with_data: bool = True) -> None:
-        super()._copy_up(found, key, with_data)
-        if found.layer > 0 and found.stat.is_directory:
+        if found.layer == 0 or not found.stat.is_directory:
+            super()._copy_up(found, key, with_data)
+            return
+        with self._remaking():
+            super()._copy_up(found, key, with_data)
             self._watch_again(key)
 
     def _rename(self, old: str, new: str) -> None:
-        super()._rename(old, new)
-        if is_directory_key(old):
+        if not is_directory_key(old):
+            super()._rename(old, new)
+            return
+        with self._remaking():
+            super()._rename(old, new)
             self._watched.move(old, new)
             self._watch_again(new)
 
     def _exchange(self, first: str, second: str) -> None:
-        super()._exchange(first, second)
         one, other = directory_key(first), directory_key(second)
-        self._watched.move(one, other, swap=True)
-        self._watch_again(one)
-        self._watch_again(other)
+        with self._remaking():
+            super()._exchange(first, second)
+            self._watched.move(one, other, swap=True)
+            self._watch_again(one)
+            self._watch_again(other)
 
     def _watch_again(self, directory: str) -> None:
         """Watch what a directory is made of now, if it was watched; if that cannot be, tell so at the end of the write."""
@@ -131,6 +162,10 @@ class Watching(Writing):
         super()._tell_written(keys)
         for directory in ended:
             self._tell_all_below(with_all_below(directory))
+        with self._judging:
+            postponed, self._postponed = self._postponed, []
+        for number, key in postponed:
+            self._layer_told(number, key)
 
     # ---------------------------------------------------------------- what a layer tells
 
@@ -138,21 +173,38 @@ class Watching(Writing):
         if number == 0 and self._merge.stacks.is_mine():
             return  # a step of a write of our own, which is told when it is done
         for ours in dict.fromkeys(self._in_the_join(number, key)):
-            if ours is None or ours.endswith("/"):
-                self._tell_all_below(ours)
-            elif self._is_made_of_the_same(directory_key(ours)):
-                self._tell_changed(ours)
-            else:
-                self._tell_all_below(with_all_below(ours))
+            if not self._judged(ours):
+                with self._judging:
+                    self._postponed.append((number, key))
+                if self._remade % 2 == 0:  # by now: nobody else may come to look
+                    self._tell_written(())
 
-    def _tell_all_below(self, key: str | None) -> None:
+    def _judged(self, key: str | None) -> bool:
+        """Tell what may have changed; False if that cannot be said now."""
+        remade = self._remade
+        if remade % 2:
+            return False
+        if key is not None and not key.endswith("/"):
+            if self._is_made_of_the_same(directory_key(key)):
+                self._tell_changed(key)
+                return True
+            key = with_all_below(key)
+        return self._tell_all_below(key, remade)
+
+    def _tell_all_below(self, key: str | None, remade: int | None = None) -> bool:
+        """Tell that all below a key may have changed, and watch that no more. False if directories were remade meanwhile."""
+        with self._judging:
+            if remade is not None and remade != self._remade:
+                return False
+            unused = self._watched.take_below(key or ROOT)
         if key is None:
             self._merge.stacks.forget()
         else:
             self._merge.stacks.forget_directory(key)
-        for number, prefix in self._watched.take_below(key or ROOT):
+        for number, prefix in unused:
             self.layers[number].unwatch(prefix)
         self._tell_changed(key)
+        return True
 
     def _is_made_of_the_same(self, directory: str) -> bool:
         """Whether what is there, if it is a directory, is what was watched. Of another nobody can know what is in it."""
