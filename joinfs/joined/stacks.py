@@ -56,6 +56,7 @@ class Stacks:
         self._lock = threading.Lock()
         self._shared = _Memory()
         self._of_thread = threading.local()
+        self._transactions = 0
         self._version = 0
         self._writer: int | None = None
         self._depth = 0
@@ -68,9 +69,9 @@ class Stacks:
         memory = self._memory()
         if self._unsettled and not self.is_mine():
             return None
-        upper, lower = self._changes()
+        changes = self._changes()
         # What the writer itself has done since is no news to it.
-        if memory.seen != (upper, lower) and not (self.is_mine() and memory.seen[1] == lower):
+        if memory.seen != changes and not (self.is_mine() and memory.seen[1] == changes[1]):
             self.forget()
             return None
         known = memory.stacks.things.get(directory)
@@ -105,6 +106,8 @@ class Stacks:
             self._version += 1
 
     def _memory(self) -> _Memory:
+        if not self._transactions:  # as nearly always
+            return self._shared
         memory: _Memory | None = getattr(self._of_thread, "memory", None)
         return self._shared if memory is None else memory
 
@@ -160,11 +163,13 @@ class Stacks:
     def transaction(self) -> Iterator[None]:
         """Around a transaction of this thread, from its beginning until others see what it did, or it did nothing."""
         self._of_thread.memory = _Memory()
+        self._transactions += 1
         self._begin()
         try:
             yield
         finally:
             self._of_thread.memory = None
+            self._transactions -= 1
             self.forget()
             self._end()
 

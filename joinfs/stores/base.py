@@ -450,7 +450,8 @@ class Store(Announcing, BulkMethods, Reading):
         """Around a write: nobody else changes the keys, and what others cached of this store is not to be believed."""
         return _Changing(self, keys)
 
-    def _note_change(self) -> None:
+    def _note_change(self, *keys: str) -> None:
+        """Something was written, to these keys as far as they are known."""
         self._last_change = next(self._numbers)
 
     def _exclusive(self, *keys: str) -> contextlib.AbstractContextManager[object]:
@@ -536,6 +537,6 @@ class _Changing:
         try:
             self._exclusive.__exit__(exc_type, error, traceback)
         finally:
-            store._note_change()
+            store._note_change(*self._keys)
             if store._subscribers:
                 store._tell_written(self._keys)

@@ -126,6 +126,11 @@ class DirectoryReading(Store):
     def _is_watched(self, directory: str) -> bool:
         return self._watching is not None and self._watching.is_watched(directory)
 
+    def _note_change(self, *keys: str) -> None:
+        super()._note_change(*keys)
+        if self._watching is not None:
+            self._watching.written(keys)
+
     def _told(self, key: str | None) -> None:
         """What others did to directories that are watched."""
         if key is None or key.endswith("/"):

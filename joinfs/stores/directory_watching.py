@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -30,6 +31,9 @@ _TEMPORARY = encode(TEMPORARY)
 PAUSE = 0.02
 # How often a directory is looked for that others keep replacing.
 MOST_TRIES = 3
+# Seconds within which what the store has written comes back as an event; and how many such keys are kept in mind.
+ECHO = 0.25
+MOST_WRITTEN = 10_000
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +62,20 @@ class DirectoryWatching:
         self._closed = self._warned = False
         self._watches: KeyTree[_Watch] = KeyTree()
         self._keys: dict[int, str] = {}
+        self._written: dict[str, float] = {}
+
+    def written(self, keys: tuple[str, ...]) -> None:
+        """The store itself has just written these keys, and told of it: what comes of them within ``ECHO`` is no news."""
+        if not self._keys:
+            return
+        now = time.monotonic()
+        if len(self._written) >= MOST_WRITTEN:
+            self._written = {key: at for key, at in self._written.items() if at > now - ECHO}
+        for key in keys:
+            self._written[key.removesuffix("/")] = now
+
+    def _is_echo(self, key: str, now: float) -> bool:
+        return self._written.get(key, 0.0) > now - ECHO
 
     def watch(self, directory: str) -> bool:
         """Watch a directory and those above it; answer whether they are."""
@@ -173,8 +191,9 @@ class DirectoryWatching:
         for number, mask, name in events:
             if not name.startswith(_TEMPORARY):
                 masks[number, name] = masks.get((number, name), 0) | mask
-        changed: dict[str | None, None] = {}
+        changed: dict[str, None] = {}
         ended: set[str] = set()
+        now = time.monotonic()
         with self._lock:
             if any(mask & inotify.OVERFLOW for mask in masks.values()):
                 self._drop_all(ROOT)
@@ -185,7 +204,8 @@ class DirectoryWatching:
                 if directory is not None:
                     changed[self._take_in(directory, name.decode("utf-8", "surrogateescape"), mask, ended)] = None
         for key in changed:
-            self._tell(key)
+            if not self._is_echo(key, now):
+                self._tell(key)
         self._tell_ended(ended)
         return False
 
