@@ -1,26 +1,17 @@
 """Listings: the entries of a directory in an order that holds while entries come and go."""
 
-import bisect
 from collections.abc import Iterable, Iterator
 
 from joinfs.stores import Stat
 
 # Positions 1 and 2 are those after "." and "..".
 DOTS = 2
-_POSITIONS = (1 << 62) - 1
-
-
-def position(name: str) -> int:
-    """Where a name stands in every listing of this process: greater than ``DOTS``, and below 2**63.
-
-    It is made of the name alone. So who goes on from a position finds what comes after it, whatever has
-    come or gone since, also in a listing that was made anew.
-    """
-    return (hash(name) & _POSITIONS) + DOTS + 1
 
 
 class Listing:
-    """What a directory was listed as.
+    """What a directory was listed as, in the store's order: files that lie together are then read together.
+
+    A position is a place in this listing, whatever has come or gone since it was made.
 
     Args:
         entries: Names with their attributes.
@@ -31,20 +22,25 @@ class Listing:
         stats: The attributes of each name that is there still; None where they are to be asked for again.
     """
 
-    __slots__ = ("_order", "stats", "until")
+    __slots__ = ("_names", "stats", "until")
 
     def __init__(self, entries: Iterable[tuple[str, Stat]], until: float) -> None:
         self.until = until
         self.stats: dict[str, Stat | None] = dict(entries)
-        self._order = sorted([((hash(name) & _POSITIONS) + DOTS + 1, name) for name in self.stats])  # position(name), inlined
+        self._names: tuple[str, ...] = tuple(self.stats)
 
     def after(self, start: int) -> Iterator[tuple[int, str]]:
-        """Yield the position and name of each entry after a position, as far as it is there still."""
-        first = bisect.bisect_right(self._order, start, key=lambda entry: entry[0]) if start > DOTS else 0
-        for index in range(first, len(self._order)):
-            if self._order[index][1] in self.stats:
-                yield self._order[index]
+        """Yield the name of each entry after a position, as far as it is there still, and the position after it."""
+        names, stats = self._names, self.stats
+        for index in range(max(start - DOTS, 0), len(names)):
+            if names[index] in stats:
+                yield index + DOTS + 1, names[index]
 
-    def ends_at(self, last: int) -> bool:
-        """Whether nothing comes after a position."""
-        return not self._order or last >= self._order[-1][0]
+    def let_go(self) -> None:
+        """Somebody has read to the end: nothing comes any more."""
+        self.stats, self._names = {}, ()
+
+    def disbelieve(self) -> None:
+        """Have all attributes asked for again; who reads on in it is to get the rest of it nevertheless."""
+        self.until = 0.0
+        self.stats = dict.fromkeys(self.stats)

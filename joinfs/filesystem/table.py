@@ -24,7 +24,7 @@ from joinfs.stores.keys import check_name
 MOST_ABSENT = 10_000
 # So many nodes have their attributes in memory; those of others are asked for again.
 MOST_KNOWN = 100_000
-MOST_LISTED = 64
+MOST_LISTED = 256
 FOREVER = float("inf")
 # How often the store is asked again because a change overtook its answer, before changes are held up.
 MOST_LOOKS = 3
@@ -307,12 +307,6 @@ class NodeTable:
                 self._listed.popitem(last=False)[1].listing = None
         return listing
 
-    def forget_listing(self, node: Node) -> None:
-        """Nobody reads on in a directory's listing."""
-        with self.lock:
-            node.listing = None
-            self._listed.pop(node.id, None)
-
     def take_in(self, parent: Node, entries: Iterable[tuple[str, Stat]]) -> list[Node]:
         """Answer the nodes of some names in a directory, of which the kernel is told all at once, with these attributes."""
         nodes = []
@@ -428,6 +422,8 @@ class NodeTable:
         self._absent.pop((parent.id, name), None)
         if parent.listing is not None:
             parent.listing.until = 0.0
+            if name in parent.listing.stats:
+                parent.listing.stats[name] = None
         parent.expires = 0.0
         parent.version = next(self._versions)
         if child is not None:

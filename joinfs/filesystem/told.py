@@ -111,6 +111,8 @@ class Told(State):
             while pending:
                 node = pending.pop()
                 node.watched = None
+                if node.listing is not None:
+                    node.listing.disbelieve()
                 self._nodes.forget_absent(node)
                 for name, child in (node.children or {}).items():
                     self._nodes.disbelieve(node, name)
@@ -139,7 +141,8 @@ class Told(State):
         """A directory's own attributes changed, and so what the kernel keeps of its listing may be another."""
         with self._nodes.lock:
             self._nodes.changed(directory)
-            directory.listing = None
+            if directory.listing is not None:
+                directory.listing.disbelieve()
         kernel.node_changed(directory.id, True)
 
     def _is_echo(self, directory: Node, name: str) -> bool:
