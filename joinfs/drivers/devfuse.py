@@ -21,7 +21,7 @@ from joinfs.drivers.session import Session
 from joinfs.drivers.tally import Tally
 from joinfs.drivers.wire import Init, delete, inc_epoch, inval_entry, inval_inode
 from joinfs.errors import JoinfsError
-from joinfs.filesystem.operations import Operations
+from joinfs.filesystem.operations import ROOT, Operations
 from joinfs.mountpoint import unmount
 from joinfs.stores.beneath import sync_filesystem
 
@@ -61,6 +61,8 @@ class DevfuseDriver:
             with _ended_by_signals(session, mountpoint):
                 agreed = session.negotiate(lambda offered: offered & _wanted(operations, options, offered))
                 if agreed is not None:
+                    if agreed & Init.POSIX_ACL:
+                        operations.have_acls()
                     on_ready()
                     backings = Backings(device) if agreed & Init.PASSTHROUGH else None
                     with _told(operations, session):
@@ -77,7 +79,7 @@ class DevfuseDriver:
 
 def _wanted(operations: Operations, options: MountOptions, offered: Init) -> Init:
     wanted = WANTED
-    if operations.has_acls:
+    if operations.can_have_acls:
         wanted |= Init.POSIX_ACL
     if os.geteuid() == 0 and offered & Init.PASSTHROUGH and options.passthrough:
         return wanted | Init.PASSTHROUGH
@@ -96,8 +98,11 @@ def _told(operations: Operations, session: Session) -> Iterator[None]:
         def entry_gone(self, parent: int, name: str, node: int) -> None:
             session.notify(delete(parent, node, name))
 
-        def all_changed(self) -> None:
-            session.notify(inc_epoch())
+        def all_changed(self, in_root: list[str]) -> None:
+            if session.has_epochs:
+                session.notify(inc_epoch())
+            for name in () if session.has_epochs else in_root:  # and with each name all that is below it
+                session.notify(inval_entry(ROOT, name))
 
         def node_changed(self, node: int, data: bool) -> None:
             session.notify(inval_inode(node, data))

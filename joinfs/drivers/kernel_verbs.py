@@ -248,8 +248,8 @@ class KernelVerbs:
     def listxattr(self, node: int, caller: Caller, size: int) -> bytes:
         return _sized(b"".join(wire.raw(name) + b"\0" for name in self._operations.listxattr(node)), size)
 
-    def setxattr(self, node: int, caller: Caller, name: str, value: bytes, flags: int) -> bytes:
-        self._operations.setxattr(node, name, value, flags)
+    def setxattr(self, node: int, caller: Caller, name: str, value: bytes, flags: int, kill_sgid: bool) -> bytes:
+        self._operations.setxattr(node, name, value, flags, kill_sgid)
         return b""
 
     def removexattr(self, node: int, caller: Caller, name: str) -> bytes:

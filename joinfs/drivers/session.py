@@ -44,6 +44,9 @@ class Session:
         may_wait: Whether any request may have to wait for the store.
         is_thread_safe: Whether requests may be answered side by side.
         tally: Where requests are counted, if they are to be.
+
+    Attributes:
+        has_epochs: Whether the kernel can be told at once to look up every name anew.
     """
 
     def __init__(self, device: int, may_wait: bool, is_thread_safe: bool, tally: Tally | None = None) -> None:
@@ -58,6 +61,7 @@ class Session:
         self._threads: list[threading.Thread] = []
         self._in_hand: dict[int, str] = {}
         self._ended = False
+        self.has_epochs = False
         self._requests: dict[int, wire.Request] = {}
         self._verbs: KernelVerbs
 
@@ -85,6 +89,7 @@ class Session:
                 log.error("the kernel's FUSE protocol is %s.%s; this driver needs 7.31 (Linux 5.4)", major, minor)
                 return None
             agreed = wanted(wire.Init(offered))
+            self.has_epochs = minor >= wire.EPOCH_MINOR
             self._requests = wire.requests(agreed)
             self._reply(unique, wire.init(wire.Agreement(min(minor, wire.NEWEST_MINOR), agreed, readahead)))
             return agreed

@@ -23,6 +23,7 @@ from joinfs.stores import Usage
 MAJOR: Final = 7
 OLDEST_MINOR: Final = 31
 NEWEST_MINOR: Final = 45
+EPOCH_MINOR: Final = 44
 NANOSECONDS = 1_000_000_000
 MOST_BYTES = 1 << 20
 PAGE = 4096
@@ -91,6 +92,7 @@ GETATTR_HANDLE = 1 << 0
 FSYNC_DATA = 1 << 0
 _MODE, _UID, _GID, _SIZE, _ATIME, _MTIME, _HANDLE, _ATIME_NOW, _MTIME_NOW = (1 << bit for bit in range(9))
 _KILL_SUIDGID = 1 << 11
+_ACL_KILL_SGID = 1 << 0
 
 
 # -------------------------------------------------------------------- requests
@@ -181,12 +183,12 @@ def _setxattr(fields: str) -> Callable[[memoryview], tuple[Any, ...]]:
     shape = Struct("=" + fields)
 
     def parse(body: memoryview) -> tuple[Any, ...]:
-        size, flags = shape.unpack_from(body)[:2]
+        size, flags, *more = shape.unpack_from(body)
         data = bytes(body[shape.size :])
         name, value = data[: data.find(b"\0")], data[data.find(b"\0") + 1 :]
         if len(value) != size:
             raise Malformed(f"an attribute of {size} bytes has {len(value)}")
-        return text(name), value, flags
+        return text(name), value, flags, bool(more and more[0] & _ACL_KILL_SGID)
 
     return parse
 

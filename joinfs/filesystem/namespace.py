@@ -13,6 +13,7 @@ from joinfs.errors import (
     NotPermitted,
     Unsupported,
 )
+from joinfs.filesystem import acl
 from joinfs.filesystem.handles import FileHandle
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.state import Caller, Entry, State, is_told
@@ -90,7 +91,7 @@ class NamespaceVerbs(State):
         directory = self._directory(parent)
         with self._nodes.changing:
             self._check_absent(directory, name)
-            stat = self._new_stat(directory, stat_module.S_IFREG | stat_module.S_IMODE(mode & ~umask), caller, 0)
+            stat = self._new_stat(directory, stat_module.S_IFREG | stat_module.S_IMODE(mode), umask, caller)
             key = directory.prefix() + name
             made, descriptor = self._made_local(key, stat)
             entry = self._added(directory, name, made)
@@ -126,12 +127,20 @@ class NamespaceVerbs(State):
         directory = self._directory(parent)
         with self._nodes.changing:
             self._check_absent(directory, name)
-            stat = self._new_stat(directory, mode & ~umask, caller, rdev)
+            stat = self._new_stat(directory, mode, umask, caller, rdev)
             made = self._store.make(_key_in(directory, name, stat.is_directory), stat, target)
             return self._added(directory, name, made)
 
-    def _new_stat(self, directory: Node, mode: int, caller: Caller, rdev: int) -> Stat:
-        """Attributes of something new: in a set-group-ID directory the group is that of the directory."""
+    def _new_stat(self, directory: Node, mode: int, umask: int, caller: Caller, rdev: int = 0) -> Stat:
+        """Attributes of something new: in a set-group-ID directory the group is that of the directory.
+
+        Where a directory has a default ACL that counts, and not the caller's umask; see acl(5).
+        """
+        default = self._default_acl(directory) if self._has_acls and not stat_module.S_ISLNK(mode) else b""
+        if default:
+            mode, _ = acl.inherited(default, mode, stat_module.S_ISDIR(mode))
+        else:
+            mode &= ~umask
         gid = caller.gid
         above = self._nodes.owned(directory)
         if above.mode & stat_module.S_ISGID:
@@ -139,6 +148,9 @@ class NamespaceVerbs(State):
             if stat_module.S_ISDIR(mode):
                 mode |= stat_module.S_ISGID
         return new_stat(mode, caller.uid, gid, rdev)
+
+    def _default_acl(self, directory: Node) -> bytes:
+        return self.foreign_xattrs(directory).get(acl.DEFAULT, b"")
 
     def _check_absent(self, directory: Node, name: str) -> None:
         """Raise ``KeyExists`` if a name is known to be there; the store checks what is not known."""
@@ -151,7 +163,7 @@ class NamespaceVerbs(State):
         with self._nodes.lock:
             self._nodes.names_changed(directory, name)
             node = self._nodes.add_name(directory, name, stat)
-            node.has_xattrs = False
+            node.has_xattrs = self._has_acls and directory.has_xattrs  # it may have inherited an ACL, and else has none
             self._nodes.count(node)
         return Entry(node.id, node.attributes(stat), is_told(node))
 
@@ -190,7 +202,7 @@ class NamespaceVerbs(State):
         """
         self.check_writable()
         directory = self._directory(parent)
-        stat = self._new_stat(directory, stat_module.S_IFREG | stat_module.S_IMODE(mode & ~umask), caller, 0)
+        stat = self._new_stat(directory, stat_module.S_IFREG | stat_module.S_IMODE(mode), umask, caller)
         node = self._nodes.add_unnamed(stat, directory.prefix())
         content = self._content(node)
         content.open_to_write(truncate=True)

@@ -116,12 +116,16 @@ class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
     @property
     def may_wait(self) -> bool:
         """Whether any verb may have to wait for a store that is slow to answer."""
-        return False
+        return self._store.capabilities.slow
 
     @property
-    def has_acls(self) -> bool:
-        """Whether POSIX ACLs can be kept."""
-        return False
+    def can_have_acls(self) -> bool:
+        """Whether the store can keep POSIX ACLs."""
+        return self._store.capabilities.acls
+
+    def have_acls(self) -> None:
+        """Take POSIX ACLs from now on: the driver sees to it that somebody enforces them. Without that they are refused."""
+        self._has_acls = True
 
     def is_watched(self, node: int) -> bool:
         """Whether the driver will be told of names that others make in a directory."""

@@ -92,6 +92,7 @@ class State:
         self._store = store
         self._settings = settings or Settings()
         self._nodes = NodeTable(store, self._settings.entry_ttl, self._settings.idle_nodes, self._unwatch)
+        self._has_acls = False
         self._makes_local_files = store.capabilities.local
         self._files: Handles[FileHandle] = Handles()
         self._directories: Handles[Node] = Handles()
@@ -101,6 +102,14 @@ class State:
 
     def _unwatch(self, directory: Node) -> None:
         """Nothing is known any more of a directory that was watched."""
+
+    def foreign_xattrs(self, node: Node) -> dict[str, bytes]:
+        """The extended attributes of a node outside ``user.``. That there are none is remembered: the kernel asks often."""
+        if node.is_unlinked or not node.has_xattrs:
+            return {}
+        foreign = self._store.get_xattrs(node.key())
+        node.has_xattrs = bool(foreign)
+        return foreign
 
     def check_writable(self) -> None:
         """Raise ``ReadOnly`` if no change is taken."""

@@ -35,8 +35,8 @@ class Kernel(Protocol):
     def node_changed(self, node: int, data: bool) -> None:
         """A node's attributes changed, and perhaps its data."""
 
-    def all_changed(self) -> None:
-        """Every name may stand for something else."""
+    def all_changed(self, in_root: list[str]) -> None:
+        """Every name may stand for something else; those that are known in the root are given."""
 
 
 class Told(State):
@@ -99,8 +99,9 @@ class Told(State):
             self._name_changed(kernel, key)
 
     def _all_changed(self, kernel: Kernel) -> None:
+        names = list(self._nodes.root.children or ())
         self._disbelieve_below(self._nodes.root)
-        kernel.all_changed()
+        kernel.all_changed(names)
         for node in self._nodes.opened():
             kernel.node_changed(node.id, True)
 

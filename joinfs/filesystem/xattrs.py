@@ -1,8 +1,10 @@
 """Extended attributes: a key's metadata under ``user.``, and what the store has besides."""
 
+import stat as stat_module
 from typing import Any
 
 from joinfs.errors import KeyExists, NoSuchAttribute, NotPermitted, Unsupported, ValueTooLarge
+from joinfs.filesystem import acl
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.state import State
 from joinfs.stores.metadata import RESERVED, from_bytes, to_bytes
@@ -13,6 +15,7 @@ USER = "user."
 VIRTUAL = USER + RESERVED
 MOST_BYTES = 65536
 FOREIGN = ("security.", "trusted.")
+ACLS = frozenset({acl.ACCESS, acl.DEFAULT})
 
 
 class XattrVerbs(State):
@@ -34,7 +37,7 @@ class XattrVerbs(State):
                 raise NoSuchAttribute(name)
             return to_bytes(metadata[name.removeprefix(USER)])
         self._check_foreign(name)
-        foreign = self._foreign(found)
+        foreign = self.foreign_xattrs(found)
         if name not in foreign:
             raise NoSuchAttribute(name)
         return foreign[name]
@@ -42,17 +45,14 @@ class XattrVerbs(State):
     def _metadata(self, node: Node) -> dict[str, Any]:
         return {} if node.is_unlinked else self._store.get_metadata(node.key())
 
-    def _foreign(self, node: Node) -> dict[str, bytes]:
-        """Those outside ``user.``. That there are none is remembered: the kernel asks before every write."""
-        if node.is_unlinked or not node.has_xattrs:
-            return {}
-        foreign = self._store.get_xattrs(node.key())
-        node.has_xattrs = bool(foreign)
-        return foreign
-
     def _check_foreign(self, name: str) -> None:
-        if not name.startswith(FOREIGN) or not self._store.capabilities.xattrs:
+        if not self._is_held(name):
             raise Unsupported(f"{name} cannot be held here")
+
+    def _is_held(self, name: str) -> bool:
+        if name in ACLS:
+            return self._has_acls
+        return name.startswith(FOREIGN) and self._store.capabilities.xattrs
 
     def _origin(self, node: Node, name: str) -> bytes:
         """What ``user.joinfs.*`` tells: where the node comes from."""
@@ -67,13 +67,15 @@ class XattrVerbs(State):
         """Answer the names of the attributes; joinfs's own are not among them."""
         found = self._nodes[node]
         user = [USER + name for name in self._metadata(found) if not name.startswith(RESERVED)]
-        return [*user, *(name for name in self._foreign(found) if name.startswith(FOREIGN))]
+        return [*user, *(name for name in self.foreign_xattrs(found) if self._is_held(name))]
 
-    def setxattr(self, node: int, name: str, value: bytes, flags: int = 0) -> None:
+    def setxattr(self, node: int, name: str, value: bytes, flags: int = 0, kill_sgid: bool = False) -> None:
         """Set an attribute.
 
         Args:
+            node, name, value: Which.
             flags: 0, ``XATTR_CREATE`` or ``XATTR_REPLACE``, as setxattr(2) has them.
+            kill_sgid: Take the set-group-ID bit away, as who is not in the group does by setting an ACL.
 
         Raises:
             KeyExists, NoSuchAttribute: As the flags say.
@@ -89,10 +91,27 @@ class XattrVerbs(State):
                 self._set_metadata(found, name, value, flags)
                 return
             self._check_foreign(name)
-            self._check_flags(name in self._foreign(found), name, flags)
-            self._store.set_xattr(found.key(), name, value)
+            self._check_flags(name in self.foreign_xattrs(found), name, flags)
+            if name in ACLS:
+                self._set_acl(found, name, value, kill_sgid)
+            else:
+                self._store.set_xattr(found.key(), name, value)
             found.has_xattrs = True
             self._nodes.changed(found)
+
+    def _set_acl(self, node: Node, name: str, value: bytes, kill_sgid: bool) -> None:
+        """Set an ACL; what an access ACL says of the mode becomes the mode, and one that says no more is not kept."""
+        acl.check(value)
+        if name == acl.DEFAULT:
+            self._store.set_xattr(node.key(), name, value)
+            return
+        old = self._nodes.refresh(node).mode
+        mode, says_no_more = acl.mode_of(value, stat_module.S_IMODE(old))
+        if not says_no_more:
+            self._store.set_xattr(node.key(), name, value)
+        elif name in self.foreign_xattrs(node):
+            self._store.set_xattr(node.key(), name, None)
+        self._store.set_stat(node.key(), mode=mode & ~stat_module.S_ISGID if kill_sgid else mode)
 
     def _set_metadata(self, node: Node, name: str, value: bytes, flags: int) -> None:
         if name.startswith(VIRTUAL):
@@ -119,7 +138,9 @@ class XattrVerbs(State):
                 self._remove_metadata(found, name)
                 return
             self._check_foreign(name)
-            if name not in self._foreign(found):
+            if name not in self.foreign_xattrs(found):
+                if name in ACLS:  # there was none, and there is none now
+                    return
                 raise NoSuchAttribute(name)
             self._store.set_xattr(found.key(), name, None)
             self._nodes.changed(found)

@@ -89,12 +89,13 @@ class JoinedStore(Watching):
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
-        """Those of the first store, which takes the writes; local and thread-safe as all allow."""
+        """Those of the first store, which takes the writes; local, thread-safe and slow as all of them together."""
         if self._known_capabilities is not None:
             return self._known_capabilities
         capabilities = self._upper.capabilities._replace(
             local=any(layer.capabilities.local for layer in self.layers),
             thread_safe=all(layer.capabilities.thread_safe for layer in self.layers),
+            slow=any(layer.capabilities.slow for layer in self.layers),
         )
         if self.is_connected():  # they change no more: this is asked with nearly every call
             self._known_capabilities = capabilities

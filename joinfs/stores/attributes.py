@@ -47,6 +47,14 @@ class FileAttributes:
             return error.errno not in {errno.ENOTSUP, errno.ENOSYS}
         return True
 
+    def are_acls_kept_by(self, descriptor: int) -> bool:
+        """Whether the file system of ``descriptor`` has POSIX ACLs."""
+        try:
+            os.getxattr(descriptor, "system.posix_acl_access")
+        except OSError as error:
+            return error.errno == errno.ENODATA
+        return True
+
     # ---------------------------------------------------------------- reading
 
     def _all(self, place: Place, prefix_wanted: bool, follow: bool = False) -> dict[str, bytes]:

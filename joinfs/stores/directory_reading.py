@@ -78,6 +78,7 @@ class DirectoryReading(Store):
             hard_links=True,
             local=True,
             transactions=not self._read_only,
+            acls=self._attributes.are_acls_kept_by(self._root),
         )
         if self.capabilities.writable:
             try:

@@ -48,7 +48,7 @@ class HTTPStore(Store):
         UsageError: The URL is none of these.
     """
 
-    capabilities = READ_ONLY._replace(special=False)
+    capabilities = READ_ONLY._replace(special=False, slow=True)
     freshness = 10.0
     timeout = 10.0
     tries = 3

@@ -106,6 +106,8 @@ class Capabilities(NamedTuple):
         transactions: ``transaction`` is all or nothing.
         persistent: Keeps its keys from one connection to the next.
         thread_safe: May be called from several threads at once.
+        acls: POSIX ACLs are among those attributes, and the medium itself has them, the mode and what is inherited agree.
+        slow: An answer may take long, as over a network.
     """
 
     writable: bool = True
@@ -120,6 +122,8 @@ class Capabilities(NamedTuple):
     transactions: bool = False
     persistent: bool = True
     thread_safe: bool = True
+    acls: bool = False
+    slow: bool = False
 
 
 READ_ONLY = Capabilities(writable=False, transactions=False)

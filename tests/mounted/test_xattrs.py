@@ -2,8 +2,11 @@
 
 import errno
 import os
+import subprocess
 
 import pytest
+
+from tests.mounted.conftest import NOBODY
 
 import joinfs
 
@@ -90,8 +93,39 @@ def test_trusted_and_security_attributes_are_kept(mount, upper, lower, user):
         assert sorted(os.listxattr(mnt / "d" / "f")) == ["security.y", "user.colour"]
 
 
-def test_acls_that_nothing_would_enforce_are_refused(mnt):
-    acl = bytes.fromhex("02000000 01000600ffffffff 04000400ffffffff 20000400ffffffff".replace(" ", ""))
+ACL = bytes.fromhex("02000000 01000600ffffffff 02000400feff0000 04000000ffffffff 10000400ffffffff 20000000ffffffff")  # user:65534:r
+
+
+def test_acls_that_nothing_would_enforce_are_refused(mnt, driver, upper):
+    if driver == "devfuse" and upper.startswith("dir:"):
+        pytest.skip("there they are enforced")
     with pytest.raises(OSError) as told:
-        os.setxattr(mnt / "d" / "f", "system.posix_acl_access", acl)
+        os.setxattr(mnt / "d" / "f", "system.posix_acl_access", ACL)
     assert told.value.errno == errno.ENOTSUP
+
+
+@pytest.mark.parametrize("driver", ["devfuse"], indirect=True)
+def test_acls_are_enforced_inherited_and_kept(mount, scratch, lower, user):
+    """Where the first store is a directory. SEMANTICS.md, Other attributes."""
+    if user.uid is not None or os.geteuid() != 0:
+        pytest.skip("needs root, to be two users")
+    upper = scratch / "with-acls"
+    upper.mkdir()
+    nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "capture_output": True, "check": False}
+    with mount(upper, lower) as mnt:
+        (mnt / "d" / "f").chmod(0o600)
+        assert subprocess.run(["cat", mnt / "d" / "f"], **nobody).returncode != 0
+        os.setxattr(mnt / "d" / "f", "system.posix_acl_access", ACL)
+        assert (mnt / "d" / "f").stat().st_mode & 0o777 == 0o640, "the mask is the group's bits"
+        assert subprocess.run(["cat", mnt / "d" / "f"], **nobody).stdout == b"contents"
+        os.setxattr(mnt / "d", "system.posix_acl_default", ACL)
+        (mnt / "d" / "new").write_bytes(b"new")
+        (mnt / "d" / "sub").mkdir()
+        assert subprocess.run(["cat", mnt / "d" / "new"], **nobody).stdout == b"new"
+        assert os.getxattr(mnt / "d" / "sub", "system.posix_acl_default") == ACL
+        (mnt / "d" / "new").chmod(0o600)
+        assert subprocess.run(["cat", mnt / "d" / "new"], **nobody).returncode != 0, "chmod cuts the mask"
+    with mount(upper, lower) as mnt:
+        assert os.getxattr(mnt / "d" / "f", "system.posix_acl_access") == ACL
+        os.removexattr(mnt / "d" / "f", "system.posix_acl_access")
+        assert os.listxattr(mnt / "d" / "f") == ["user.colour"]
