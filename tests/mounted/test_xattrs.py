@@ -117,7 +117,7 @@ def test_acls_are_enforced_inherited_and_kept(mount, scratch, lower, user):
         assert subprocess.run(["cat", mnt / "d" / "f"], **nobody).returncode != 0
         os.setxattr(mnt / "d" / "f", "system.posix_acl_access", ACL)
         assert (mnt / "d" / "f").stat().st_mode & 0o777 == 0o640, "the mask is the group's bits"
-        assert subprocess.run(["cat", mnt / "d" / "f"], **nobody).stdout == b"contents"
+        assert subprocess.run(["cat", mnt / "d" / "f"], **nobody).stdout == b"lower f"
         os.setxattr(mnt / "d", "system.posix_acl_default", ACL)
         (mnt / "d" / "new").write_bytes(b"new")
         (mnt / "d" / "sub").mkdir()
