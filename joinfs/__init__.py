@@ -6,42 +6,71 @@
     with store, joinfs.mount(store, "/mnt/x"):
         ...
 
-Importing this needs neither libfuse nor any optional library.
+Importing this needs neither libfuse nor any optional library, and takes no time: each name is imported when it is
+first used.
 """
 
-from joinfs.errors import JoinfsError, StoreError
-from joinfs.events import (
-    EventManager,
-    StoreDeleteEvent,
-    StoreEvent,
-    StoreKeyEvent,
-    StoreProgressEndEvent,
-    StoreProgressEvent,
-    StoreProgressStartEvent,
-    StoreProgressStepEvent,
-    StoreSetEvent,
-    StoreTransactionEndEvent,
-    StoreTransactionEvent,
-    StoreTransactionStartEvent,
-    StoreUpdateEvent,
-)
-from joinfs.joined.image import ImageStore
-from joinfs.joined.store import JoinedStore
-from joinfs.mount import mount
-from joinfs.stores import Capabilities, Stat, Store, Usage, Value, open_store
-from joinfs.stores.archive import ArchiveStore
-from joinfs.stores.directory import DirectoryStore
-from joinfs.stores.encore import EncoreStore
-from joinfs.stores.flat import FlatStore
-from joinfs.stores.http import HTTPStore
-from joinfs.stores.mapping import MappingStore
-from joinfs.stores.memory import MemoryStore
-from joinfs.stores.sqlite import SQLiteStore
-from joinfs.stores.tar import TarStore
-from joinfs.stores.views import PrefixStore, ReadOnlyStore
-from joinfs.stores.zip import ZipStore
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from joinfs.errors import JoinfsError, StoreError
+    from joinfs.events import (
+        EventManager,
+        StoreDeleteEvent,
+        StoreEvent,
+        StoreKeyEvent,
+        StoreProgressEndEvent,
+        StoreProgressEvent,
+        StoreProgressStartEvent,
+        StoreProgressStepEvent,
+        StoreSetEvent,
+        StoreTransactionEndEvent,
+        StoreTransactionEvent,
+        StoreTransactionStartEvent,
+        StoreUpdateEvent,
+    )
+    from joinfs.joined import open_store
+    from joinfs.joined.image import ImageStore
+    from joinfs.joined.store import JoinedStore
+    from joinfs.mounting import mount
+    from joinfs.stores import Capabilities, Stat, Store, Usage, Value
+    from joinfs.stores.archive import ArchiveStore
+    from joinfs.stores.directory import DirectoryStore
+    from joinfs.stores.encore import EncoreStore
+    from joinfs.stores.flat import FlatStore
+    from joinfs.stores.http import HTTPStore
+    from joinfs.stores.mapping import MappingStore
+    from joinfs.stores.memory import MemoryStore
+    from joinfs.stores.sqlite import SQLiteStore
+    from joinfs.stores.tar import TarStore
+    from joinfs.stores.views import PrefixStore, ReadOnlyStore
+    from joinfs.stores.zip import ZipStore
 
 __version__ = "0.1.0"
+
+# The module of each name.
+_WHERE = {
+    "joinfs.errors": ("JoinfsError", "StoreError"),
+    "joinfs.events": ("EventManager", "StoreDeleteEvent", "StoreEvent", "StoreKeyEvent", "StoreProgressEndEvent", "StoreProgressEvent", "StoreProgressStartEvent", "StoreProgressStepEvent", "StoreSetEvent", "StoreTransactionEndEvent", "StoreTransactionEvent", "StoreTransactionStartEvent", "StoreUpdateEvent"),
+    "joinfs.joined": ("open_store",),
+    "joinfs.joined.image": ("ImageStore",),
+    "joinfs.joined.store": ("JoinedStore",),
+    "joinfs.mounting": ("mount",),
+    "joinfs.stores": ("Capabilities", "Stat", "Store", "Usage", "Value"),
+    "joinfs.stores.archive": ("ArchiveStore",),
+    "joinfs.stores.directory": ("DirectoryStore",),
+    "joinfs.stores.encore": ("EncoreStore",),
+    "joinfs.stores.flat": ("FlatStore",),
+    "joinfs.stores.http": ("HTTPStore",),
+    "joinfs.stores.mapping": ("MappingStore",),
+    "joinfs.stores.memory": ("MemoryStore",),
+    "joinfs.stores.sqlite": ("SQLiteStore",),
+    "joinfs.stores.tar": ("TarStore",),
+    "joinfs.stores.views": ("PrefixStore", "ReadOnlyStore"),
+    "joinfs.stores.zip": ("ZipStore",),
+}
+_MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "ArchiveStore",
@@ -82,3 +111,23 @@ __all__ = [
     "mount",
     "open_store",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name, or a module of the package, when it is first used (PEP 562)."""
+    module = _MODULES.get(name)
+    if module is not None:
+        value = getattr(importlib.import_module(module), name)
+    else:
+        try:
+            value = importlib.import_module(f"joinfs.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"joinfs.{name}":
+                raise
+            raise AttributeError(f"module 'joinfs' has no attribute {name!r}") from None
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

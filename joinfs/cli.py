@@ -13,7 +13,7 @@ from dataclasses import replace
 from joinfs import __version__
 from joinfs.config import DRIVERS, MountConfig, parse_options, parse_store
 from joinfs.errors import JoinfsError, UsageError
-from joinfs.mount import end, log_to, serve, start
+from joinfs.mounting import end, log_to, serve, start
 from joinfs.mountpoint import check_machine, check_mountpoint
 
 MOUNT_EXAMPLE = """\

@@ -1,6 +1,5 @@
 """What a mount is asked to be: store specs and mount options, parsed. No I/O happens here."""
 
-import difflib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -137,6 +136,8 @@ def _parse_option(text: str) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"-o {name} needs a value: {name}=...")
         return {name: _VALUES[name](name, value)}
+    import difflib  # noqa: PLC0415 - for mistakes only
+
     near = difflib.get_close_matches(name, [*_FLAGS, *_VALUES], 1)
     meant = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted([*_FLAGS, *_VALUES]))}"
     raise UsageError(f"-o {name} is not an option of joinfs; {meant}")

@@ -8,7 +8,6 @@ from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.state import DirectoryEntry, ListedNode, State
 from joinfs.stores import Stat
 
-
 _new_tuple = tuple.__new__  # much quicker than ListedNode(...), for what there may be a million of
 
 

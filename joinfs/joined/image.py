@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from joinfs.errors import CorruptStore, StoreUnavailable, Unsupported, UsageError
 from joinfs.joined.store import JoinedStore
-from joinfs.stores import REGISTRY, Store
+from joinfs.stores import Store
 from joinfs.stores.memory import MemoryStore
 from joinfs.stores.tar import TarStore
 from joinfs.stores.views import ReadOnlyStore
@@ -247,6 +247,3 @@ def open_image(path: str, read_only: bool) -> Store:  # noqa: ARG001 - as all op
     else:
         place = path
     return ImageStore(place, tag)
-
-
-REGISTRY["oci"] = open_image

@@ -7,6 +7,8 @@ the directory's own, except below a redirect. How long stacks are remembered is 
 
 import contextlib
 import functools
+import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -25,9 +27,13 @@ from joinfs.stores.keys import ROOT, is_directory_key, split
 
 # How often a directory is listed again because somebody was writing.
 MOST_LISTINGS = 3
+# How many directories are looked at anew at a time.
+MOST_LOOKING = 8
 # These bits of a mode are set in that of a character device; cheaper to test than its kind.
 _CHARACTER_DEVICE = 0o020000
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
@@ -56,6 +62,8 @@ class Merge:
 
     def __init__(self, layers: Sequence[Store], ttl: float) -> None:
         self._layers = layers
+        self._lock = threading.Lock()
+        self._looking: set[str] = set()
         self.stacks = Stacks(layers, ttl)
 
     def parts(self, directory: str) -> Stack:
@@ -67,12 +75,40 @@ class Merge:
         known = self.stacks.get(directory)
         if known is not None:
             return known
+        late = self.stacks.late(directory) if self._is_slow() else None
+        if late is not None:
+            self._look_again(directory)
+            return late
+        return self._found_out(directory)
+
+    def _found_out(self, directory: str) -> Stack:
         version = self.stacks.version()
         parts = tuple(self._resolve(directory, 0))
         if not parts:
             raise KeyError(directory)
         self.stacks.remember(directory, parts, version)
         return parts
+
+    def _is_slow(self) -> bool:
+        return any(layer.capabilities.slow for layer in self._layers)
+
+    def _look_again(self, directory: str) -> None:
+        """Find out in a thread what a directory is made of by now, so that nobody who only wants what is near waits for it."""
+        with self._lock:
+            if directory in self._looking or len(self._looking) >= MOST_LOOKING:
+                return
+            self._looking.add(directory)
+        threading.Thread(target=self._look_now, args=(directory,), name=f"joinfs looks at {directory}", daemon=True).start()
+
+    def _look_now(self, directory: str) -> None:
+        try:
+            self._found_out(directory)
+        except Exception as error:  # who asks next is told
+            log.debug("%s: %s", directory, error)
+            self.stacks.forget_directory(directory)
+        finally:
+            with self._lock:
+                self._looking.discard(directory)
 
     # ---------------------------------------------------------------- resolving
 
@@ -338,7 +374,7 @@ def shown(part: Part, hidden: set[str]) -> Iterator[tuple[str, Stat]]:
     for name, stat in entries(part):
         if name[0] == "." and is_reserved(name):
             hidden.add(hidden_name(name) or "")
-        elif (empty_files or stat.rdev == 0 and stat.mode & _CHARACTER_DEVICE == _CHARACTER_DEVICE) and is_overlay_whiteout(
+        elif (empty_files or (stat.rdev == 0 and stat.mode & _CHARACTER_DEVICE == _CHARACTER_DEVICE)) and is_overlay_whiteout(
             part.store, part.prefix + name, stat, part.marks
         ):
             hidden.add(name)

@@ -19,6 +19,8 @@ from joinfs.stores.key_tree import KeyTree
 MOST_DIRECTORIES = 20_000
 # Writes that follow each other so closely that a reader finds no moment between them are not waited for for ever.
 MOST_LOOKS = 50
+# Seconds for which a stack with a slow layer is answered after its time, once more, while it is found out anew.
+LATE = 60.0
 T = TypeVar("T")
 
 
@@ -76,6 +78,13 @@ class Stacks:
             return None
         known = memory.stacks.things.get(directory)
         return known[1] if known is not None and known[0] > time.monotonic() else None
+
+    def late(self, directory: str) -> Stack | None:
+        """Answer the stack of a directory that was believed until not long ago; for who has it found out anew meanwhile."""
+        known = self._shared.stacks.things.get(directory)
+        if known is None or self._transactions or self._unsettled or self._writer is not None:
+            return None
+        return known[1] if known[0] > time.monotonic() - LATE else None
 
     def version(self) -> int:
         """A number that every write of the join, at its beginning and at its end, makes another."""

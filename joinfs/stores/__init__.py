@@ -6,12 +6,9 @@ spelled ``%3F``, ``%26``, ``%25``). Schemes are those of ``REGISTRY``, and what 
 entry point group ``joinfs.stores``. A bare path is recognised by what it is.
 """
 
-import difflib
 import importlib
 import os
-import zipfile
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -128,6 +125,8 @@ def recognise(path: str) -> str:
             return "tar"
         if any(start.startswith(magic, place) for place, magic in ARCHIVES):
             return "archive"
+        import zipfile  # noqa: PLC0415 - not for directories, which are the commonest
+
         if zipfile.is_zipfile(path):
             return "zip"
     except OSError as error:
@@ -141,6 +140,10 @@ def recognise(path: str) -> str:
 def _opener(scheme: str) -> Opener:
     if scheme in REGISTRY:
         return REGISTRY[scheme]
+    # Here, because they take as long to import as all the rest.
+    import difflib  # noqa: PLC0415
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
     others = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if scheme in others:
         opener: Opener = others[scheme].load()

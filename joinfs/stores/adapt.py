@@ -6,9 +6,6 @@ from typing import Any
 
 from joinfs.errors import UsageError
 from joinfs.stores.base import Store
-from joinfs.stores.encore import EncoreStore, is_encore
-from joinfs.stores.mapping import MappingStore, is_mapping
-from joinfs.stores.views import ReadOnlyStore
 
 
 def as_store(thing: Any) -> Store:
@@ -19,6 +16,10 @@ def as_store(thing: Any) -> Store:
     """
     if isinstance(thing, Store):
         return thing
+    # Here, because they are seldom wanted.
+    from joinfs.stores.encore import EncoreStore, is_encore  # noqa: PLC0415
+    from joinfs.stores.mapping import MappingStore, is_mapping  # noqa: PLC0415
+
     if not isinstance(thing, Mapping) and is_encore(thing):
         return EncoreStore(thing)
     if is_mapping(thing):
@@ -32,6 +33,9 @@ def open_python(path: str, read_only: bool) -> Store:
     Raises:
         UsageError: There is no such thing, or it is something else.
     """
+    from joinfs.stores.mapping import is_mapping  # noqa: PLC0415
+    from joinfs.stores.views import ReadOnlyStore  # noqa: PLC0415
+
     thing = _import(path)
     if callable(thing) and not isinstance(thing, Store) and not is_mapping(thing):
         thing = thing()

@@ -25,6 +25,7 @@ from joinfs.stores.directory_places import DIRECTORY_FLAGS
 from joinfs.stores.keys import ROOT, ancestors, directory_key, is_directory_key, split
 from joinfs.stores.value import Metadata, Stat, drained, new_stat
 
+
 class DirectoryStore(DirectoryMaking):
     """A directory of the host.
 

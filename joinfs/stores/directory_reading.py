@@ -27,7 +27,7 @@ from joinfs.stores.directory_journal import recover
 from joinfs.stores.directory_places import OpenDirectories, Place, host_names
 from joinfs.stores.directory_watching import DirectoryWatching
 from joinfs.stores.gate import Gate
-from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
+from joinfs.stores.keys import ROOT, is_directory_key
 from joinfs.stores.metadata import selected
 from joinfs.stores.value import Capabilities, Metadata, Opened, Stat, Usage, Value
 

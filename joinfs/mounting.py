@@ -17,7 +17,8 @@ from joinfs.config import MountConfig, MountOptions, StoreSpec, parse_options
 from joinfs.drivers import pick
 from joinfs.errors import JoinfsError, MountError, UsageError
 from joinfs.filesystem.operations import Operations, Settings
-from joinfs.joined.store import JoinedStore
+from joinfs.joined import open_store
+from joinfs.joined.store import DIRECTORY_TTL, JoinedStore
 from joinfs.mountpoint import (
     check_apart,
     check_machine,
@@ -28,14 +29,14 @@ from joinfs.mountpoint import (
     note_of,
     unmount,
 )
-from joinfs.stores import Store, open_store
+from joinfs.stores import Store
 
 log = logging.getLogger(__name__)
 
 STARTED = b"ready"
 
 
-def open_join(specs: tuple[StoreSpec, ...]) -> JoinedStore:
+def open_join(specs: tuple[StoreSpec, ...], directory_ttl: float = DIRECTORY_TTL) -> JoinedStore:
     """Answer the join of some stores; not connected yet.
 
     Raises:
@@ -46,7 +47,7 @@ def open_join(specs: tuple[StoreSpec, ...]) -> JoinedStore:
         store = open_store(spec.url, connect=False)
         store.name = spec.name or store.name
         stores.append(store)
-    return JoinedStore(stores)
+    return JoinedStore(stores, directory_ttl=directory_ttl)
 
 
 # -------------------------------------------------------------------- in this process
@@ -172,7 +173,7 @@ def serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
     """
     _prepare_process()
     mountpoint = check_mountpoint(config.mountpoint)
-    join = open_join(config.stores)
+    join = open_join(config.stores, config.options.lower_ttl)
     check_apart(join, mountpoint)
     check_upper_apart(join)
     check_machine(config.options.allow_other)
