@@ -74,7 +74,8 @@ class DevfuseDriver:
         finally:
             os.close(device)
         if tally is not None:
-            print(tally.table(), file=sys.stderr)
+            sys.stderr.write(f"{tally.table()}\n")
+            log.info("requests:\n%s", tally.table())
 
 
 def _wanted(operations: Operations, options: MountOptions, offered: Init) -> Init:
@@ -121,7 +122,7 @@ def _ended_by_signals(session: Session, mountpoint: str) -> Iterator[None]:
         yield
         return
 
-    def end(number: int, frame: object) -> None:
+    def end(_number: int, _frame: object) -> None:
         # In a thread: this one may be needed to answer what unmounting asks for.
         threading.Thread(target=_end, args=(session, mountpoint), name="joinfs end", daemon=True).start()
 

@@ -12,10 +12,10 @@ See Also:
 import errno
 import logging
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable
-from struct import error as StructError
 from typing import Any
 
 from joinfs.drivers import wire
@@ -146,7 +146,7 @@ class Session:
                 if length != size:
                     raise wire.Malformed(f"it is {size} bytes long and says {length}")
                 arguments = request.parse(view[header_size : size - extensions * 8])
-            except (wire.Malformed, StructError) as error:
+            except (wire.Malformed, struct.error) as error:
                 log.warning("a malformed request, %s: %s", request.verb, error)
                 self._fail(unique, errno.EINVAL)
                 continue

@@ -11,9 +11,9 @@ See Also:
 import enum
 import os
 import stat as stat_module
+import struct
 from collections.abc import Callable, Iterator
 from struct import Struct
-from struct import error as StructError
 from typing import Any, Final, NamedTuple
 
 from joinfs.filesystem.attributes import Attributes
@@ -114,11 +114,10 @@ class Request(NamedTuple):
 
 def _fixed(fields: str) -> Callable[[memoryview], tuple[Any, ...]]:
     """Numbers only; what newer kernels append is not looked at."""
-    unpack = Struct("=" + fields).unpack_from
-    return lambda body: unpack(body)
+    return Struct("=" + fields).unpack_from
 
 
-def _nothing(body: memoryview) -> tuple[Any, ...]:
+def _nothing(_body: memoryview) -> tuple[Any, ...]:
     return ()
 
 
@@ -134,7 +133,7 @@ def raw(name: str) -> bytes:
 
 def _strings(data: bytes, count: int) -> list[bytes]:
     """The NUL-terminated strings that a request ends in."""
-    *found, rest = data.split(b"\0", count)
+    found = data.split(b"\0", count)[:-1]
     if len(found) != count:
         raise Malformed("a name does not end")
     return found
@@ -305,7 +304,7 @@ def arguments(request: Request, body: memoryview) -> tuple[Any, ...]:
     """
     try:
         return request.parse(body)
-    except StructError as error:
+    except struct.error as error:
         raise Malformed(str(error)) from None
 
 

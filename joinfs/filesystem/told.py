@@ -56,7 +56,7 @@ class Told(State):
         self._store.subscribe(self._changed)
 
     def serving(self) -> None:
-        """This thread answers the kernel from now on: what it changes is no news."""
+        """Have what the calling thread changes be no news: it answers the kernel from now on."""
         if self._kernel is not None:
             self._serving.active = True
 
