@@ -2,13 +2,11 @@
 
 import errno
 import os
-import subprocess
 
 import pytest
 
-from tests.mounted.conftest import NOBODY
-
 import joinfs
+from tests.mounted.conftest import NOBODY
 
 
 @pytest.fixture
@@ -111,20 +109,20 @@ def test_acls_are_enforced_inherited_and_kept(mount, scratch, lower, user):
         pytest.skip("needs root, to be two users")
     upper = scratch / "with-acls"
     upper.mkdir()
-    nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "capture_output": True, "check": False}
+    nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "capture_output": True, "check": False, "text": False}
     with mount(upper, lower) as mnt:
         (mnt / "d" / "f").chmod(0o600)
-        assert subprocess.run(["cat", mnt / "d" / "f"], **nobody).returncode != 0
+        assert user.run(["cat", mnt / "d" / "f"], **nobody).returncode != 0
         os.setxattr(mnt / "d" / "f", "system.posix_acl_access", ACL)
         assert (mnt / "d" / "f").stat().st_mode & 0o777 == 0o640, "the mask is the group's bits"
-        assert subprocess.run(["cat", mnt / "d" / "f"], **nobody).stdout == b"lower f"
+        assert user.run(["cat", mnt / "d" / "f"], **nobody).stdout == b"lower f"
         os.setxattr(mnt / "d", "system.posix_acl_default", ACL)
         (mnt / "d" / "new").write_bytes(b"new")
         (mnt / "d" / "sub").mkdir()
-        assert subprocess.run(["cat", mnt / "d" / "new"], **nobody).stdout == b"new"
+        assert user.run(["cat", mnt / "d" / "new"], **nobody).stdout == b"new"
         assert os.getxattr(mnt / "d" / "sub", "system.posix_acl_default") == ACL
         (mnt / "d" / "new").chmod(0o600)
-        assert subprocess.run(["cat", mnt / "d" / "new"], **nobody).returncode != 0, "chmod cuts the mask"
+        assert user.run(["cat", mnt / "d" / "new"], **nobody).returncode != 0, "chmod cuts the mask"
     with mount(upper, lower) as mnt:
         assert os.getxattr(mnt / "d" / "f", "system.posix_acl_access") == ACL
         os.removexattr(mnt / "d" / "f", "system.posix_acl_access")
