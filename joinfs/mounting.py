@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Self
 
 from joinfs.config import MountConfig, MountOptions, StoreSpec, parse_options
-from joinfs.drivers import pick
+from joinfs.drivers import Driver, pick
 from joinfs.errors import JoinfsError, MountError, UsageError
 from joinfs.filesystem.operations import Operations, Settings
 from joinfs.joined import open_store
@@ -86,9 +86,10 @@ def mount(store: Store, mountpoint: str | os.PathLike[str], *, driver: str = "au
     with contextlib.ExitStack() as closing:
         if not store.is_connected():
             closing.enter_context(store)
-        operations = closing.enter_context(_operations(store, config.options))
+        serving = pick(config.driver)
+        operations = closing.enter_context(_operations(store, config.options, serving))
         closing.enter_context(_plain_forks)
-        closing.enter_context(_served_by_thread(operations, place, config))
+        closing.enter_context(_served_by_thread(serving, operations, place, config.options))
         yield place
 
 
@@ -125,12 +126,12 @@ _plain_forks = _PlainForks()
 
 
 @contextlib.contextmanager
-def _served_by_thread(operations: Operations, mountpoint: str, config: MountConfig) -> Iterator[None]:
+def _served_by_thread(driver: Driver, operations: Operations, mountpoint: str, options: MountOptions) -> Iterator[None]:
     started, failed = threading.Event(), list[BaseException]()
 
     def serve() -> None:
         try:
-            pick(config.driver).serve(operations, mountpoint, config.options, started.set)
+            driver.serve(operations, mountpoint, options, started.set)
         except BaseException as error:  # handed to the thread that waits
             failed.append(error)
         finally:
@@ -150,10 +151,10 @@ def _served_by_thread(operations: Operations, mountpoint: str, config: MountConf
 
 
 @contextlib.contextmanager
-def _operations(store: Store, options: MountOptions) -> Iterator[Operations]:
+def _operations(store: Store, options: MountOptions, driver: Driver) -> Iterator[Operations]:
     """The file system over a connected store, held for one writer; what is staged is committed at the end."""
     with contextlib.nullcontext() if options.read_only else locked(store):
-        operations = Operations(store, Settings(read_only=options.read_only))
+        operations = Operations(store, Settings(read_only=options.read_only, idle_nodes=driver.idle_nodes))
         try:
             yield operations
         finally:
@@ -178,7 +179,7 @@ def serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
     check_upper_apart(join)
     check_machine(config.options.allow_other)
     driver = pick(config.driver)
-    with _note(mountpoint) as note, join, _operations(join, config.options) as operations, _LibfuseSaid() as said:
+    with _note(mountpoint) as note, join, _operations(join, config.options, driver) as operations, _LibfuseSaid() as said:
 
         def ready() -> None:
             note.was_mounted = True

@@ -10,7 +10,14 @@ from joinfs.filesystem.operations import Operations
 
 
 class Driver(Protocol):
-    """A way to mount."""
+    """A way to mount.
+
+    Attributes:
+        idle_nodes: How many nodes that the kernel does not know by number are worth keeping: many for who finds the
+            nodes of paths again and again, none for who is told when the kernel forgets one.
+    """
+
+    idle_nodes: int
 
     def serve(
         self, operations: Operations, mountpoint: str, options: MountOptions, on_ready: Callable[[], None]

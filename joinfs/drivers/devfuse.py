@@ -51,6 +51,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class DevfuseDriver:
     """The driver, as ``drivers.Driver`` has it."""
 
+    idle_nodes = 0
+
     def serve(
         self, operations: Operations, mountpoint: str, options: MountOptions, on_ready: Callable[[], None]
     ) -> None:

@@ -275,6 +275,8 @@ class PathOperations:
 class FusepyDriver:
     """The driver, as ``drivers.Driver`` has it."""
 
+    idle_nodes = 50_000
+
     def serve(
         self, operations: Operations, mountpoint: str, options: MountOptions, on_ready: Callable[[], None]
     ) -> None:
