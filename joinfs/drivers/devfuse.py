@@ -67,7 +67,7 @@ class DevfuseDriver:
                         operations.have_acls()
                     on_ready()
                     backings = Backings(device) if agreed & Init.PASSTHROUGH else None
-                    with _told(operations, session):
+                    with _told(operations, session, bool(agreed & Init.WRITEBACK_CACHE)):
                         session.serve(KernelVerbs(operations, options, agreed, backings))
         except BaseException:
             with contextlib.suppress(JoinfsError):
@@ -91,10 +91,12 @@ def _wanted(operations: Operations, options: MountOptions, offered: Init) -> Ini
 
 
 @contextlib.contextmanager
-def _told(operations: Operations, session: Session) -> Iterator[None]:
+def _told(operations: Operations, session: Session, writes_back: bool) -> Iterator[None]:
     """Hand on to the kernel what others change."""
 
     class Kernel:
+        keeps_sizes = writes_back
+
         def entry_changed(self, parent: int, name: str) -> None:
             session.notify(inval_entry(parent, name))
 

@@ -147,10 +147,11 @@ class State:
         with self._nodes.lock:
             content.handles -= 1
             if content.handles == 0 and (not content.is_dirty or node.is_unlinked):
-                node.content = None
-                content.close()
                 if content.is_writable:  # the kernel may have written past us
                     self._nodes.changed(node)
+                    node.stat = None if node.stat is None else content.current(node.stat)
+                node.content = None
+                content.close()
                 self._nodes.settle(node)
 
 

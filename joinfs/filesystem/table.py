@@ -38,7 +38,13 @@ class NodeTable:
         ttl: Seconds for which what the store says is believed.
         most_idle: How many nodes that nobody uses are kept.
         unwatched: Called with a watched directory of which nothing is known any more.
+
+    Attributes:
+        keeps_sizes: Who knows the nodes takes no other size or time of a file than it wrote itself: so a file that others
+            have written becomes another node.
     """
+
+    keeps_sizes = False
 
     def __init__(self, store: Store, ttl: float, most_idle: int, unwatched: Callable[[Node], None]) -> None:
         self.changing = threading.RLock()
@@ -196,10 +202,15 @@ class NodeTable:
         self._idle.pop(parent.id, None)
 
     def _is_same(self, node: Node, stat: Stat) -> bool:
-        if node.kind != stat.kind:
+        if node.kind != stat.kind or (self.keeps_sizes and self._is_written_by_others(node, stat)):
             return False
         number = stat.linked_id
         return number is None or stat.breaks or self._by_file.get(number) in {None, node}
+
+    def _is_written_by_others(self, node: Node, stat: Stat) -> bool:
+        if node.content is not None or not node.is_file or node.stat is None:
+            return False
+        return (node.stat.size, node.stat.mtime) != (stat.size, stat.mtime)
 
     def _shared(self, stat: Stat) -> Node | None:
         if stat.nlink <= 1:
@@ -492,6 +503,8 @@ class NodeTable:
     def _drop(self, node: Node) -> None:
         self._idle.pop(node.id, None)
         self._nodes.pop(node.id, None)
+        if len(self._remembered) > 2 * len(self._nodes) + MOST_LISTED:
+            self._remembered = deque(other for other in self._remembered if other.id in self._nodes)
         if self._taken.get(node.ino) is node:
             del self._taken[node.ino]
         if node.linked is not None and self._by_file.get(node.linked) is node:

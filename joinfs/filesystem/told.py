@@ -24,7 +24,13 @@ ECHO = 0.25
 
 
 class Kernel(Protocol):
-    """Who keeps what it was told about nodes. Called in threads that answer none of its requests."""
+    """Who keeps what it was told about nodes. Called in threads that answer none of its requests.
+
+    Attributes:
+        keeps_sizes: It takes no other size or time of a file that it knows: it writes them itself.
+    """
+
+    keeps_sizes: bool
 
     def entry_changed(self, parent: int, name: str) -> None:
         """A name in a directory stands for something else, or for something now; or all below it may have changed."""
@@ -52,6 +58,7 @@ class Told(State):
             return
         self._serving = threading.local()
         self._nodes.note_changes(ECHO)
+        self._nodes.keeps_sizes = kernel.keeps_sizes
         self._kernel = kernel
         self._store.subscribe(self._changed)
 
@@ -168,7 +175,7 @@ class Told(State):
         except (KeyError, JoinfsError, OSError):
             kernel.entry_gone(directory.id, name, node.id)
             return
-        if self._is_same(node, stat):
+        if self._is_same(kernel, node, stat):
             kernel.node_changed(node.id, node.is_file)
         else:
             with self._nodes.lock:
@@ -176,12 +183,10 @@ class Told(State):
                     self._nodes.remove_name(directory, name)
             kernel.entry_changed(directory.id, name)
 
-    def _is_same(self, node: Node, stat: Stat) -> bool:
-        """Whether what others left at the name of a node is the same file as before, changed at most.
-
-        Of a regular file whose size or time the kernel may keep itself, that is only so if it was open to be written:
-        what else is another node then, of which the kernel takes nothing for known.
-        """
+    def _is_same(self, kernel: Kernel, node: Node, stat: Stat) -> bool:
+        """Whether what others left at the name of a node can go on as that node."""
         if node.kind != stat.kind:
             return False
-        return node.content is not None or not node.is_file or (node.stat is not None and node.stat.file_id == stat.file_id)
+        if node.content is not None or not node.is_file:
+            return True
+        return not kernel.keeps_sizes and node.stat is not None and node.stat.file_id == stat.file_id
