@@ -14,12 +14,12 @@ import threading
 from collections.abc import Callable, Iterator
 
 from joinfs.config import MountOptions
-from joinfs.drivers.device import mounted
+from joinfs.drivers.device import mounted, read_ahead
 from joinfs.drivers.kernel_verbs import KernelVerbs
 from joinfs.drivers.passthrough import Backings
 from joinfs.drivers.session import Session
 from joinfs.drivers.tally import Tally
-from joinfs.drivers.wire import Init, delete, inc_epoch, inval_entry, inval_inode
+from joinfs.drivers.wire import MOST_BYTES, Init, delete, inc_epoch, inval_entry, inval_inode
 from joinfs.errors import JoinfsError
 from joinfs.filesystem.operations import ROOT, Operations
 from joinfs.mountpoint import unmount
@@ -65,6 +65,7 @@ class DevfuseDriver:
                 if agreed is not None:
                     if agreed & Init.POSIX_ACL:
                         operations.have_acls()
+                    read_ahead(mountpoint, MOST_BYTES >> 10)
                     on_ready()
                     backings = Backings(device) if agreed & Init.PASSTHROUGH else None
                     with _told(operations, session, bool(agreed & Init.WRITEBACK_CACHE)):
