@@ -33,13 +33,12 @@ class DirectoryVerbs(State):
     def readdir(self, node: int, offset: int) -> Iterator[DirectoryEntry]:
         """Yield the entries of a directory from ``offset`` on, ``.`` and ``..`` first.
 
-        What is there all the time is yielded once, whatever comes and goes meanwhile. (Twice perhaps if somebody
-        reads on after many other directories have been begun to be read; never not at all.)
+        What is there all the time is yielded once, whatever comes and goes meanwhile.
         """
         directory = self._directory(node)
         yield from self._dots(directory, offset)
-        listing, start = self._listing(directory, offset)
-        for place, name in listing.after(start):
+        listing = self._listing(directory, offset)
+        for place, name in listing.after(offset):
             yield self._entry_alone(directory, name, place, listing.stats.get(name))
 
     def readdirplus(self, node: int, offset: int, cost: Callable[[str], int], room: int) -> list[ListedNode]:
@@ -57,16 +56,16 @@ class DirectoryVerbs(State):
         for dot in self._dots(directory, offset):
             room -= cost(dot.name)
             entries.append(_without_node(dot))
-        listing, start = self._listing(directory, offset)
+        listing = self._listing(directory, offset)
         page = []
-        for entry in listing.after(start):
+        for entry in listing.after(offset):
             room -= cost(entry[1])
             if room < 0:
                 break
             page.append(entry)
         entries += self._with_nodes(directory, listing, page)
         if not page:
-            listing.let_go()
+            self._nodes.forget_listing(directory)
         return entries
 
     def _with_nodes(self, directory: Node, listing: Listing, page: list[tuple[int, str]]) -> list[ListedNode]:
@@ -97,15 +96,14 @@ class DirectoryVerbs(State):
         mode = 0 if stat is None else stat.mode
         return DirectoryEntry(name, inode_number(directory.prefix() + name, stat or Stat(mode)), mode, place)
 
-    def _listing(self, node: Node, offset: int) -> tuple[Listing, int]:
-        """A listing and where to go on in it: in a new one, for want of the old, at its beginning."""
+    def _listing(self, node: Node, offset: int) -> Listing:
         listing = node.listing
         if offset > DOTS and listing is not None:
-            return listing, offset
+            return listing
         if node.is_unlinked:
-            return Listing((), 0.0), 0
+            return Listing((), 0.0)
         version = node.version
-        return self._nodes.remember_listing(node, self._store.list(node.prefix()), version), 0
+        return self._nodes.remember_listing(node, self._store.list(node.prefix()), version)
 
     def _dots(self, node: Node, offset: int) -> Iterator[DirectoryEntry]:
         above = node.parent or node

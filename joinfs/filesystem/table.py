@@ -22,7 +22,7 @@ from joinfs.stores.keys import ROOT as ROOT_KEY
 from joinfs.stores.keys import check_name
 
 MOST_ABSENT = 10_000
-# So many nodes have their attributes in memory; those of others are asked for again.
+# So many nodes, and so many listings, have attributes in memory; those of others are asked for again.
 MOST_KNOWN = 100_000
 MOST_LISTED = 256
 FOREVER = float("inf")
@@ -315,8 +315,17 @@ class NodeTable:
             self._listed[node.id] = node
             self._listed.move_to_end(node.id)
             while len(self._listed) > MOST_LISTED:
-                self._listed.popitem(last=False)[1].listing = None
+                other = self._listed.popitem(last=False)[1]
+                if other.listing is not None:
+                    other.listing.disbelieve()
         return listing
+
+    def forget_listing(self, node: Node) -> None:
+        """Somebody has read to the end of a directory's listing."""
+        with self.lock:
+            self._listed.pop(node.id, None)
+            if node.listing is not None:
+                node.listing.let_go()
 
     def take_in(self, parent: Node, entries: Iterable[tuple[str, Stat]]) -> list[Node]:
         """Answer the nodes of some names in a directory, of which the kernel is told all at once, with these attributes."""

@@ -214,6 +214,21 @@ def test_offsets_of_a_listing_stay_while_entries_come_and_go(fs):
     assert "comes" in {entry.name for entry in fs.readdir(ROOT, 0)}
 
 
+def test_many_listings_that_were_begun_are_gone_on_with(fs):
+    """Who walks down before he has read a directory to its end comes back to it after any number of others."""
+    for number in range(300):
+        fs.mkdir(ROOT, f"n{number:03}", 0o755, ME)
+    one = next(iter(fs.readdirplus(ROOT, 0, lambda name: 1, 3)[2:]))
+    walked = [one.name]
+    entry = one
+    while page := fs.readdirplus(ROOT, entry.offset, lambda name: 1, 1):
+        entry = page[0]
+        walked.append(entry.name)
+        if entry.stat.is_directory:
+            assert [dot.name for dot in fs.readdirplus(entry.node, 0, lambda name: 1, 9)][:2] == [".", ".."]
+    assert sorted(walked) == names(fs)
+
+
 # -------------------------------------------------------------------- attributes
 
 
