@@ -191,6 +191,7 @@ def test_a_lower_file_can_be_linked(mnt):
     assert [(mnt / name).stat().st_nlink for name in ("f", "d/link")] == [2, 2]
 
 
+@pytest.mark.parametrize("user", ["ordinary"], indirect=True)
 def test_names_that_are_too_long(mnt_of_directories):
     for length, call in ((256, os.stat), (256, os.mkdir), (300, os.stat), (256, lambda path: os.open(path, os.O_CREAT | os.O_WRONLY))):
         refused(errno.ENAMETOOLONG, call, mnt_of_directories / ("x" * length))
@@ -258,6 +259,7 @@ def test_the_first_file_that_is_made_may_be_in_a_directory_of_a_lower_store_alon
 # -------------------------------------------------------------------- data
 
 
+@either
 def test_holes_are_found(mnt):
     with (mnt / "holes").open("w+b", buffering=0) as file:
         os.ftruncate(file.fileno(), 4 * MIB)
@@ -293,6 +295,7 @@ def test_what_was_just_written_is_no_hole(mount, upper, lower, options):
         assert (mnt / "copy").read_bytes() == b"x" * 10_000
 
 
+@either
 def test_space_is_allocated_and_given_back(mnt):
     with (mnt / "f").open("r+b", buffering=0) as file:
         fallocate(file.fileno(), KEEP_SIZE, 0, MIB)
@@ -344,6 +347,7 @@ def test_the_time_of_birth_can_be_asked_for(mnt):
         assert int(done.stdout.split()[1]) == (mnt / name).stat().st_size
 
 
+@pytest.mark.parametrize("user", ["ordinary"], indirect=True)
 def test_locks_keep_other_processes_out(mnt_of_directories):
     program = (
         "import fcntl, sys\n"
@@ -438,6 +442,7 @@ def test_who_opened_a_small_lower_file_sees_what_is_written_after(mnt):
         assert os.pread(reader.fileno(), 100, 0) == b"whole"
 
 
+@either
 def test_a_large_lower_file_is_read_by_many_at_once_and_again_when_it_was_written(mnt):
     def read(seed, wrong):
         places = random.Random(seed)
@@ -465,6 +470,7 @@ def test_a_large_lower_file_is_read_by_many_at_once_and_again_when_it_was_writte
     assert (mnt / "large").stat().st_size == 12
 
 
+@either
 def test_a_large_lower_file_that_is_open_can_be_written_by_another(request, mnt, user):
     if user.uid is None and os.geteuid() == 0:
         request.applymarker(pytest.mark.xfail(strict=True, reason=IO_MODES))
@@ -490,7 +496,11 @@ def test_a_large_lower_file_that_is_open_can_be_mapped_by_who_writes_it(request,
     assert (mnt / "large").read_bytes() == b"OVER" + LARGE[4:]
 
 
-@pytest.mark.parametrize("size", [10, 2 * MIB])
+@pytest.mark.parametrize(
+    ("user", "upper", "size"),
+    [("root", "directory", 10), ("root", "directory", 2 * MIB), ("root", "sqlite", 10), ("ordinary", "directory", 2 * MIB)],
+    indirect=["user", "upper"],
+)
 def test_a_file_that_is_open_can_be_written_by_another(request, mount, upper, lower, scratch, user, size):
     """A file of the first store: not the one that was just made, but one that is there when it is mounted."""
     if user.uid is None and os.geteuid() == 0 and not upper.startswith("sqlite"):
@@ -543,6 +553,7 @@ def test_a_write_by_an_ordinary_user_clears_the_set_user_id_bit(mount, upper, lo
         assert stat.S_IMODE((mnt / "root").stat().st_mode) == 0o6777
 
 
+@pytest.mark.parametrize("user", ["ordinary"], indirect=True)
 def test_a_read_only_mount_refuses(mount, lower):
     with mount("memory:", lower, options=("-o", "ro")) as mnt:
         (mount_root, f) = mnt, mnt / "f"
@@ -639,6 +650,7 @@ def test_a_directory_that_is_removed_while_it_is_read(mnt):
 # -------------------------------------------------------------------- the server
 
 
+@pytest.mark.parametrize("user", ["ordinary"], indirect=True)
 def test_the_requests_are_counted_if_wanted(mount, lower, scratch):
     with mount("memory:", lower, options=["--stats", "-o", "nopassthrough"]) as mnt:
         assert (mnt / "f").read_bytes() == b"lower f"
@@ -654,6 +666,7 @@ def test_the_requests_are_counted_if_wanted(mount, lower, scratch):
     assert counts["all"] == sum(counts.values()) - counts["all"]
 
 
+@either
 def test_files_that_were_closed_leave_no_descriptors(mnt):
     where = Path(f"/proc/{server_of(mnt)}/fd")
 
