@@ -4,13 +4,14 @@ Each is called with the node and the caller of the request's header and the argu
 the rest, and answers the reply's bytes. What goes wrong is raised, and becomes an errno in ``session``.
 """
 
+import contextlib
 import errno
 import os
 from typing import Any
 
 from joinfs.config import MountOptions
 from joinfs.drivers import wire
-from joinfs.drivers.passthrough import Backings
+from joinfs.drivers.passthrough import Backings, OtherFile
 from joinfs.drivers.wire import Init, Open, Ttl
 from joinfs.filesystem.operations import Caller, Entry, Operations
 from joinfs.stores.value import MEBIBYTE
@@ -76,7 +77,8 @@ class KernelVerbs:
 
     def batch_forget(self, node: int, caller: Caller, nodes: list[tuple[int, int]]) -> None:
         for number, count in nodes:
-            self._operations.forget(number, count)
+            with contextlib.suppress(KeyError):
+                self._operations.forget(number, count)
 
     def readlink(self, node: int, caller: Caller) -> bytes:
         return self._operations.readlink(node)
@@ -137,7 +139,12 @@ class KernelVerbs:
         lazily = reading and self._backings is not None
         handle = self._operations.open(node, flags, bool(kill & wire.OPEN_KILL_SUIDGID), lazily)
         try:
-            return wire.opened(handle, *self._how(node, handle, self._behind(node, handle, caller, reading)))
+            through_us = not reading and self._must_go_through_us(node, caller)
+            return wire.opened(handle, *self._how(node, handle, self._behind(node, handle, reading), through_us))
+        except OtherFile:
+            self._operations.release(handle)
+            self._operations.part(node)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None  # so the kernel looks the name up anew
         except BaseException:
             self._operations.release(handle)
             raise
@@ -152,27 +159,28 @@ class KernelVerbs:
     def tmpfile(self, node: int, caller: Caller, flags: int, mode: int, umask: int, kill: int, name: str) -> bytes:
         return self._made(*self._operations.tmpfile(node, mode, flags, caller, umask))
 
-    def _how(self, node: int, handle: int, descriptor: int | None) -> tuple[int, int]:
+    def _how(self, node: int, handle: int, descriptor: int | None, through_us: bool = False) -> tuple[int, int]:
         """How an open file is to behave, and the kernel's number for the file behind it.
 
         Args:
             node, handle: The file.
             descriptor: Of the local file that could be behind it.
+            through_us: Whether we are to be asked all the same.
         """
         how, backing = Open.KEEP_CACHE, 0
         if self._backings is not None:
-            how, backing = self._backings.open(node, handle, descriptor)
+            how, backing = self._backings.open(node, handle, descriptor, through_us)
         return how | (0 if self._operations.keeps_staged(handle) else Open.NOFLUSH), backing
 
-    def _behind(self, node: int, handle: int, caller: Caller, reading: bool) -> int | None:
+    def _behind(self, node: int, handle: int, reading: bool) -> int | None:
         if self._backings is None:
             return None
-        if reading:
-            in_place = not self._read_only and self._operations.getattr(node).size < LARGE
-            return self._operations.descriptor(handle, in_place)
-        if caller.uid != 0 and self._operations.getattr(node).mode & _SETID:
-            return None  # the kernel would write as root, which keeps the set-user-ID bit
-        return self._operations.descriptor(handle)
+        in_place = reading and not self._read_only and self._operations.getattr(node).size < LARGE
+        return self._operations.descriptor(handle, in_place)
+
+    def _must_go_through_us(self, node: int, caller: Caller) -> bool:
+        """Whether the kernel, which writes past us as root does, would keep a set-user-ID bit that has to go."""
+        return self._backings is not None and caller.uid != 0 and bool(self._operations.getattr(node).mode & _SETID)
 
     def read(self, node: int, caller: Caller, handle: int, offset: int, size: int) -> bytes:
         return self._operations.read(handle, offset, size, self._writeback)
@@ -206,6 +214,8 @@ class KernelVerbs:
         return b""
 
     def lseek(self, node: int, caller: Caller, handle: int, offset: int, whence: int) -> bytes:
+        if self._writeback:  # what the kernel has not handed on yet would be a hole: it does without us
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         return wire.offset(self._operations.lseek(handle, offset, whence))
 
     def copy_file_range(
@@ -220,6 +230,15 @@ class KernelVerbs:
         return wire.offset(self._operations.copy_file_range(source, at, target, target_at, min(length, 1 << 30)))
 
     # ---------------------------------------------------------------- directories
+
+    def opendir(self, node: int, caller: Caller) -> bytes:
+        """Have the kernel keep listings, and ask no more, if it will be told of what comes and goes; else ask every time."""
+        if self._operations.can_tell:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        return wire.opened(0, 0)
+
+    def releasedir(self, node: int, caller: Caller) -> bytes:
+        return b""
 
     def readdir(self, node: int, caller: Caller, handle: int, offset: int, size: int) -> bytes:
         found, room = [], size

@@ -80,7 +80,12 @@ class Session:
             if opcode != wire.INIT:
                 self._fail(unique, errno.EIO)
                 continue
-            major, minor, readahead, offered = wire.arguments(wire.requests(wire.Init(0))[opcode], view[wire.IN_HEADER.size : size])
+            try:
+                request = wire.requests(wire.Init(0))[opcode]
+                major, minor, readahead, offered = wire.arguments(request, view[wire.IN_HEADER.size : size])
+            except wire.Malformed:
+                self._fail(unique, errno.EPROTO)
+                return None
             if major > wire.MAJOR:
                 self._reply(unique, wire.other_major())
                 continue
@@ -143,12 +148,13 @@ class Session:
                 self._fail(unique, errno.ENOSYS)
                 continue
             try:
-                if length != size:
-                    raise wire.Malformed(f"it is {size} bytes long and says {length}")
+                if length != size or header_size + extensions * 8 > size:
+                    raise wire.Malformed(f"it is {size} bytes long, and says {length} and {extensions} extensions")
                 arguments = request.parse(view[header_size : size - extensions * 8])
             except (wire.Malformed, struct.error) as error:
                 log.warning("a malformed request, %s: %s", request.verb, error)
-                self._fail(unique, errno.EINVAL)
+                if request.replies:
+                    self._fail(unique, errno.EINVAL)
                 continue
             if self._waits(request.verb, arguments):
                 self._in_hand[unique] = request.verb
@@ -200,7 +206,7 @@ class Session:
             number = errno_of(error)
         if in_hand and self._in_hand.pop(unique, None) is None:
             self._verbs.take_back(request.verb, reply)
-        elif number:
+        elif number and request.replies:
             self._fail(unique, number)
         elif request.replies and not self._reply(unique, reply):
             self._verbs.take_back(request.verb, reply)

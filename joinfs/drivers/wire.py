@@ -183,8 +183,9 @@ def _setxattr(fields: str) -> Callable[[memoryview], tuple[Any, ...]]:
 
     def parse(body: memoryview) -> tuple[Any, ...]:
         size, flags, *more = shape.unpack_from(body)
-        data = bytes(body[shape.size :])
-        name, value = data[: data.find(b"\0")], data[data.find(b"\0") + 1 :]
+        name, ends, value = bytes(body[shape.size :]).partition(b"\0")
+        if not ends:
+            raise Malformed("a name does not end")
         if len(value) != size:
             raise Malformed(f"an attribute of {size} bytes has {len(value)}")
         return text(name), value, flags, bool(more and more[0] & _ACL_KILL_SGID)
@@ -243,8 +244,8 @@ def _init(body: memoryview) -> tuple[Any, ...]:
 
 INIT: Final = 26
 INTERRUPT: Final = 36
-# What is not here is answered with ENOSYS. Of OPENDIR that means: never ask, and list without a handle; of IOCTL and
-# POLL, of the locks (GETLK, SETLK, SETLKW) and of BMAP, that the kernel sees to it by itself.
+# What is not here is answered with ENOSYS: of IOCTL and POLL, of the locks (GETLK, SETLK, SETLKW) and of BMAP that means
+# that the kernel sees to it by itself.
 _PLAIN: dict[int, Request] = {
     1: Request("lookup", _name),
     2: Request("forget", _fixed("Q"), replies=False),
@@ -270,7 +271,9 @@ _PLAIN: dict[int, Request] = {
     24: Request("removexattr", _name),
     25: Request("flush", _fixed("Q")),
     INIT: Request("init", _init),
+    27: Request("opendir", _nothing),
     28: Request("readdir", _fixed("QQI")),
+    29: Request("releasedir", _nothing),
     30: Request("fsyncdir", _fixed("8xI4x")),
     34: Request("access", _fixed("I4x")),
     35: Request("create", _numbers_then_names("IIII", 1)),

@@ -60,6 +60,12 @@ class FileVerbs(State):
         """
         return self._files[handle].content.descriptor(only_in_place)
 
+    def part(self, node: int) -> None:
+        """Have the names of an open file stand for another node from now on; who has it open stays with what it has."""
+        found = self._nodes[node]
+        self._nodes.refresh(found)
+        self._nodes.part(found)
+
     def keeps_staged(self, handle: int) -> bool:
         """Whether what is written to a handle has to be put into the store when it is closed."""
         opened = self._files.get(handle)

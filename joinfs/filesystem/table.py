@@ -159,7 +159,7 @@ class NodeTable:
 
     def _miss(self, parent: Node, name: str) -> None:
         if parent.child(name) is not None:
-            self.remove_name(parent, name)
+            self.remove_name(parent, name, ours=False)
         if len(self._absent) >= MOST_ABSENT:
             self._absent.clear()
         self._absent[parent.id, name] = time.monotonic() + self._ttl
@@ -171,7 +171,7 @@ class NodeTable:
         """
         node = parent.child(name)
         if node is not None and not self._is_same(node, stat):
-            self.remove_name(parent, name)
+            self.remove_name(parent, name, ours=False)
             node = None
         if node is None:
             node = self._shared(stat)
@@ -261,22 +261,27 @@ class NodeTable:
             old.stat = None
             old.expires = 0.0
 
-    def changed(self, node: Node) -> None:
-        """Believe nothing about a node's attributes any more, nor what is being read of them now."""
+    def changed(self, node: Node, ours: bool = True) -> None:
+        """Believe nothing about a node's attributes any more, nor what is being read of them now.
+
+        ``ours`` says, here and below, that it is we who have changed something, not others.
+        """
         node.expires = 0.0
         node.version = next(self._versions)
         for parent, name in node.names:
             parent.version = node.version
-            self._note(parent, name)
+            if ours:
+                self._note(parent, name)
             listing = parent.listing
             if listing is not None and name in listing.stats:
                 listing.stats[name] = None
 
-    def names_changed(self, parent: Node, *names: str) -> None:
+    def names_changed(self, parent: Node, *names: str, ours: bool = True) -> None:
         """The same for a directory in which names came or went."""
-        self.changed(parent)
+        self.changed(parent, ours)
         for name in names:
-            self._note(parent, name)
+            if ours:
+                self._note(parent, name)
             if parent.listing is not None:
                 parent.listing.stats.pop(name, None)
 
@@ -371,19 +376,30 @@ class NodeTable:
         self._enter(parent, name, node)
         self._absent.pop((parent.id, name), None)
 
-    def remove_name(self, parent: Node, name: str) -> None:
+    def remove_name(self, parent: Node, name: str, ours: bool = True) -> None:
         """Have ``name`` stand for nothing. Hold the lock."""
         node = None if parent.children is None else parent.children.pop(name, None)
-        self.names_changed(parent, name)
+        self.names_changed(parent, name, ours=ours)
         if node is None:
             return
         node.drop_name(parent, name)
         self._taken.setdefault(node.ino, node)
         if node.stat is not None:
             node.stat = node.stat._replace(nlink=max(node.stat.nlink - 1, 1))
-        self.changed(node)
+        self.changed(node, ours)
         self._consider_idle(node)
         self._consider_idle(parent)
+
+    def part(self, node: Node) -> None:
+        """Have the names of a file stand for another node, with its inode number, from the next time they are looked up.
+
+        For who knows it by number it stays what it was when this was called.
+        """
+        with self.lock:
+            for parent, name in node.names:
+                self.remove_name(parent, name)
+            if self._taken.get(node.ino) is node:
+                del self._taken[node.ino]
 
     def move_name(self, parent: Node, name: str, new_parent: Node, new_name: str) -> None:
         """Give a node another name in place of one that it has. Hold the lock."""

@@ -69,6 +69,12 @@ class Told(State):
 
     # ---------------------------------------------------------------- watching
 
+    @property
+    def can_tell(self) -> bool:
+        """Whether the kernel is told of changes that others make: of those in the root at least."""
+        self.watch(self._nodes.root)
+        return bool(self._nodes.root.watched)
+
     def watch(self, directory: Node) -> None:
         """See to it that changes that others make in a directory are told, if the kernel is to be told."""
         if directory.watched is not None or self._kernel is None:
@@ -148,7 +154,7 @@ class Told(State):
     def _attributes_changed(self, kernel: Kernel, directory: Node) -> None:
         """A directory's own attributes changed, and so what the kernel keeps of its listing may be another."""
         with self._nodes.lock:
-            self._nodes.changed(directory)
+            self._nodes.changed(directory, ours=False)
             if directory.listing is not None:
                 directory.listing.disbelieve()
         kernel.node_changed(directory.id, True)
@@ -180,7 +186,7 @@ class Told(State):
         else:
             with self._nodes.lock:
                 if directory.child(name) is node:
-                    self._nodes.remove_name(directory, name)
+                    self._nodes.remove_name(directory, name, ours=False)
             kernel.entry_changed(directory.id, name)
 
     def _is_same(self, kernel: Kernel, node: Node, stat: Stat) -> bool:

@@ -102,6 +102,8 @@ class Writing(Store):
         return super()._make_new(key, stat, target)
 
     def _make_local(self, key: str, stat: Stat) -> tuple[Stat, int]:
+        if not self._upper.capabilities.local:
+            raise Unsupported(f"{self._upper.name} does not keep {key!r} in a local file")
         try:
             if self._is_free_below(key):
                 return self._upper.make_local(key, stat)

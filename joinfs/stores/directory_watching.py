@@ -117,6 +117,7 @@ class DirectoryWatching:
         """Around renaming a directory, or swapping two keys: what is watched below keeps being, under its new key."""
         with self._lock:
             yield
+            self._written_moved(first, second, swap)
             moved, other = self._watches.take_below(first), self._watches.take_below(second)
             self._put_in(moved, first, second)
             if swap:
@@ -124,6 +125,14 @@ class DirectoryWatching:
                 return
             for watch in other.values():  # what was replaced
                 self._forget(watch.number)
+
+    def _written_moved(self, first: str, second: str, swap: bool) -> None:
+        """What comes of keys that were written before their directory was moved comes under the directory's new key."""
+        for key, at in list(self._written.items()):
+            if key.startswith(first):
+                self._written[second + key[len(first) :]] = at
+            elif swap and key.startswith(second):
+                self._written[first + key[len(second) :]] = at
 
     # ---------------------------------------------------------------- keys and watches
 
@@ -201,12 +210,23 @@ class DirectoryWatching:
                 masks.clear()
             for (number, name), mask in masks.items():
                 directory = self._keys.get(number)
-                if directory is not None:
+                if directory is not None and not self._is_of_no_name(directory, name, mask):
                     changed[self._take_in(directory, name.decode("utf-8", "surrogateescape"), mask, ended)] = None
         for key in changed:
             if not self._is_echo(key, now):
                 self._tell(key)
         self._tell_ended(ended)
+        return False
+
+    def _is_of_no_name(self, directory: str, name: bytes, mask: int) -> bool:
+        """Whether an event is of a file that was made without a name: it is told of as if it were called ``#INODE``."""
+        if name[:1] != b"#" or not name[1:].isdigit() or mask & _ELSEWHERE:
+            return False
+        try:
+            with self._opened(directory) as descriptor:
+                os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except OSError:
+            return True
         return False
 
     def _take_in(self, directory: str, name: str, mask: int, ended: set[str]) -> str:

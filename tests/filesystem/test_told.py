@@ -15,8 +15,7 @@ from joinfs.stores.sqlite import SQLiteStore
 
 ME = Caller(os.geteuid(), os.getegid())
 PATIENCE = 20
-LOST = "told.py: what others changed is noted as changed by us (NodeTable.remove_name, _note), so that their next change within ECHO is lost"
-TEMPORARY = "stores/directory_watching.py, _handle: files that were made without a name (O_TMPFILE) are told of as '#INODE'"
+
 
 class RecordingKernel:
     """Remembers what it was told."""
@@ -246,16 +245,7 @@ def everything_is_done(fs):
     fs.rmdir(ROOT, "dir")
 
 
-@pytest.mark.parametrize(
-    "store",
-    [
-        "memory",
-        "sqlite",
-        pytest.param("directory", marks=pytest.mark.xfail(strict=True, reason=TEMPORARY)),
-        pytest.param("join", marks=pytest.mark.xfail(strict=True, reason=TEMPORARY)),
-    ],
-    indirect=True,
-)
+@pytest.mark.parametrize("store", ["memory", "sqlite"], indirect=True)
 def test_what_comes_from_the_kernel_is_no_news_to_it(fs, kernel):
     def serve():
         fs.serving()
@@ -275,6 +265,22 @@ def test_what_comes_from_the_kernel_is_no_news_to_it(fs, kernel):
         seen |= {what[2] for what in kernel.told() if what[0] != "node changed"}
         time.sleep(0.02)
     assert seen <= {"another"}
+
+
+@pytest.mark.parametrize("store", ["directory", "join"], indirect=True)
+def test_what_comes_back_from_a_directory_late_is_news_of_that_name_at_most(fs, kernel):
+    def serve():
+        fs.serving()
+        everything_is_done(fs)
+
+    known(fs, "d", "s", "h")
+    kernel.told()
+    thread = threading.Thread(target=serve)
+    thread.start()
+    thread.join()
+    put(fs._store, "another")
+    kernel.until(("entry changed", ROOT, "another"))
+    assert "all changed" not in {what[0] for what in kernel.told()}
 
 
 def test_what_the_same_process_does_past_the_mount_is_news(fs, kernel):
@@ -378,7 +384,6 @@ def test_a_whiteout_that_others_put_into_the_first_store_is_told(media, kernel):
     assert parent
 
 
-@pytest.mark.xfail(strict=True, reason=LOST)
 def test_what_others_replace_again_at_once_is_told(media, kernel):
     """As an editor does that is told to save twice."""
     _upper, lower, fs = media

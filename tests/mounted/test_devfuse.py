@@ -34,10 +34,6 @@ LARGE = random.Random(1).randbytes(2 * MIB)
 libc = ctypes.CDLL(None, use_errno=True)
 # Who mounts and what keeps the data, where all of these make no difference of their own: passthrough, and staged with a write cache.
 either = pytest.mark.parametrize(("user", "upper"), [("root", "directory"), ("ordinary", "sqlite")], indirect=True)
-WRITTEN_IS_A_HOLE = pytest.mark.xfail(
-    strict=True, reason="KernelVerbs.lseek: what the kernel's write cache holds is not known here, and is answered as a hole or as past the end"
-)
-IO_MODES = "drivers/passthrough.py, Backings._how: an inode that is open past us cannot be opened in any other way (EIO from the kernel)"
 
 
 def checked(answer):
@@ -237,20 +233,7 @@ def test_devices_pipes_and_sockets(mnt, as_root):
     assert [kinds[name] for name in ("null", "block", "pipe", "socket")] == [stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK]
 
 
-@pytest.mark.parametrize(
-    "upper",
-    [
-        "directory",
-        pytest.param(
-            "sqlite",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="joined/writing.py, _make_local: where the first store keeps no local files it makes the file and then says Unsupported",
-            ),
-        ),
-    ],
-    indirect=True,
-)
+@pytest.mark.parametrize("upper", ["directory", "sqlite"], indirect=True)
 def test_the_first_file_that_is_made_may_be_in_a_directory_of_a_lower_store_alone(mnt):
     (mnt / "d" / "new").write_bytes(b"new")
     assert (mnt / "d" / "new").read_bytes() == b"new"
@@ -259,7 +242,7 @@ def test_the_first_file_that_is_made_may_be_in_a_directory_of_a_lower_store_alon
 # -------------------------------------------------------------------- data
 
 
-@either
+@pytest.mark.parametrize(("user", "upper"), [("root", "directory"), ("root", "sqlite")], indirect=True)  # elsewhere the kernel sees none
 def test_holes_are_found(mnt):
     with (mnt / "holes").open("w+b", buffering=0) as file:
         os.ftruncate(file.fileno(), 4 * MIB)
@@ -280,8 +263,8 @@ def test_holes_are_found(mnt):
     ("user", "upper", "options"),
     [
         ("root", "directory", ()),
-        pytest.param("root", "directory", ("-o", "nopassthrough"), marks=WRITTEN_IS_A_HOLE),
-        pytest.param("ordinary", "sqlite", (), marks=WRITTEN_IS_A_HOLE),
+        ("root", "directory", ("-o", "nopassthrough")),
+        ("ordinary", "sqlite", ()),
     ],
     indirect=["user", "upper"],
 )
@@ -471,9 +454,7 @@ def test_a_large_lower_file_is_read_by_many_at_once_and_again_when_it_was_writte
 
 
 @either
-def test_a_large_lower_file_that_is_open_can_be_written_by_another(request, mnt, user):
-    if user.uid is None and os.geteuid() == 0:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=IO_MODES))
+def test_a_large_lower_file_that_is_open_can_be_written_by_another(mnt):
     with (mnt / "large").open("rb", buffering=0) as reader:
         assert os.pread(reader.fileno(), 10, 0) == LARGE[:10]
         with (mnt / "large").open("r+b", buffering=0) as writer:
@@ -486,9 +467,7 @@ def test_a_large_lower_file_that_is_open_can_be_written_by_another(request, mnt,
 
 
 @either
-def test_a_large_lower_file_that_is_open_can_be_mapped_by_who_writes_it(request, mnt, user):
-    if user.uid is None and os.geteuid() == 0:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=IO_MODES))
+def test_a_large_lower_file_that_is_open_can_be_mapped_by_who_writes_it(mnt):
     with (mnt / "large").open("rb", buffering=0) as reader:
         assert os.pread(reader.fileno(), 10, 0) == LARGE[:10]
         with (mnt / "large").open("r+b") as writer, mmap.mmap(writer.fileno(), 0) as mapped:
@@ -501,10 +480,8 @@ def test_a_large_lower_file_that_is_open_can_be_mapped_by_who_writes_it(request,
     [("root", "directory", 10), ("root", "directory", 2 * MIB), ("root", "sqlite", 10), ("ordinary", "directory", 2 * MIB)],
     indirect=["user", "upper"],
 )
-def test_a_file_that_is_open_can_be_written_by_another(request, mount, upper, lower, scratch, user, size):
+def test_a_file_that_is_open_can_be_written_by_another(mount, upper, lower, size):
     """A file of the first store: not the one that was just made, but one that is there when it is mounted."""
-    if user.uid is None and os.geteuid() == 0 and not upper.startswith("sqlite"):
-        request.applymarker(pytest.mark.xfail(strict=True, reason=IO_MODES))
     with mount(upper, lower) as mnt:
         (mnt / "there").write_bytes(b"." * size)
     with mount(upper, lower) as mnt, (mnt / "there").open("rb", buffering=0) as reader:
@@ -517,7 +494,6 @@ def test_a_file_that_is_open_can_be_written_by_another(request, mount, upper, lo
         assert (mnt / "there").read_bytes() == b"OVER" + b"." * (size - 4) + b"end"
 
 
-@pytest.mark.xfail(strict=True, reason=IO_MODES)
 def test_a_set_user_id_file_that_root_has_open_can_be_written_by_others(mount, lower, scratch, as_root):
     (scratch / "upper").mkdir()
     with mount(scratch / "upper", lower) as mnt, (mnt / "f").open("r+b", buffering=0) as file:

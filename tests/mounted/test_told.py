@@ -213,10 +213,6 @@ def test_a_directory_that_others_rename(mounted, lower):
     until(lambda: read(mounted / "e" / "s" / "h") == b"changed")
 
 
-LOST = "told.py: what others changed is noted as changed by us (NodeTable.remove_name, _note), so that their next change within ECHO is lost"
-
-
-@pytest.mark.xfail(strict=False, reason=LOST)  # whether it is within ECHO depends on how the kernel's and the stores' threads meet
 def test_a_directory_that_others_replace(mounted, lower):
     for turn in range(5):
         look(mounted)
@@ -227,7 +223,6 @@ def test_a_directory_that_others_replace(mounted, lower):
         until(lambda turn=turn: read(mounted / "d" / "s" / "h") == b"of directory %d" % turn, 5)
 
 
-@pytest.mark.xfail(strict=True, reason=LOST)
 def test_a_name_that_others_give_to_one_thing_after_another(mounted, lower):
     for turn in range(5):
         look(mounted)
@@ -297,10 +292,6 @@ def test_where_nobody_tells_the_kernel_asks_again(mnt, lower, ttl):
             assert read(mnt / "f") == b"by us"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="drivers/devfuse.py: without OPENDIR the kernel keeps listings until the directory's mtime changes, which is that of the first store",
-)
 def test_where_nobody_tells_listings_are_asked_for_again(mnt, lower):
     with joinfs.JoinedStore([joinfs.MemoryStore(), Silent(lower)], directory_ttl=0) as store:
         with joinfs.mount(store, mnt, driver="devfuse", lower_ttl=0):
