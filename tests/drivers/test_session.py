@@ -1,6 +1,6 @@
 """A session whose kernel is this test, at the other end of a pair of sockets: for what no kernel sends.
 
-SEMANTICS.md, Errors; Threads.
+SEMANTICS.md, Errors; Threads; Waiting.
 """
 
 import contextlib

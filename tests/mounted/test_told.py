@@ -1,7 +1,7 @@
 """What others change shows in a mount at once, although the kernel believes for long what it was told.
 
 Mounts of this process, which also writes to the store; and others, who change the directories behind it.
-SEMANTICS.md, Changes by others; Mounting from Python.
+SEMANTICS.md, Changes by others; What others change; Mounting from Python.
 """
 
 import contextlib
