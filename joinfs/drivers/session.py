@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from joinfs.drivers import wire
 from joinfs.drivers.inbox import ENDED, Inbox
@@ -34,6 +34,16 @@ _AT_ONCE = frozenset({"forget", "batch_forget", "interrupt", "init", "destroy"})
 _WITHOUT_EFFECT = frozenset(
     {"lookup", "getattr", "statx", "readlink", "read", "readdir", "readdirplus", "getxattr", "listxattr", "access", "lseek", "statfs"}
 )
+
+
+class _Asked(NamedTuple):
+    """One request."""
+
+    request: wire.Request
+    unique: int
+    node: int
+    caller: Caller
+    arguments: tuple[Any, ...]
 
 
 class Session:
@@ -138,36 +148,44 @@ class Session:
 
     def _lead_on(self, view: memoryview) -> bool:
         """Read and answer until something may have to wait, and then let another lead. False at the end."""
-        unpack, header_size, requests = wire.IN_HEADER.unpack_from, wire.IN_HEADER.size, self._requests
         while size := self._inbox.read(view, not self._in_hand):
-            if size < header_size:
+            asked = self._asked(view[:size])
+            if asked is None:
                 continue
-            length, opcode, unique, node, uid, gid, pid, extensions = unpack(view)
-            request = requests.get(opcode)
-            if request is None:
-                self._fail(unique, errno.ENOSYS)
-                continue
-            try:
-                if length != size or header_size + extensions * 8 > size:
-                    raise wire.Malformed(f"it is {size} bytes long, and says {length} and {extensions} extensions")
-                arguments = request.parse(view[header_size : size - extensions * 8])
-            except (wire.Malformed, struct.error) as error:
-                log.warning("a malformed request, %s: %s", request.verb, error)
-                if request.replies:
-                    self._fail(unique, errno.EINVAL)
-                continue
-            if self._waits(request.verb, arguments):
-                self._in_hand[unique] = request.verb
+            request = asked.request
+            if self._waits(request.verb, asked.arguments):
+                self._in_hand[asked.unique] = request.verb
                 self._let_lead()
-                self._answer(request, unique, node, Caller(uid, gid, pid), arguments, size, in_hand=True)
+                self._answer(asked, size, in_hand=True)
                 return True
             if request.verb == "interrupt":
-                self._interrupt(*arguments)
+                self._interrupt(*asked.arguments)
             else:
-                self._answer(request, unique, node, Caller(uid, gid, pid), arguments, size)
+                self._answer(asked, size)
             if self._ended:
                 break
         return False
+
+    def _asked(self, message: memoryview) -> "_Asked | None":
+        """What is asked in a message. None if it is nothing that we know, or not of its shape, which is answered here."""
+        size = len(message)
+        if size < wire.IN_HEADER.size:
+            return None
+        length, opcode, unique, node, uid, gid, pid, extensions = wire.IN_HEADER.unpack_from(message)
+        request = self._requests.get(opcode)
+        if request is None:
+            self._fail(unique, errno.ENOSYS)
+            return None
+        try:
+            if length != size or wire.IN_HEADER.size + extensions * 8 > size:
+                raise wire.Malformed(f"it is {size} bytes long, and says {length} and {extensions} extensions")
+            arguments = request.parse(message[wire.IN_HEADER.size : size - extensions * 8])
+        except (wire.Malformed, struct.error) as error:
+            log.warning("a malformed request, %s: %s", request.verb, error)
+            if request.replies:
+                self._fail(unique, errno.EINVAL)
+            return None
+        return _Asked(request, unique, node, Caller(uid, gid, pid), arguments)
 
     def _waits(self, verb: str, arguments: tuple[Any, ...]) -> bool:
         if verb in _AT_ONCE or not self._is_thread_safe:
@@ -185,16 +203,8 @@ class Session:
 
     # ---------------------------------------------------------------- answering
 
-    def _answer(
-        self,
-        request: wire.Request,
-        unique: int,
-        node: int,
-        caller: Caller,
-        arguments: tuple[Any, ...],
-        size: int,
-        in_hand: bool = False,
-    ) -> None:
+    def _answer(self, asked: "_Asked", size: int, in_hand: bool = False) -> None:
+        request, unique, node, caller, arguments = asked
         begun = time.perf_counter_ns() if self._tally is not None else 0
         reply, number = b"", 0
         try:

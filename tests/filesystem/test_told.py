@@ -245,8 +245,9 @@ def everything_is_done(fs):
     fs.rmdir(ROOT, "dir")
 
 
-@pytest.mark.parametrize("store", ["memory", "sqlite"], indirect=True)
-def test_what_comes_from_the_kernel_is_no_news_to_it(fs, kernel):
+def served(fs, kernel):
+    """Have everything done in a thread that answers the kernel; answer what was told until something of another is."""
+
     def serve():
         fs.serving()
         everything_is_done(fs)
@@ -256,31 +257,25 @@ def test_what_comes_from_the_kernel_is_no_news_to_it(fs, kernel):
     thread = threading.Thread(target=serve)
     thread.start()
     thread.join()
-    # What is written to the medium comes back from there, later: until something of another is told.
+    # What is written to the medium comes back from there, later.
     put(fs._store, "another")
     kernel.until(("entry changed", ROOT, "another"))
+    return kernel.told()
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"], indirect=True)
+def test_what_comes_from_the_kernel_is_no_news_to_it(fs, kernel):
+    told = served(fs, kernel)
     end = time.monotonic() + 0.5
-    seen = set()
     while time.monotonic() < end:  # that nothing comes is told by no event
-        seen |= {what[2] for what in kernel.told() if what[0] != "node changed"}
+        told += kernel.told()
         time.sleep(0.02)
-    assert seen <= {"another"}
+    assert {what[2] for what in told if what[0] != "node changed"} <= {"another"}
 
 
 @pytest.mark.parametrize("store", ["directory", "join"], indirect=True)
 def test_what_comes_back_from_a_directory_late_is_news_of_that_name_at_most(fs, kernel):
-    def serve():
-        fs.serving()
-        everything_is_done(fs)
-
-    known(fs, "d", "s", "h")
-    kernel.told()
-    thread = threading.Thread(target=serve)
-    thread.start()
-    thread.join()
-    put(fs._store, "another")
-    kernel.until(("entry changed", ROOT, "another"))
-    assert "all changed" not in {what[0] for what in kernel.told()}
+    assert "all changed" not in {what[0] for what in served(fs, kernel)}
 
 
 def test_what_the_same_process_does_past_the_mount_is_news(fs, kernel):

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import queue
 
 import pytest
 
@@ -16,34 +15,9 @@ from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.value import new_stat
 from joinfs.stores.views import PrefixStore, ReadOnlyStore
 from joinfs.testing import DictStore
+from tests.stores.test_watching import Told
 
 DIRECTORY = new_stat(0o040755)
-
-
-class Told:
-    """What a store tells, in the order in which it comes."""
-
-    def __init__(self, store):
-        self.keys = queue.SimpleQueue()
-        store.subscribe(self.keys.put)
-
-    def until(self, *wanted):
-        """Wait until all that is wanted has been told; answer everything that was."""
-        told, missing = [], set(wanted)
-        while missing:
-            try:
-                told.append(self.keys.get(timeout=20))
-            except queue.Empty:
-                pytest.fail(f"not told of {missing}, only of {told}")
-            missing.discard(told[-1])
-        return told
-
-    def now(self):
-        told = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                told.append(self.keys.get_nowait())
-        return told
 
 
 def set_data(store, key, content=b"x"):

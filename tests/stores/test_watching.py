@@ -32,7 +32,10 @@ class Told:
         """Wait until all that is wanted has been told; answer everything that was."""
         told, missing = [], set(wanted)
         while missing:
-            told.append(self.keys.get(timeout=20))
+            try:
+                told.append(self.keys.get(timeout=20))
+            except queue.Empty:
+                pytest.fail(f"not told of {missing}, only of {told}")
             missing.discard(told[-1])
         return told
 

@@ -1,0 +1,216 @@
+"""What is known of nodes, and how long it is believed.
+
+What the store said about a node, or that there is nothing of a name, is believed for a while, or where others'
+changes are told until they are; every change through this mount corrects it at once.
+"""
+
+import itertools
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+
+from joinfs.filesystem.attributes import ROOT_INO
+from joinfs.filesystem.listing import Listing
+from joinfs.filesystem.nodes import ROOT, Node
+from joinfs.stores import Stat, Store
+from joinfs.stores.keys import ROOT as ROOT_KEY
+
+MOST_NOTED = 10_000
+# So many nodes, and so many listings, have attributes in memory; those of others are asked for again.
+MOST_KNOWN = 100_000
+MOST_LISTED = 256
+FOREVER = float("inf")
+# How often the store is asked again because a change overtook its answer.
+MOST_LOOKS = 3
+
+
+class Beliefs:
+    """The part of the node table that knows how far what is known can be believed.
+
+    Args:
+        store: Where the nodes come from.
+        ttl: Seconds for which what the store says is believed.
+
+    Attributes:
+        lock: Guards the table itself; never held while the store is asked.
+        keeps_sizes: Who knows the nodes takes no other size or time of a file than it wrote itself: so a file that others
+            have written becomes another node.
+    """
+
+    keeps_sizes = False
+
+    def __init__(self, store: Store, ttl: float) -> None:
+        self.lock = threading.RLock()
+        self._store = store
+        self._ttl = ttl
+        self._versions = itertools.count(1)
+        self._absent: dict[tuple[int, str], float] = {}
+        self._listed: OrderedDict[int, Node] = OrderedDict()
+        self._remembered: deque[Node] = deque()
+        self._by_file: dict[int, Node] = {}
+        self._noted_for = 0.0
+        self._changed_at: dict[tuple[int, str], float] | None = None
+        self.root = Node(ROOT, ROOT_INO, 0o040000, None, "")
+        self.root.stat = store.stat(ROOT_KEY)
+        self.root.lookups = 1
+
+    def update(self, node: Node, stat: Stat, ours: bool = False) -> None:
+        """Take in new attributes of a node; ``ours`` says that it is we who have just changed them."""
+        if node.stat is None:
+            self._remember(node)
+        elif not ours and node.stat.ctime != stat.ctime:
+            node.has_xattrs = True
+        node.stat = stat
+        node.expires = self._until(node.parent, stat)
+        if stat.nlink > 1 and stat.linked_id is not None and not stat.breaks:
+            node.linked = stat.linked_id
+            self._by_file[node.linked] = node
+
+    def _until(self, parent: Node | None, stat: Stat) -> float:
+        """How long attributes are believed: where others' changes are told, until they are."""
+        told = parent is not None and parent.watched and (stat.nlink <= 1 or stat.breaks)
+        return FOREVER if told and not stat.is_directory else time.monotonic() + self._ttl
+
+    def _remember(self, node: Node) -> None:
+        """Keep in mind that a node's attributes are known; those that were taken in longest ago are let go of."""
+        self._remembered.append(node)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        while len(self._remembered) > MOST_KNOWN:
+            old = self._remembered.popleft()
+            if old.content is not None or old.is_unlinked or old.id == ROOT:
+                continue
+            old.stat = None
+            old.expires = 0.0
+
+    def changed(self, node: Node, ours: bool = True) -> None:
+        """Believe nothing about a node's attributes any more, nor what is being read of them now.
+
+        ``ours`` says, here and below, that it is we who have changed something, not others.
+        """
+        node.expires = 0.0
+        node.version = next(self._versions)
+        for parent, name in node.names:
+            parent.version = node.version
+            if ours:
+                self._note(parent, name)
+            listing = parent.listing
+            if listing is not None and name in listing.stats:
+                listing.stats[name] = None
+
+    def names_changed(self, parent: Node, *names: str, ours: bool = True) -> None:
+        """The same for a directory in which names came or went."""
+        self.changed(parent, ours)
+        for name in names:
+            if ours:
+                self._note(parent, name)
+            if parent.listing is not None:
+                parent.listing.stats.pop(name, None)
+
+    def refresh(self, node: Node) -> Stat:
+        """Answer the attributes of a node, asking the store unless what is known is fresh; those of an unlinked one stay.
+
+        Raises:
+            KeyError: It has gone behind our back.
+        """
+        stat = node.stat
+        if stat is not None and (node.expires > time.monotonic() or node.is_unlinked):
+            return stat
+        if node.is_unlinked:
+            return Stat(node.kind)  # all that is known of what nobody had open
+        for _ in range(MOST_LOOKS):
+            version = node.version
+            stat = self._store.stat(node.key())
+            with self.lock:
+                if version == node.version:
+                    self.update(node, stat)
+                    return stat
+        return self._store.stat(node.key())
+
+    def owned(self, directory: Node) -> Stat:
+        """Answer attributes of a directory of which mode and owner hold: they do not change with what is in it."""
+        return directory.stat if directory.stat is not None and directory.watched else self.refresh(directory)
+
+    def remember_listing(self, node: Node, entries: Iterable[tuple[str, Stat]], version: int) -> Listing:
+        """Keep what a listing said for who reads on in it; where a node has changed since ``version``, not of that."""
+        listing = Listing(entries, time.monotonic() + self._ttl)
+        with self.lock:
+            if version != node.version and node.children:
+                for name in node.children.keys() & listing.stats.keys():
+                    listing.stats[name] = None
+            node.listing = listing
+            self._listed[node.id] = node
+            self._listed.move_to_end(node.id)
+            while len(self._listed) > MOST_LISTED:
+                other = self._listed.popitem(last=False)[1]
+                if other.listing is not None:
+                    other.listing.disbelieve()
+        return listing
+
+    def forget_listing(self, node: Node) -> None:
+        """Somebody has read to the end of a directory's listing."""
+        with self.lock:
+            self._listed.pop(node.id, None)
+            if node.listing is not None:
+                node.listing.let_go()
+
+    # ---------------------------------------------------------------- what others change
+
+    def at(self, key: str) -> Node | None:
+        """Answer the node at a key, if it is known."""
+        node: Node | None = self.root
+        for name in key.removesuffix("/").split("/") if key else ():
+            node = None if node is None else node.child(name)
+        return node
+
+    def nearest(self, key: str) -> tuple[Node, str]:
+        """Answer the last directory on the way to a key that is known, and the name in it on that way."""
+        directory, names = self.root, key.removesuffix("/").split("/")
+        for place, name in enumerate(names[:-1]):
+            child = directory.child(name)
+            if child is None:
+                return directory, names[place]
+            directory = child
+        return directory, names[-1]
+
+    def disbelieve(self, parent: Node, name: str) -> None:
+        """Believe nothing any more of what a name stands for. Hold the lock."""
+        child = parent.child(name)
+        self._absent.pop((parent.id, name), None)
+        if parent.listing is not None:
+            parent.listing.until = 0.0
+            if name in parent.listing.stats:
+                parent.listing.stats[name] = None
+        parent.expires = 0.0
+        parent.version = next(self._versions)
+        if child is not None:
+            child.expires = 0.0
+            child.version = parent.version
+            child.has_xattrs = True
+
+    def forget_absent(self, parent: Node) -> list[str]:
+        """Do not believe any more that some names in a directory stand for nothing, and answer them. Hold the lock."""
+        names = [name for number, name in self._absent if number == parent.id]
+        for name in names:
+            del self._absent[parent.id, name]
+        return names
+
+    def changed_at(self, parent: Node, name: str) -> float:
+        """Answer when a name in a directory, or what it stands for, was last changed through this mount: monotonic seconds."""
+        return 0.0 if self._changed_at is None else self._changed_at.get((parent.id, name), 0.0)
+
+    def note_changes(self, until: float) -> None:
+        """Keep in mind for a while when what is changed; ``changed_at`` tells."""
+        self._noted_for = until
+        self._changed_at = {}
+
+    def _note(self, parent: Node, name: str) -> None:
+        noted = self._changed_at
+        if noted is None:
+            return
+        now = time.monotonic()
+        if len(noted) >= MOST_NOTED:
+            self._changed_at = noted = {k: at for k, at in noted.items() if at > now - self._noted_for}
+        noted[parent.id, name] = now
