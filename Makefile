@@ -7,8 +7,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-MOUNTING := fuse3 libfuse2 attr
-TESTING := git rsync acl sqlite3 tar libarchive13 p7zip-full cpio genisoimage
+MOUNTING := fuse3 attr
+TESTING := libfuse2 git rsync acl sqlite3 tar libarchive13 p7zip-full cpio genisoimage
 
 .PHONY: demo test check bench bench-stores clean mounting testing
 .DEFAULT_GOAL := demo
