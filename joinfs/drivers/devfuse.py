@@ -58,8 +58,8 @@ class DevfuseDriver:
     ) -> None:
         device = mounted(mountpoint, options)
         tally = Tally() if options.stats else None
+        session = Session(device, operations.may_wait, operations.is_thread_safe, tally)
         try:
-            session = Session(device, operations.may_wait, operations.is_thread_safe, tally)
             with _ended_by_signals(session, mountpoint):
                 agreed = session.negotiate(lambda offered: offered & _wanted(operations, options, offered))
                 if agreed is not None:
@@ -75,7 +75,7 @@ class DevfuseDriver:
                 unmount(mountpoint, lazy=True)
             raise
         finally:
-            os.close(device)
+            session.close()
         if tally is not None:
             sys.stderr.write(f"{tally.table()}\n")
             log.info("requests:\n%s", tally.table())

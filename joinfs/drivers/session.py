@@ -71,6 +71,8 @@ class Session:
         self._threads: list[threading.Thread] = []
         self._in_hand: dict[int, str] = {}
         self._ended = False
+        self._notifying = threading.Lock()
+        self._closed = False
         self.has_epochs = False
         self._requests: dict[int, wire.Request] = {}
         self._verbs: KernelVerbs
@@ -124,11 +126,19 @@ class Session:
     def notify(self, message: bytes) -> None:
         """Tell the kernel something unasked. Not from a thread that answers requests: the kernel may wait for those."""
         try:
-            os.write(self._device, message)
+            with self._notifying:
+                if not self._closed:
+                    os.write(self._device, message)
         except OSError as error:
             # It does not know the node or the name; or the mount is going.
             if error.errno not in ENDED | {errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY}:
                 log.warning("the kernel does not take a notification: %s", error)
+
+    def close(self) -> None:
+        """Let go of the device, when nobody tells the kernel anything any more: another file may get its number."""
+        with self._notifying:
+            self._closed = True
+            os.close(self._device)
 
     # ---------------------------------------------------------------- reading
 

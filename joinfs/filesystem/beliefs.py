@@ -137,9 +137,8 @@ class Beliefs:
         """Keep what a listing said for who reads on in it; where a node has changed since ``version``, not of that."""
         listing = Listing(entries, time.monotonic() + self._ttl)
         with self.lock:
-            if version != node.version and node.children:
-                for name in node.children.keys() & listing.stats.keys():
-                    listing.stats[name] = None
+            if version != node.version:
+                listing.disbelieve()
             node.listing = listing
             self._listed[node.id] = node
             self._listed.move_to_end(node.id)
@@ -212,5 +211,5 @@ class Beliefs:
             return
         now = time.monotonic()
         if len(noted) >= MOST_NOTED:
-            self._changed_at = noted = {k: at for k, at in noted.items() if at > now - self._noted_for}
+            self._changed_at = noted = {k: at for k, at in list(noted.items()) if at > now - self._noted_for}
         noted[parent.id, name] = now

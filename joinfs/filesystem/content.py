@@ -54,9 +54,7 @@ class Content:
         self._mtime: int | None = None
         self._staged = False
         self._writable = False
-        self._is_shared = False
         self._is_ranged = not store.capabilities.local
-        self._seen: tuple[int, ...] = ()
         self.handles = 0
 
     # ---------------------------------------------------------------- where it is
@@ -74,36 +72,25 @@ class Content:
     @property
     def is_dirty(self) -> bool:
         """Whether there is staged data that the store does not have."""
-        return self._staged and (self._writes != self._committed or self._stamp() != self._seen)
-
-    def _stamp(self) -> tuple[int, ...]:
-        """What another write to the staged data would change: also one of the kernel's, past us."""
-        if not self._is_shared:
-            return ()
-        native = os.fstat(self._descriptor)
-        return native.st_size, native.st_mtime_ns, native.st_ctime_ns
-
-    def _see(self) -> None:
-        """What the kernel has written past us until now counts as a write; its time does not any more."""
-        stamp = self._stamp()
-        if self._staged and stamp != self._seen:
-            self._writes += 1
-            self._seen = stamp
+        return self._staged and self._writes != self._committed
 
     def descriptor(self, only_in_place: bool) -> int | None:
-        """Answer the descriptor of a local file that has the data, to be read and written by the kernel past us."""
+        """Answer the descriptor of the store's own file that has the data, to be read and written by the kernel past us.
+
+        None for staged data: what is written through a mapping would be seen by nobody who commits it.
+        """
         with self._lock:
             if self._descriptor < 0 and not only_in_place:
                 self.open_to_read()
             elif self._descriptor < 0 and not self._node.is_unlinked:
                 with contextlib.suppress(Unsupported, KeyError):
                     self._descriptor = self._store.open_in_place(self._node.key())
-            if self._descriptor < 0:
-                return None
-            if self._staged and not self._is_shared:
-                self._is_shared = True
-                self._seen = self._stamp()
-            return self._descriptor
+            return None if self._descriptor < 0 or self._staged else self._descriptor
+
+    def holds(self, stat: Stat) -> bool:
+        """Whether what is read is the file of these attributes, or what the store has when it is read."""
+        with self._lock:
+            return self._descriptor < 0 or os.fstat(self._descriptor).st_ino == stat.file_id
 
     def open_to_read(self) -> None:
         """Have something to read from."""
@@ -277,8 +264,7 @@ class Content:
                 return stat._replace(
                     size=native.st_size, mtime=native.st_mtime_ns, ctime=native.st_ctime_ns, atime=native.st_atime_ns
                 )
-            written = self._last_write(self._stamp())
-            mtime = stat.mtime if written is None else written
+            mtime = stat.mtime if self._mtime is None else self._mtime
             return stat._replace(size=native.st_size, mtime=mtime, ctime=max(stat.ctime, mtime))
 
     def change(self, changes: dict[str, int]) -> Stat | None:
@@ -296,7 +282,9 @@ class Content:
                 os.fchmod(descriptor, stat_module.S_IMODE(changes["mode"]))
             native = os.fstat(descriptor)
             if "atime" in changes or "mtime" in changes:
-                os.utime(descriptor, ns=(changes.get("atime", native.st_atime_ns), changes.get("mtime", native.st_mtime_ns)))
+                # The kernel has checked who asks; times that it has kept for a file of somebody else's are not ours to set.
+                with contextlib.suppress(PermissionError):
+                    os.utime(descriptor, ns=(changes.get("atime", native.st_atime_ns), changes.get("mtime", native.st_mtime_ns)))
                 native = os.fstat(descriptor)
             return stat_of(native)
 
@@ -305,7 +293,6 @@ class Content:
         with self._lock:
             if mtime is not None:
                 self._mtime = None
-                self._see()
 
     # ---------------------------------------------------------------- committing
 
@@ -331,22 +318,17 @@ class Content:
             return self._put(key, self._node.stat or Stat(self._node.kind), {}, {})
 
     def _put(self, key: str, stat: Stat, metadata: dict[str, object], xattrs: dict[str, bytes]) -> Stat:
-        writes, seen = self._writes, self._stamp()
+        writes = self._writes
         size = os.fstat(self._descriptor).st_size
-        mtime = self._last_write(seen)
-        if mtime is not None:
-            stat = stat._replace(mtime=mtime)
+        if self._mtime is not None:
+            stat = stat._replace(mtime=self._mtime)
         with self._stream(size) as data:
             made = self._store.put(key, stat._replace(size=size), data, metadata, xattrs)
-        self._committed, self._seen, self._mtime = writes, seen, None
+        self._committed, self._mtime = writes, None
         self._nodes.changed(self._node)
         with self._nodes.lock:
             self._nodes.update(self._node, made)
         return made
-
-    def _last_write(self, seen: tuple[int, ...]) -> int | None:
-        """When something was last written, if nobody has set another time since and the store does not know."""
-        return seen[1] if seen != self._seen else self._mtime
 
     def _attributes_in_store(self, key: str) -> tuple[Stat, dict[str, object], dict[str, bytes]]:
         try:
@@ -371,6 +353,7 @@ class Content:
                 if descriptor >= 0:
                     os.close(descriptor)
             self._retired, self._descriptor = [], -1
+            self._staged = self._writable = False  # who comes too late finds nothing here
 
 
 def _temporary_file(directory: str | None) -> int:

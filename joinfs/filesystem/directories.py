@@ -80,8 +80,9 @@ class DirectoryVerbs(State):
                 entries.append(_without_node(self._entry_alone(directory, listed, place, None)))
                 continue
             node = next(nodes)
-            if node.content is not None:
-                stat = node.content.current(stat)
+            content = node.content
+            if content is not None:
+                stat = content.current(stat)
             # Directories are not watched before somebody looks into them.
             told = watched and (bool(node.watched) if node.kind == directory.kind else node.linked is None)
             entries.append(_new_tuple(ListedNode, (name, node.ino, place, node.id, stat, told)))

@@ -168,8 +168,9 @@ class FileVerbs(State):
     def syncfs(self) -> None:
         """Have everything that was written where it survives a loss of power."""
         for node in self._nodes.opened():
-            if node.content is not None:
-                node.content.commit()
+            content = node.content
+            if content is not None:
+                content.commit()
         self._store.sync()
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:

@@ -185,13 +185,14 @@ class NamespaceVerbs(State):
             return self._entry(found)
 
     def _linked(self, node: Node, key: str) -> Stat:
+        content = node.content
         if node.is_unlinked:
             # linkat(2) of an O_TMPFILE; the kernel sees to it that it is nothing else.
-            if node.content is None:
+            if content is None:
                 raise KeyError(key)
-            return node.content.put(key)
-        if node.content is not None:
-            node.content.commit()
+            return content.put(key)
+        if content is not None:
+            content.commit()
         return self._store.link(node.key(), key)
 
     def tmpfile(self, parent: int, mode: int, flags: int, caller: Caller, umask: int = 0) -> tuple[Entry, int]:
@@ -240,12 +241,13 @@ class NamespaceVerbs(State):
         """A name of the node goes: if it is the last, open handles must not need it; if not, it must be whole."""
         if node.is_directory:
             self._nodes.refresh(node)  # who stands in it goes on seeing what it was
-        if node.content is not None:
+        content = node.content  # it may be closed meanwhile
+        if content is not None:
             self._nodes.refresh(node)
             if len(node.names) > 1:
-                node.content.commit()
+                content.commit()
             else:
-                node.content.keep()
+                content.keep()
 
     # ---------------------------------------------------------------- renaming
 

@@ -147,6 +147,7 @@ class Node:
 
     def attributes(self, stat: Stat) -> Attributes:
         """What the kernel is told about it, of which the store says ``stat``."""
-        if self.content is not None:
-            stat = self.content.current(stat)
+        content = self.content  # it may be closed meanwhile
+        if content is not None:
+            stat = content.current(stat)
         return attributes_of(self.ino, stat, 0 if self.is_unlinked else stat.nlink)

@@ -113,17 +113,22 @@ class Told(State):
 
     def _all_changed(self, kernel: Kernel) -> None:
         names = list(self._nodes.root.children or ())
-        self._disbelieve_below(self._nodes.root)
+        directories = self._disbelieve_below(self._nodes.root)
         kernel.all_changed(names)
-        for node in self._nodes.opened():
+        for node in [*directories, *self._nodes.opened()]:
             kernel.node_changed(node.id, True)
 
-    def _disbelieve_below(self, directory: Node) -> None:
-        """Believe nothing of what is in a directory any more, and watch anew before anything in it is shown."""
+    def _disbelieve_below(self, directory: Node) -> list[Node]:
+        """Believe nothing of what is in a directory any more, and watch anew before anything in it is shown.
+
+        Answers it and the directories below it.
+        """
+        found = []
         with self._nodes.lock:
             pending = [directory]
             while pending:
                 node = pending.pop()
+                found.append(node)
                 node.watched = None
                 if node.listing is not None:
                     node.listing.disbelieve()
@@ -132,16 +137,18 @@ class Told(State):
                     self._nodes.disbelieve(node, name)
                     if child.is_directory:
                         pending.append(child)
+        return found
 
     def _below_changed(self, kernel: Kernel, key: str) -> None:
         directory = self._nodes.at(key)
         if directory is None or directory.parent is None:
             self._name_changed(kernel, key.removesuffix("/"))
             return
-        self._disbelieve_below(directory)
+        directories = self._disbelieve_below(directory)
         with self._nodes.lock:
             self._nodes.disbelieve(directory.parent, directory.name)
-        kernel.node_changed(directory.id, True)
+        for node in directories:
+            kernel.node_changed(node.id, True)
         kernel.entry_changed(directory.parent.id, directory.name)
 
     def _name_changed(self, kernel: Kernel, key: str) -> None:
@@ -179,20 +186,27 @@ class Told(State):
         try:
             stat = self._store.lookup(directory.prefix() + name)
         except (KeyError, JoinfsError, OSError):
+            self._lose_name(directory, name, node)
             kernel.entry_gone(directory.id, name, node.id)
             return
         if self._is_same(kernel, node, stat):
             kernel.node_changed(node.id, node.is_file)
         else:
-            with self._nodes.lock:
-                if directory.child(name) is node:
-                    self._nodes.remove_name(directory, name, ours=False)
+            self._lose_name(directory, name, node)
             kernel.entry_changed(directory.id, name)
+
+    def _lose_name(self, directory: Node, name: str, node: Node) -> None:
+        with self._nodes.lock:
+            if directory.child(name) is node:
+                self._nodes.remove_name(directory, name, ours=False)
 
     def _is_same(self, kernel: Kernel, node: Node, stat: Stat) -> bool:
         """Whether what others left at the name of a node can go on as that node."""
         if node.kind != stat.kind:
             return False
-        if node.content is not None or not node.is_file:
+        if not node.is_file:
             return True
+        content = node.content
+        if content is not None:
+            return content.is_writable or (not kernel.keeps_sizes and content.holds(stat))
         return not kernel.keeps_sizes and node.stat is not None and node.stat.file_id == stat.file_id

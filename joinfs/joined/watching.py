@@ -160,10 +160,14 @@ class Watching(Writing):
     def _tell_written(self, keys: tuple[str, ...]) -> None:
         ended, self._ended = self._ended, []
         super()._tell_written(keys)
-        for directory in ended:
-            self._tell_all_below(with_all_below(directory))
         with self._judging:
             postponed, self._postponed = self._postponed, []
+        if ended or postponed:  # not in the thread that wrote: these are others' doings
+            threading.Thread(target=self._tell_late, args=(ended, postponed), name=f"changes of {self.name}", daemon=True).start()
+
+    def _tell_late(self, ended: Iterable[str], postponed: Iterable[tuple[int, str | None]]) -> None:
+        for directory in ended:
+            self._tell_all_below(with_all_below(directory))
         for number, key in postponed:
             self._layer_told(number, key)
 

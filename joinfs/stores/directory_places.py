@@ -1,5 +1,6 @@
 """Where the keys of a directory store are in the host: a directory that is open, and the name in it."""
 
+import errno
 import functools
 import os
 from types import TracebackType
@@ -52,7 +53,7 @@ class OpenDirectories:
     """
 
     def __init__(self, root: int) -> None:
-        self._root = OpenDirectory(os.dup(root))
+        self._root: OpenDirectory | None = OpenDirectory(os.dup(root))
         self._kept: dict[bytes, OpenDirectory] = {}
         self._forgotten = 0
 
@@ -62,13 +63,16 @@ class OpenDirectories:
         Raises:
             OSError: As ``beneath.open_beneath``.
         """
+        root = self._root
+        if root is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if not path:
-            return self._root
+            return root
         kept = self._kept.get(path)
         if kept is not None:
             return kept
         forgotten = self._forgotten
-        opened = OpenDirectory(beneath.open_beneath(self._root.descriptor, path, DIRECTORY_FLAGS))
+        opened = OpenDirectory(beneath.open_beneath(root.descriptor, path, DIRECTORY_FLAGS))
         if keep:
             if len(self._kept) >= MOST_KEPT:
                 self._kept.clear()
@@ -81,6 +85,11 @@ class OpenDirectories:
         """Keep nothing: a path may lead somewhere else now."""
         self._forgotten += 1
         self._kept.clear()
+
+    def close(self) -> None:
+        """Keep nothing open but what somebody is using still."""
+        self._root = None
+        self.forget()
 
     def forget_removed(self, path: bytes) -> None:
         """Do not keep a directory if it has been removed."""

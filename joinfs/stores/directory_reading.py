@@ -98,6 +98,7 @@ class DirectoryReading(Store):
         root, self._root = self._root, -1
         if root >= 0:
             os.close(root)
+            self._directories.close()
 
     def is_connected(self) -> bool:
         return self._root >= 0

@@ -70,7 +70,7 @@ class DirectoryWatching:
             return
         now = time.monotonic()
         if len(self._written) >= MOST_WRITTEN:
-            self._written = {key: at for key, at in self._written.items() if at > now - ECHO}
+            self._written = {key: at for key, at in list(self._written.items()) if at > now - ECHO}
         for key in keys:
             self._written[key.removesuffix("/")] = now
 
@@ -92,7 +92,8 @@ class DirectoryWatching:
                 log.warning(text, self._name, error.strerror)
             return False
         finally:
-            self._tell_ended(ended)
+            if ended:  # not in the thread that watches: what others did is no doing of its own
+                threading.Thread(target=self._tell_ended, args=(ended,), name=f"changes of {self._name}", daemon=True).start()
 
     def is_watched(self, directory: str) -> bool:
         """Whether a directory is watched."""
