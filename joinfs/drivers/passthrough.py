@@ -1,6 +1,6 @@
 """Files that the kernel reads and writes itself, past us: passthrough.
 
-The kernel is given a descriptor of the local file (or of the staged data) once, and an open file of it is
+The kernel is given a descriptor of the local file once, and an open file of it is
 then as fast as that file. As long as one open file of a node goes past us, all others must have the same file
 behind them, if they go past us or not; ``Backings`` sees to that. Where another file has come to hold the data
 (a large lower file that was open when it was copied up), the node cannot be opened any more: ``OtherFile``.
