@@ -87,11 +87,6 @@ class Content:
                     self._descriptor = self._store.open_in_place(self._node.key())
             return None if self._descriptor < 0 or self._staged else self._descriptor
 
-    def holds(self, stat: Stat) -> bool:
-        """Whether what is read is the file of these attributes, or what the store has when it is read."""
-        with self._lock:
-            return self._descriptor < 0 or os.fstat(self._descriptor).st_ino == stat.file_id
-
     def open_to_read(self) -> None:
         """Have something to read from."""
         with self._lock:

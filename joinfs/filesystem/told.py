@@ -204,9 +204,6 @@ class Told(State):
         """Whether what others left at the name of a node can go on as that node."""
         if node.kind != stat.kind:
             return False
-        if not node.is_file:
-            return True
-        content = node.content
-        if content is not None:
-            return content.is_writable or (not kernel.keeps_sizes and content.holds(stat))
+        if node.content is not None or not node.is_file:
+            return True  # we may be changing it at this moment
         return not kernel.keeps_sizes and node.stat is not None and node.stat.file_id == stat.file_id
