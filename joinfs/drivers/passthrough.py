@@ -59,9 +59,9 @@ class Backings:
         self._device = device
         self._lock = threading.Lock()
         self._of_node: dict[int, _Backing] = {}
-        self._of_handle: dict[int, Open] = {}
+        self._of_handle: dict[int, int] = {}
 
-    def open(self, node: int, handle: int, descriptor: int | None, through_us: bool = False) -> tuple[Open, int]:
+    def open(self, node: int, handle: int, descriptor: int | None, through_us: bool = False) -> tuple[int, int]:
         """Answer how a new open file is to behave, and the kernel's number for what is behind it (or 0).
 
         Args:
@@ -82,7 +82,7 @@ class Backings:
             backing.cached += 1
             return how, 0
 
-    def _how(self, backing: _Backing, descriptor: int | None, through_us: bool) -> Open:
+    def _how(self, backing: _Backing, descriptor: int | None, through_us: bool) -> int:
         if backing.past_us:
             if descriptor is None or _file(descriptor) != backing.file:
                 raise OtherFile

@@ -64,15 +64,13 @@ class Init(enum.IntFlag):
     PASSTHROUGH = 1 << 37
 
 
-class Open(enum.IntFlag):
-    """How an open file behaves; ``FOPEN_*``."""
+class Open:
+    """How an open file behaves; ``FOPEN_*``. Plain numbers, as they are put together for every file that is opened."""
 
-    DIRECT_IO = 1 << 0
-    KEEP_CACHE = 1 << 1
-    CACHE_DIR = 1 << 3
-    NOFLUSH = 1 << 5
-    PARALLEL_DIRECT_WRITES = 1 << 6
-    PASSTHROUGH = 1 << 7
+    DIRECT_IO: Final = 1 << 0
+    KEEP_CACHE: Final = 1 << 1
+    NOFLUSH: Final = 1 << 5
+    PASSTHROUGH: Final = 1 << 7
 
 
 class Notify(enum.IntEnum):

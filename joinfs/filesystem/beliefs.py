@@ -21,6 +21,8 @@ MOST_NOTED = 10_000
 MOST_KNOWN = 100_000
 MOST_LISTED = 256
 FOREVER = float("inf")
+# In place of the time until which something is believed: we have changed it ourselves.
+OURS = -1.0
 # How often the store is asked again because a change overtook its answer.
 MOST_LOOKS = 3
 
@@ -59,7 +61,7 @@ class Beliefs:
         """Take in new attributes of a node; ``ours`` says that it is we who have just changed them."""
         if node.stat is None:
             self._remember(node)
-        elif not ours and node.stat.ctime != stat.ctime:
+        elif not ours and node.stat.ctime != stat.ctime and not (node.watched and node.expires == OURS):
             node.has_xattrs = True
         node.stat = stat
         node.expires = self._until(node.parent, stat)
@@ -90,7 +92,7 @@ class Beliefs:
 
         ``ours`` says, here and below, that it is we who have changed something, not others.
         """
-        node.expires = 0.0
+        node.expires = OURS if ours else 0.0
         node.version = next(self._versions)
         for parent, name in node.names:
             parent.version = node.version
@@ -187,6 +189,12 @@ class Beliefs:
         if child is not None:
             child.expires = 0.0
             child.version = parent.version
+            child.has_xattrs = True
+
+    def doubt_xattrs(self, parent: Node, name: str) -> None:
+        """A directory may have other extended attributes than is known."""
+        child = parent.child(name)
+        if child is not None and child.is_directory:
             child.has_xattrs = True
 
     def forget_absent(self, parent: Node) -> list[str]:

@@ -256,11 +256,9 @@ class Content:
                 return stat
             native = os.fstat(self._descriptor)
             if not self._staged:
-                return stat._replace(
-                    size=native.st_size, mtime=native.st_mtime_ns, ctime=native.st_ctime_ns, atime=native.st_atime_ns
-                )
+                return stat.written(native.st_size, native.st_atime_ns, native.st_mtime_ns, native.st_ctime_ns)
             mtime = stat.mtime if self._mtime is None else self._mtime
-            return stat._replace(size=native.st_size, mtime=mtime, ctime=max(stat.ctime, mtime))
+            return stat.written(native.st_size, stat.atime, mtime, max(stat.ctime, mtime))
 
     def change(self, changes: dict[str, int]) -> Stat | None:
         """Change attributes of the store's own file, where that is what is written to, and answer them as they are then.
@@ -275,13 +273,12 @@ class Content:
                 os.fchown(descriptor, changes.get("uid", -1), changes.get("gid", -1))
             if "mode" in changes:
                 os.fchmod(descriptor, stat_module.S_IMODE(changes["mode"]))
-            native = os.fstat(descriptor)
             if "atime" in changes or "mtime" in changes:
+                native = os.fstat(descriptor)
                 # The kernel has checked who asks; times that it has kept for a file of somebody else's are not ours to set.
                 with contextlib.suppress(PermissionError):
                     os.utime(descriptor, ns=(changes.get("atime", native.st_atime_ns), changes.get("mtime", native.st_mtime_ns)))
-                native = os.fstat(descriptor)
-            return stat_of(native)
+            return stat_of(os.fstat(descriptor))
 
     def times_were_set(self, mtime: int | None) -> None:
         """The node of what is staged was given a time: it holds until the next write."""

@@ -7,6 +7,7 @@ from joinfs.errors import BadHandle, InvalidArgument, IsADirectory
 from joinfs.filesystem.handles import FileHandle
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.state import State
+from joinfs.stores import Stat
 from joinfs.stores.value import now
 
 COPY_SIZE = 1 << 20
@@ -84,14 +85,17 @@ class FileVerbs(State):
         if kept != mode:
             self._change(found, {"mode": stat_module.S_IMODE(kept)})
 
-    def _change(self, node: Node, changes: dict[str, int]) -> None:
-        """Change attributes: of an open local file there, else in the store, where it has the node still."""
+    def _change(self, node: Node, changes: dict[str, int]) -> Stat | None:
+        """Change attributes: of an open local file there, else in the store, where it has the node still.
+
+        Answers them, with the size and times of what is being written, if they are at hand.
+        """
         content = node.content
         if content is not None and (stat := content.change(changes)) is not None:
             with self._nodes.lock:
                 self._nodes.changed(node)
                 self._nodes.update(node, stat, ours=True)
-            return
+            return stat
         with self._nodes.changing:
             if node.is_unlinked:
                 stat = self._nodes.refresh(node)
@@ -103,8 +107,10 @@ class FileVerbs(State):
                 with self._nodes.lock:
                     self._nodes.changed(node)
                     self._nodes.update(node, stat, ours=True)
-            if content is not None:
-                content.times_were_set(changes.get("mtime"))
+            if content is None:
+                return node.stat
+            content.times_were_set(changes.get("mtime"))
+            return None
 
     def node_of(self, handle: int) -> int:
         """Answer the node that a handle is open on."""

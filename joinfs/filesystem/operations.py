@@ -13,7 +13,7 @@ import os
 import pwd
 
 from joinfs.errors import InvalidArgument, IsADirectory, JoinfsError, PermissionDenied
-from joinfs.filesystem.attributes import Attributes
+from joinfs.filesystem.attributes import Attributes, attributes_of
 from joinfs.filesystem.directories import DirectoryVerbs
 from joinfs.filesystem.io import FileVerbs
 from joinfs.filesystem.namespace import NamespaceVerbs, access_allowed
@@ -78,9 +78,10 @@ class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
         times = {"atime": moment if atime == NOW else atime, "mtime": moment if mtime == NOW else mtime}
         wanted = {"mode": mode, "uid": uid, "gid": gid, **times}
         changes = {name: value for name, value in wanted.items() if value is not None}
-        if changes:
-            self._change(found, changes)
-        return self._attributes(found)
+        stat = self._change(found, changes) if changes else None
+        if stat is None:
+            return self._attributes(found)
+        return attributes_of(found.ino, stat, 0 if found.is_unlinked else stat.nlink)
 
     def _truncate(self, node: Node, size: int) -> None:
         if node.is_directory:

@@ -77,11 +77,11 @@ class Told(State):
 
     def watch(self, directory: Node) -> None:
         """See to it that changes that others make in a directory are told, if the kernel is to be told."""
-        if directory.watched is not None or self._kernel is None:
+        if directory.watched is not None or self._kernel is None or directory.is_unlinked:
             return
         above = directory.parent
-        if directory.is_unlinked:
-            return
+        if above is not None:
+            self.watch(above)
         try:
             directory.watched = (above is None or bool(above.watched)) and self._store.watch(directory.prefix())
         except (KeyError, JoinfsError, OSError) as error:
@@ -154,6 +154,7 @@ class Told(State):
     def _name_changed(self, kernel: Kernel, key: str) -> None:
         directory, name = self._nodes.nearest(key)
         if self._is_echo(directory, name):
+            self._nodes.doubt_xattrs(directory, name)  # what we make in a directory is no such event
             return
         self._look_again(kernel, directory, name)
         self._attributes_changed(kernel, directory)

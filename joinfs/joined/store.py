@@ -122,7 +122,19 @@ class JoinedStore(Watching):
         return self._merge.locate(key)
 
     def stat(self, key: str) -> Stat:
-        return self._find(key).stat
+        stat = self._stat_in_stack(key) if is_directory_key(key) else None
+        return self._find(key).stat if stat is None else stat
+
+    def _stat_in_stack(self, directory: str) -> Stat | None:
+        """The attributes of a directory of which it is known what it is made of, if the topmost layer tells them."""
+        parts = self._merge.stacks.get(directory)
+        if parts is None or not self.is_connected():
+            return None
+        try:
+            stat = parts[0].store.stat(parts[0].prefix)
+        except KeyError:
+            return None
+        return None if stat.implied else stat
 
     def lookup(self, key: str) -> Stat:
         self._check_connected()

@@ -57,8 +57,16 @@ class OpenDirectories:
         self._kept: dict[bytes, OpenDirectory] = {}
         self._forgotten = 0
 
-    def directory(self, path: bytes, keep: bool) -> OpenDirectory:
-        """Answer a directory, open.
+    def kept(self, path: bytes) -> OpenDirectory | None:
+        """Answer a directory that is kept open."""
+        return self._kept.get(path) if path else self._root
+
+    def open(self, path: bytes, keep: bool) -> OpenDirectory:
+        """Open a directory that is not kept open, and answer it.
+
+        Args:
+            path: Where it is.
+            keep: Whether to keep it from now on.
 
         Raises:
             OSError: As ``beneath.open_beneath``.
@@ -66,11 +74,6 @@ class OpenDirectories:
         root = self._root
         if root is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        if not path:
-            return root
-        kept = self._kept.get(path)
-        if kept is not None:
-            return kept
         forgotten = self._forgotten
         opened = OpenDirectory(beneath.open_beneath(root.descriptor, path, DIRECTORY_FLAGS))
         if keep:
@@ -117,7 +120,8 @@ class Place:
         share.__enter__()
         try:
             above, path, name = host_names(self._key)
-            self._directory = opened = store._directories.directory(path, store._is_watched(above))
+            directories = store._directories
+            self._directory = opened = directories.kept(path) or directories.open(path, store._is_watched(above))
         except BaseException as error:
             share.__exit__(None, None, None)
             if isinstance(error, InvalidKey | OSError):

@@ -147,7 +147,9 @@ class DirectoryReading(Store):
         with self._gate.shared():
             try:
                 above, path, name = host_names(key)
-                directory = self._directories.directory(path, True) if self._is_watched(above) else None
+                directory = self._directories.kept(path)
+                if directory is None and self._is_watched(above):
+                    directory = self._directories.open(path, True)
                 if directory is not None:
                     descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory.descriptor)
                 else:

@@ -53,6 +53,10 @@ class Stat(NamedTuple):
         values: dict[str, Any] = dict(changes) if ctime is None else {**changes, "ctime": ctime}
         return self._replace(**values)
 
+    def written(self, size: int, atime: int, mtime: int, ctime: int) -> "Stat":
+        """The same of a file with other data; done for every open file that is looked at, and ``_replace`` takes long."""
+        return tuple.__new__(Stat, (self[0], size, *self[2:5], atime, mtime, ctime, *self[8:]))
+
     def moments(self) -> tuple[float, float]:
         """When it was made, as far as that is known, and last changed in any way: seconds since the epoch."""
         mtime, ctime = self.mtime, self.ctime
