@@ -69,7 +69,8 @@ class DevfuseDriver:
                     on_ready()
                     backings = Backings(device) if agreed & Init.PASSTHROUGH else None
                     with _told(operations, session, bool(agreed & Init.WRITEBACK_CACHE)):
-                        session.serve(KernelVerbs(operations, options, agreed, backings))
+                        give = None if operations.may_wait else session.give
+                        session.serve(KernelVerbs(operations, options, agreed, backings, give))
         except BaseException:
             with contextlib.suppress(JoinfsError):
                 unmount(mountpoint, lazy=True)

@@ -7,6 +7,7 @@ the rest, and answers the reply's bytes. What goes wrong is raised, and becomes 
 import contextlib
 import errno
 import os
+from collections.abc import Callable
 from typing import Any
 
 from joinfs.config import MountOptions
@@ -21,6 +22,8 @@ LONG = 86_400.0
 # Files of lower stores from this size on are read past us. Who reads a smaller one sees what is written after it was
 # opened, as POSIX says; who reads a larger one that is then copied up does not, as on overlayfs.
 LARGE = MEBIBYTE
+# Files of lower stores up to this size are given to the kernel when they are opened.
+LITTLE = 128 << 10
 _SETID = 0o6000
 _OF_STAGED = frozenset({"release", "flush"})
 MAY_TAKE_LONG = frozenset({"fsync", "fsyncdir", "syncfs", "fallocate", "copy_file_range", "copy_file_range_64"}) | _OF_STAGED
@@ -34,12 +37,21 @@ class KernelVerbs:
         options: How it is mounted.
         agreed: What was agreed on in INIT.
         backings: Where the kernel can be given files to read and write past us.
+        give: Where it can be given what it has not asked for: as ``Session.give``. None if requests are answered side by side.
     """
 
-    def __init__(self, operations: Operations, options: MountOptions, agreed: Init, backings: Backings | None) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        options: MountOptions,
+        agreed: Init,
+        backings: Backings | None,
+        give: Callable[[Callable[[], bytes]], None] | None = None,
+    ) -> None:
         self._operations = operations
         self._read_only = options.read_only
         self._backings = backings
+        self._give = give
         self._writeback = bool(agreed & Init.WRITEBACK_CACHE)
         self._told_name = Ttl.of(LONG if options.entry_timeout is None else options.entry_timeout)
         self._told_attr = Ttl.of(LONG if options.attr_timeout is None else options.attr_timeout)
@@ -140,7 +152,10 @@ class KernelVerbs:
         handle = self._operations.open(node, flags, bool(kill & wire.OPEN_KILL_SUIDGID), lazily)
         try:
             through_us = not reading and self._must_go_through_us(node, caller)
-            return wire.opened(handle, *self._how(node, handle, self._behind(node, handle, reading), through_us))
+            descriptor = self._behind(node, handle, reading)
+            if descriptor is None and lazily and self._give is not None:
+                self._give(lambda: self._small_data(node, handle))
+            return wire.opened(handle, *self._how(node, handle, descriptor, through_us))
         except OtherFile:
             self._operations.release(handle)
             self._operations.part(node)
@@ -177,6 +192,11 @@ class KernelVerbs:
             return None
         in_place = reading and not self._read_only and self._operations.getattr(node).size < LARGE
         return self._operations.descriptor(handle, in_place)
+
+    def _small_data(self, node: int, handle: int) -> bytes:
+        """A message with the data of a small file that has just been opened: then nobody has to ask for it."""
+        data = self._operations.whole(handle, LITTLE)
+        return b"" if data is None else wire.store(node, data)
 
     def _must_go_through_us(self, node: int, caller: Caller) -> bool:
         """Whether the kernel, which writes past us as root does, would keep a set-user-ID bit that has to go."""

@@ -134,6 +134,24 @@ class Session:
             if error.errno not in ENDED | {errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY}:
                 log.warning("the kernel does not take a notification: %s", error)
 
+    def give(self, make: Callable[[], bytes]) -> None:
+        """Tell the kernel something that holds only until it is told otherwise, from a thread that answers requests.
+
+        Args:
+            make: Makes the message, or an empty one for nothing; not called if somebody is telling the kernel something
+                now. What others tell it comes after this, also if it happens before the message is sent.
+        """
+        if not self._notifying.acquire(blocking=False):  # who has it may be waiting for an answer of ours
+            return
+        try:
+            message = b"" if self._closed else make()
+            if message:
+                os.write(self._device, message)
+        except OSError as error:
+            log.debug("the kernel does not take what it is given: %s", error)
+        finally:
+            self._notifying.release()
+
     def close(self) -> None:
         """Let go of the device, when nobody tells the kernel anything any more: another file may get its number."""
         with self._notifying:

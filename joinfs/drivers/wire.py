@@ -78,6 +78,7 @@ class Notify(enum.IntEnum):
 
     INVAL_INODE = 2
     INVAL_ENTRY = 3
+    STORE = 4
     DELETE = 6
     INC_EPOCH = 8
 
@@ -500,6 +501,7 @@ def _known(reply: bytes, place: int) -> Iterator[int]:
 _INVAL_INODE = Struct("=Qqq")
 _INVAL_ENTRY = Struct("=QII")
 _DELETE = Struct("=QQI4x")
+_STORE = Struct("=QQI4x")
 
 
 def _notification(code: Notify, body: bytes) -> bytes:
@@ -509,6 +511,11 @@ def _notification(code: Notify, body: bytes) -> bytes:
 def inval_inode(node: int, data: bool = True) -> bytes:
     """Have the kernel believe nothing of a node's attributes any more, nor (``data``) of its data."""
     return _notification(Notify.INVAL_INODE, _INVAL_INODE.pack(node, 0 if data else -1, 0))
+
+
+def store(node: int, data: bytes) -> bytes:
+    """Give the kernel the data of a node from its beginning on."""
+    return _notification(Notify.STORE, _STORE.pack(node, 0, len(data)) + data)
 
 
 def inval_entry(parent: int, name: str) -> bytes:

@@ -19,6 +19,7 @@ import threading
 from typing import BinaryIO
 
 from joinfs.errors import InvalidArgument, NoSuchOffset, Unsupported
+from joinfs.filesystem.ahead import Ahead
 from joinfs.filesystem.allocate import fallocate
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.table import NodeTable
@@ -28,6 +29,9 @@ from joinfs.stores.value import MEBIBYTE, RangeStream, now
 
 COPY_SIZE = MEBIBYTE
 READ_AHEAD = MEBIBYTE
+# Who asks for so much at once, or more, reads a file for which the kernel reads ahead.
+LITTLE = 256 << 10
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux alone has it
 
 
 class Content:
@@ -37,13 +41,15 @@ class Content:
         node: Whose data it is.
         store: Where the node is.
         nodes: The table that is told when attributes change.
+        ahead: Who is told when somebody has to wait for the store's own file.
         staging_directory: Where temporary files are made; the system's place for them if None.
     """
 
-    def __init__(self, node: Node, store: Store, nodes: NodeTable, staging_directory: str | None) -> None:
+    def __init__(self, node: Node, store: Store, nodes: NodeTable, ahead: Ahead, staging_directory: str | None) -> None:
         self._node = node
         self._store = store
         self._nodes = nodes
+        self._ahead = ahead
         self._staging_directory = staging_directory
         self._lock = threading.RLock()
         self._descriptor = -1
@@ -176,9 +182,40 @@ class Content:
             self.open_to_read()
         descriptor = self._descriptor
         if descriptor >= 0:
+            if offset == 0 and size <= LITTLE and not self._writable:
+                return self._read_beginning(descriptor, size)
             return os.pread(descriptor, size, offset)
         with self._lock:
             return self._read_range(offset, size)
+
+    def whole(self, most: int) -> bytes | None:
+        """Answer all data of a file that has just been opened to read, if it is at most so many bytes, and in memory."""
+        stat = self._node.stat
+        if self._writable or self._is_ranged or self.handles != 1 or stat is None or not 0 < stat.size <= most:
+            return None
+        self.open_to_read()
+        buffer = bytearray(stat.size + 1)
+        try:
+            count = os.preadv(self._descriptor, [buffer], 0, _NOWAIT) if _NOWAIT and self._descriptor >= 0 else 0
+        except OSError:
+            return None
+        return bytes(memoryview(buffer)[:count]) if count == stat.size else None
+
+    def _read_beginning(self, descriptor: int, size: int) -> bytes:
+        """Read the beginning, and say so if it has to be waited for."""
+        buffer = bytearray(size)
+        try:
+            count = os.preadv(descriptor, [buffer], 0, _NOWAIT)
+        except BlockingIOError:
+            count = 0
+            self._ahead.missed(self._node)
+        except OSError:  # there are file systems that cannot say
+            count = 0
+        stat = self._node.stat
+        # What is short may be the end, or as much as is in memory.
+        if count == size or (stat is not None and 0 < count == stat.size):
+            return bytes(memoryview(buffer)[:count])
+        return os.pread(descriptor, size, 0)
 
     def _read_range(self, offset: int, size: int) -> bytes:
         """Read from the store, ahead of who reads on where the last read ended."""

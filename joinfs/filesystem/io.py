@@ -61,6 +61,18 @@ class FileVerbs(State):
         """
         return self._files[handle].content.descriptor(only_in_place)
 
+    def whole(self, handle: int, most: int) -> bytes | None:
+        """Answer all data of a file that was opened to read, if nobody else has it open, it is small and at hand.
+
+        Once for each node: who is given it keeps it.
+        """
+        opened = self._files[handle]
+        if opened.node.given:
+            return None
+        data = opened.content.whole(most)
+        opened.node.given = data is not None
+        return data
+
     def part(self, node: int) -> None:
         """Have the names of an open file stand for another node from now on; who has it open stays with what it has."""
         found = self._nodes[node]

@@ -35,6 +35,7 @@ class Node:
         watched: Of a directory: whether changes that others make directly in it are told; None if nobody has asked.
         content: Its data, while it is open or not yet committed.
         has_xattrs: False if it is known to have no extended attributes outside ``user.``.
+        given: Of a file: whether the kernel was given its data once without asking.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Node:
         "children",
         "content",
         "expires",
+        "given",
         "has_xattrs",
         "id",
         "ino",
@@ -72,6 +74,7 @@ class Node:
         self.watched: bool | None = None
         self.content: Content | None = None
         self.has_xattrs = True
+        self.given = False
         self._more: list[tuple[Node, str]] | None = None
 
     @property

@@ -3,6 +3,7 @@
 from typing import Final, NamedTuple
 
 from joinfs.errors import NotADirectory, ReadOnly
+from joinfs.filesystem.ahead import Ahead
 from joinfs.filesystem.attributes import Attributes
 from joinfs.filesystem.content import Content
 from joinfs.filesystem.handles import FileHandle, Handles
@@ -92,6 +93,7 @@ class State:
         self._store = store
         self._settings = settings or Settings()
         self._nodes = NodeTable(store, self._settings.entry_ttl, self._settings.idle_nodes, self._unwatch)
+        self._ahead = Ahead(store, self._nodes)
         self._has_acls = False
         self._makes_local_files = store.capabilities.local
         self._files: Handles[FileHandle] = Handles()
@@ -137,7 +139,7 @@ class State:
         """The content of a node, with one more handle on it."""
         with self._nodes.lock:
             if node.content is None:
-                node.content = Content(node, self._store, self._nodes, self._settings.staging_directory)
+                node.content = Content(node, self._store, self._nodes, self._ahead, self._settings.staging_directory)
                 self._nodes.keep(node)
             node.content.handles += 1
             return node.content

@@ -213,6 +213,11 @@ class JoinedStore(Watching):
         found = self._find(key)
         return unmarked_xattrs(found.store.get_xattrs(found.key))
 
+    def prefetch(self, directory: str, names: Sequence[str]) -> None:
+        """The same; each layer that shares in the directory has some of them, or has them hidden."""
+        for part in self._merge.parts(directory):
+            part.store.prefetch(part.prefix, names)
+
     def open_in_place(self, key: str) -> int:
         parts = None if is_directory_key(key) or PREFIX in key else self._merge.stacks.get(split(key)[0])
         if parts is not None and parts[0].layer == 0:

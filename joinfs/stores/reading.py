@@ -3,7 +3,7 @@
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -171,6 +171,19 @@ class Reading(ABC):
         """
         with self.get(key).range(offset, offset + size) as stream:
             return stream.read(size)
+
+    def prefetch(self, directory: str, names: Sequence[str]) -> None:  # noqa: B027
+        """Somebody will probably read these values of a directory soon: have them where that is quick, if that can be.
+
+        A hint, for which there need be no such values any more. It may take its time, and answers before they are there.
+
+        Args:
+            directory: The key of a directory.
+            names: Those of regular files in it.
+
+        Raises:
+            KeyError: There is no such directory.
+        """
 
     def open_local(self, key: str, flags: int) -> int:
         """Answer a descriptor of the local file that holds the data of ``key``; the caller closes it.

@@ -1,0 +1,115 @@
+"""Reading ahead from one file to the next: a walk over small files waits for the disk once for many, not for each.
+
+The kernel reads ahead within a file. Who reads one file of a directory after the other has it wait at the beginning
+of each. Here the second wait in a directory has the files that are next in its listing prefetched, as many as are
+read quickly; who is not waiting, because all is in memory, or reads in no order, causes nothing.
+"""
+
+import logging
+import queue
+import threading
+from collections import OrderedDict
+
+from joinfs.errors import JoinfsError
+from joinfs.filesystem.nodes import Node
+from joinfs.filesystem.table import NodeTable
+from joinfs.stores import Store
+
+log = logging.getLogger(__name__)
+
+# So many files at a time; and all those of a directory that has no more.
+BATCH = 64
+# Who goes on within so many places of where he was reads in the order of the listing.
+NEAR = 8
+# Of so many directories it is known who walks there; directories with more entries than that are not walked ahead of.
+MOST_WALKS = 16
+MOST_NAMES = 20_000
+
+
+class Ahead:
+    """Who is told when somebody has to wait for the beginning of a file.
+
+    Args:
+        store: Where the files are.
+        nodes: Their nodes.
+    """
+
+    def __init__(self, store: Store, nodes: NodeTable) -> None:
+        self._store, self._nodes = store, nodes
+        self._lock = threading.Lock()
+        self._walks: OrderedDict[int, _Walk | None] = OrderedDict()
+        self._is_walk = False
+        self._wanted: queue.SimpleQueue[tuple[str, list[str]]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def missed(self, node: Node) -> None:
+        """The beginning of a file is not in memory, and somebody waits for it now."""
+        directory = node.parent
+        if directory is None:
+            return
+        with self._lock:
+            names = self._next(directory, node.name)
+        if names:
+            self._fetch(directory, names)
+
+    def _next(self, directory: Node, name: str) -> list[str]:
+        walk = self._walks.get(directory.id)
+        if walk is None:
+            # One file alone says nothing of the next, unless this is the next directory of a walk.
+            goes_on = self._is_walk or directory.id in self._walks
+            walk = self._walks[directory.id] = _Walk(self._files_of(directory)) if goes_on else None
+            while len(self._walks) > MOST_WALKS:
+                self._walks.popitem(last=False)
+        self._is_walk = walk is not None
+        return [] if walk is None else walk.next_to(name)
+
+    def _files_of(self, directory: Node) -> list[str]:
+        """The regular files of a directory that are known to have data, in the order of its listing."""
+        with self._nodes.lock:
+            children = directory.children or {}
+            if len(children) > MOST_NAMES:
+                return []
+            return [name for name, child in children.items() if child.is_file and (child.stat is None or child.stat.size)]
+
+    def _fetch(self, directory: Node, names: list[str]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="joinfs reads ahead", daemon=True)
+            self._thread.start()
+        try:
+            self._wanted.put((directory.prefix(), names))
+        except KeyError:
+            log.debug("%s went away", directory.id)
+
+    def _work(self) -> None:
+        while True:
+            directory, names = self._wanted.get()
+            try:
+                self._store.prefetch(directory, names)
+            except (KeyError, JoinfsError, OSError) as error:  # who reads there is told
+                log.debug("%s: %s", directory, error)
+
+
+class _Walk:
+    """One directory's files, and how far they have been asked for."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+        self._places = {name: place for place, name in enumerate(names)}
+        self._last = -1
+        self._end = 0
+
+    def next_to(self, name: str) -> list[str]:
+        """Answer what to prefetch now that somebody waits for a file."""
+        place = self._places.get(name, -1)
+        before, self._last = self._last, place
+        if len(self._names) <= BATCH:
+            begin = self._end
+        elif not 0 < place - before <= NEAR:
+            self._end = 0
+            return []
+        else:
+            begin = max(self._end, place + 1)
+            if begin > place + BATCH // 2:
+                return []
+        self._end = min(begin + BATCH, len(self._names))
+        return self._names[begin : self._end]
