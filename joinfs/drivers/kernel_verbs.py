@@ -148,13 +148,12 @@ class KernelVerbs:
 
     def open(self, node: int, caller: Caller, flags: int, kill: int) -> bytes:
         reading = flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC
-        lazily = reading and self._backings is not None
-        handle = self._operations.open(node, flags, bool(kill & wire.OPEN_KILL_SUIDGID), lazily)
+        handle = self._operations.open(node, flags, bool(kill & wire.OPEN_KILL_SUIDGID), lazily=reading)
         try:
-            through_us = not reading and self._must_go_through_us(node, caller)
-            descriptor = self._behind(node, handle, reading)
-            if descriptor is None and lazily and self._give is not None:
-                self._give(lambda: self._small_data(node, handle))
+            if reading:
+                descriptor, through_us = self._to_read(node, handle), False
+            else:
+                descriptor, through_us = self._behind(handle), self._must_go_through_us(node, caller)
             return wire.opened(handle, *self._how(node, handle, descriptor, through_us))
         except OtherFile:
             self._operations.release(handle)
@@ -168,8 +167,12 @@ class KernelVerbs:
         return self._made(*self._operations.create(node, name, mode, flags, caller, umask))
 
     def _made(self, entry: Entry, handle: int) -> bytes:
-        descriptor = None if self._backings is None else self._operations.descriptor(handle)
-        return self._entry(entry) + wire.opened(handle, *self._how(entry.node, handle, descriptor))
+        try:
+            return self._entry(entry) + wire.opened(handle, *self._how(entry.node, handle, self._behind(handle)))
+        except BaseException:
+            self._operations.release(handle)
+            self._operations.forget(entry.node)
+            raise
 
     def tmpfile(self, node: int, caller: Caller, flags: int, mode: int, umask: int, kill: int, name: str) -> bytes:
         return self._made(*self._operations.tmpfile(node, mode, flags, caller, umask))
@@ -187,11 +190,20 @@ class KernelVerbs:
             how, backing = self._backings.open(node, handle, descriptor, through_us)
         return how | (0 if self._operations.keeps_staged(handle) else Open.NOFLUSH), backing
 
-    def _behind(self, node: int, handle: int, reading: bool) -> int | None:
-        if self._backings is None:
-            return None
-        in_place = reading and not self._read_only and self._operations.getattr(node).size < LARGE
-        return self._operations.descriptor(handle, in_place)
+    def _behind(self, handle: int) -> int | None:
+        return None if self._backings is None else self._operations.descriptor(handle)
+
+    def _to_read(self, node: int, handle: int) -> int | None:
+        """What may be behind a file that has been opened to read; if it is small, and nothing is, the kernel is given it."""
+        in_place = not self._read_only and (self._backings is None or self._operations.getattr(node).size < LARGE)
+        descriptor = self._operations.descriptor(handle, in_place)
+        if descriptor is None and self._give is not None:
+            self._give(lambda: self._small_data(node, handle))
+        if self._backings is not None:
+            return descriptor
+        if descriptor is None:
+            self._operations.descriptor(handle)  # who may not read it is told now
+        return None
 
     def _small_data(self, node: int, handle: int) -> bytes:
         """A message with the data of a small file that has just been opened: then nobody has to ask for it."""

@@ -37,7 +37,7 @@ class Ahead:
     def __init__(self, store: Store, nodes: NodeTable) -> None:
         self._store, self._nodes = store, nodes
         self._lock = threading.Lock()
-        self._walks: OrderedDict[int, _Walk | None] = OrderedDict()
+        self._walks: OrderedDict[int, _Walk | str] = OrderedDict()
         self._is_walk = False
         self._wanted: queue.SimpleQueue[tuple[str, list[str]]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -54,14 +54,14 @@ class Ahead:
 
     def _next(self, directory: Node, name: str) -> list[str]:
         walk = self._walks.get(directory.id)
-        if walk is None:
+        if not isinstance(walk, _Walk):
             # One file alone says nothing of the next, unless this is the next directory of a walk.
-            goes_on = self._is_walk or directory.id in self._walks
-            walk = self._walks[directory.id] = _Walk(self._files_of(directory)) if goes_on else None
+            goes_on = self._is_walk or walk is not None
+            walk = self._walks[directory.id] = _Walk(self._files_of(directory), walk or "") if goes_on else name
             while len(self._walks) > MOST_WALKS:
                 self._walks.popitem(last=False)
-        self._is_walk = walk is not None
-        return [] if walk is None else walk.next_to(name)
+        self._is_walk = isinstance(walk, _Walk)
+        return walk.next_to(name) if isinstance(walk, _Walk) else []
 
     def _files_of(self, directory: Node) -> list[str]:
         """The regular files of a directory that are known to have data, in the order of its listing."""
@@ -90,12 +90,12 @@ class Ahead:
 
 
 class _Walk:
-    """One directory's files, and how far they have been asked for."""
+    """One directory's files, of which somebody has waited for the one called ``last``, and how far they have been asked for."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], last: str) -> None:
         self._names = names
         self._places = {name: place for place, name in enumerate(names)}
-        self._last = -1
+        self._last = self._places.get(last, -1)
         self._end = 0
 
     def next_to(self, name: str) -> list[str]:

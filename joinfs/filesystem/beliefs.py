@@ -17,9 +17,11 @@ from joinfs.stores import Stat, Store
 from joinfs.stores.keys import ROOT as ROOT_KEY
 
 MOST_NOTED = 10_000
-# So many nodes, and so many listings, have attributes in memory; those of others are asked for again.
+# So many nodes have attributes in memory; those of others are asked for again.
 MOST_KNOWN = 100_000
-MOST_LISTED = 256
+# So many listings are kept for who reads on in them, with so many names in all, but always the last one.
+MOST_LISTED = 1024
+MOST_NAMES = 200_000
 FOREVER = float("inf")
 # In place of the time until which something is believed: we have changed it ourselves.
 OURS = -1.0
@@ -49,6 +51,7 @@ class Beliefs:
         self._versions = itertools.count(1)
         self._absent: dict[tuple[int, str], float] = {}
         self._listed: OrderedDict[int, Node] = OrderedDict()
+        self._names_listed = 0
         self._remembered: deque[Node] = deque()
         self._by_file: dict[int, Node] = {}
         self._noted_for = 0.0
@@ -137,25 +140,23 @@ class Beliefs:
 
     def remember_listing(self, node: Node, entries: Iterable[tuple[str, Stat]], version: int) -> Listing:
         """Keep what a listing said for who reads on in it; where a node has changed since ``version``, not of that."""
-        listing = Listing(entries, time.monotonic() + self._ttl)
+        listing = Listing(entries, time.monotonic() + self._ttl, node.listing)
         with self.lock:
             if version != node.version:
                 listing.disbelieve()
+            self.forget_listing(node)
             node.listing = listing
             self._listed[node.id] = node
-            self._listed.move_to_end(node.id)
-            while len(self._listed) > MOST_LISTED:
-                other = self._listed.popitem(last=False)[1]
-                if other.listing is not None:
-                    other.listing.disbelieve()
+            self._names_listed += len(listing)
+            while len(self._listed) > MOST_LISTED or (self._names_listed > MOST_NAMES and len(self._listed) > 1):
+                self.forget_listing(next(iter(self._listed.values())))
         return listing
 
     def forget_listing(self, node: Node) -> None:
-        """Somebody has read to the end of a directory's listing."""
-        with self.lock:
-            self._listed.pop(node.id, None)
-            if node.listing is not None:
-                node.listing.let_go()
+        """Do not keep what a directory was listed as. Hold the lock."""
+        if self._listed.pop(node.id, None) is not None and node.listing is not None:
+            self._names_listed -= len(node.listing)
+        node.listing = None
 
     # ---------------------------------------------------------------- what others change
 

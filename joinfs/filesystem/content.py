@@ -93,6 +93,22 @@ class Content:
                     self._descriptor = self._store.open_in_place(self._node.key())
             return None if self._descriptor < 0 or self._staged else self._descriptor
 
+    def is_still_at(self, key: str, was: Stat | None) -> bool:
+        """Whether what stands at a key now is the file that this has the data of, as far as that can be said.
+
+        ``was`` are the attributes that were last known of it.
+
+        Raises:
+            KeyError: Nothing stands there.
+        """
+        with self._lock:  # nobody is copying it up meanwhile
+            stat = self._store.lookup(key)
+            if self._writable or self._is_ranged or not stat.is_file or stat.nlink > 1:
+                return stat.kind == self._node.kind  # we may be replacing it ourselves, or it has no number to tell by
+            if self._descriptor >= 0:
+                return os.fstat(self._descriptor).st_ino == stat.file_id
+            return was is not None and was.file_id == stat.file_id
+
     def open_to_read(self) -> None:
         """Have something to read from."""
         with self._lock:
@@ -179,6 +195,8 @@ class Content:
     def read(self, offset: int, size: int) -> bytes:
         """Answer up to ``size`` bytes from ``offset``; short only at the end."""
         if self._descriptor < 0 and not self._is_ranged:
+            if self._node.is_unlinked:  # others have replaced it since it was opened, and before it was read
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
             self.open_to_read()
         descriptor = self._descriptor
         if descriptor >= 0:

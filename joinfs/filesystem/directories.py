@@ -40,6 +40,7 @@ class DirectoryVerbs(State):
         listing = self._listing(directory, offset)
         for place, name in listing.after(offset):
             yield self._entry_alone(directory, name, place, listing.stats.get(name))
+        self.listed(directory)
 
     def readdirplus(self, node: int, offset: int, cost: Callable[[str], int], room: int) -> list[ListedNode]:
         """Answer the next entries, each with its node, of which it is counted that the kernel knows it.
@@ -65,7 +66,7 @@ class DirectoryVerbs(State):
             page.append(entry)
         entries += self._with_nodes(directory, listing, page)
         if not page:
-            self._nodes.forget_listing(directory)
+            self.listed(directory)
         return entries
 
     def _with_nodes(self, directory: Node, listing: Listing, page: list[tuple[int, str]]) -> list[ListedNode]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import stat as stat_module
+from collections.abc import Iterator
 
 from joinfs.errors import (
     DirectoryNotEmpty,
@@ -14,6 +15,7 @@ from joinfs.errors import (
     Unsupported,
 )
 from joinfs.filesystem import acl
+from joinfs.filesystem.content import Content
 from joinfs.filesystem.handles import FileHandle
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.state import Caller, Entry, State, is_told
@@ -97,11 +99,26 @@ class NamespaceVerbs(State):
             entry = self._added(directory, name, made)
             node = self._nodes[entry.node]
             content = self._content(node)
-            if descriptor is None:
-                content.open_to_write(truncate=True)
-            else:
+            if descriptor is not None:
                 content.take(descriptor)
+            else:
+                with self._undone(node, content):
+                    content.open_to_write(truncate=True)
         return entry, self._files.add(FileHandle(node, content, flags))
+
+    @contextlib.contextmanager
+    def _undone(self, node: Node, content: Content) -> Iterator[None]:
+        """Around opening a file that has just been made: if that fails, it was not made."""
+        try:
+            yield
+        except BaseException:
+            for directory, name in node.names:
+                self._store.delete(directory.prefix() + name)
+                with self._nodes.lock:
+                    self._nodes.remove_name(directory, name)
+            self._release(node, content)
+            self._nodes.forget(node, 1)
+            raise
 
     def _made_local(self, key: str, stat: Stat) -> tuple[Stat, int | None]:
         """Make a file, and open it if that is a local one."""
@@ -206,7 +223,8 @@ class NamespaceVerbs(State):
         stat = self._new_stat(directory, stat_module.S_IFREG | stat_module.S_IMODE(mode), umask, caller)
         node = self._nodes.add_unnamed(stat, directory.prefix())
         content = self._content(node)
-        content.open_to_write(truncate=True)
+        with self._undone(node, content):
+            content.open_to_write(truncate=True)
         return Entry(node.id, node.attributes(stat)), self._files.add(FileHandle(node, content, flags))
 
     # ---------------------------------------------------------------- removing

@@ -102,6 +102,9 @@ class State:
     def watch(self, directory: Node) -> None:
         """See to it that changes that others make in a directory are told, if somebody wants to be told."""
 
+    def listed(self, directory: Node) -> None:
+        """Somebody was told to the end what is in a directory."""
+
     def _unwatch(self, directory: Node) -> None:
         """Nothing is known any more of a directory that was watched."""
 

@@ -348,8 +348,7 @@ class NodeTable(Beliefs):
         if node.linked is not None and self._by_file.get(node.linked) is node:
             del self._by_file[node.linked]
         if node.listing is not None:
-            self._listed.pop(node.id, None)
-            node.listing = None
+            self.forget_listing(node)
         if node.watched:
             self._unwatched(node)
         for parent, name in node.names:

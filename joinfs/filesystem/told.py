@@ -11,6 +11,7 @@ import time
 from typing import Protocol
 
 from joinfs.errors import JoinfsError
+from joinfs.filesystem.lapsing import Lapsing
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.state import State
 from joinfs.stores import Stat
@@ -49,6 +50,7 @@ class Told(State):
     """The part of the file system that tells the kernel. SEMANTICS.md, What others change."""
 
     _kernel: Kernel | None = None
+    _lapsing: Lapsing | None = None
 
     def tell(self, kernel: Kernel | None) -> None:
         """Tell ``kernel`` what others change, from now on; None ends that."""
@@ -86,6 +88,19 @@ class Told(State):
             directory.watched = (above is None or bool(above.watched)) and self._store.watch(directory.prefix())
         except (KeyError, JoinfsError, OSError) as error:
             log.info("%s is not watched: %s", directory.id, error)
+
+    def listed(self, directory: Node) -> None:
+        """The same. The kernel keeps the listing: of what is not watched in a mount that else is, it is told to ask again."""
+        if directory.watched or self._kernel is None or not self._nodes.root.watched:
+            return
+        if self._lapsing is None:
+            self._lapsing = Lapsing(self._lapsed, self._settings.entry_ttl)
+        self._lapsing.put(directory.id)
+
+    def _lapsed(self, node: int) -> None:
+        kernel = self._kernel
+        if kernel is not None:
+            kernel.node_changed(node, True)
 
     def _unwatch(self, directory: Node) -> None:
         directory.watched = None
@@ -180,17 +195,18 @@ class Told(State):
         """Believe nothing of a name any more; have the kernel look it up anew, or only ask for its attributes."""
         with self._nodes.lock:
             node = directory.child(name)
+            was = None if node is None else node.stat  # it may be looked up anew at once
             self._nodes.disbelieve(directory, name)
         if node is None:
             kernel.entry_changed(directory.id, name)
             return
         try:
-            stat = self._store.lookup(directory.prefix() + name)
+            is_same = self._is_same(kernel, node, directory.prefix() + name, was)
         except (KeyError, JoinfsError, OSError):
             self._lose_name(directory, name, node)
             kernel.entry_gone(directory.id, name, node.id)
             return
-        if self._is_same(kernel, node, stat):
+        if is_same:
             kernel.node_changed(node.id, node.is_file)
         else:
             self._lose_name(directory, name, node)
@@ -201,10 +217,12 @@ class Told(State):
             if directory.child(name) is node:
                 self._nodes.remove_name(directory, name, ours=False)
 
-    def _is_same(self, kernel: Kernel, node: Node, stat: Stat) -> bool:
-        """Whether what others left at the name of a node can go on as that node."""
-        if node.kind != stat.kind:
-            return False
-        if node.content is not None or not node.is_file:
-            return True  # we may be changing it at this moment
-        return not kernel.keeps_sizes and node.stat is not None and node.stat.file_id == stat.file_id
+    def _is_same(self, kernel: Kernel, node: Node, key: str, was: Stat | None) -> bool:
+        """Whether what others left at the key of a node, which was so until then, can go on as that node."""
+        content = node.content
+        if content is not None:
+            return content.is_still_at(key, was)
+        stat = self._store.lookup(key)
+        if node.kind != stat.kind or not node.is_file:
+            return node.kind == stat.kind
+        return not kernel.keeps_sizes and was is not None and was.file_id == stat.file_id

@@ -68,9 +68,7 @@ class DirectoryMaking(DirectoryReading):
             except FileExistsError as error:
                 raise KeyExists(f"{key!r} is there already") from error
             made = stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
-        if stat.is_symlink or self._is_as_wanted(made, stat):
-            return made
-        return self._set_stat(key, _differences(made, stat))
+        return made if stat.is_symlink else self._made_as_wanted(key, made, stat)
 
     def _make_local(self, key: str, stat: Stat) -> tuple[Stat, int]:
         if not self._can_make_in_place(stat):
@@ -81,21 +79,26 @@ class DirectoryMaking(DirectoryReading):
                 descriptor = os.open(name, flags, stat_module.S_IMODE(stat.mode), dir_fd=directory)
             except FileExistsError as error:
                 raise KeyExists(f"{key!r} is there already") from error
-        made = stat_of(os.fstat(descriptor))
-        if not self._is_as_wanted(made, stat):
-            try:
-                made = self._set_stat(key, _differences(made, stat))
-            except BaseException:
-                os.close(descriptor)
-                raise
-        return made, descriptor
+        try:
+            return self._made_as_wanted(key, stat_of(os.fstat(descriptor)), stat), descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     def _can_make_in_place(self, stat: Stat) -> bool:
         """Whether what is made has its owner from the beginning: else it would be ours if we died in between."""
         return stat.uid == os.geteuid() and not self._gate.is_mine()
 
-    def _is_as_wanted(self, made: Stat, wanted: Stat) -> bool:
-        return (made.mode, made.gid) == (wanted.mode, wanted.gid)
+    def _made_as_wanted(self, key: str, made: Stat, wanted: Stat) -> Stat:
+        """Give something new the attributes that it has not been made with; if that cannot be, it was not made."""
+        if (made.mode, made.gid) == (wanted.mode, wanted.gid):
+            return made
+        try:
+            return self._set_stat(key, _differences(made, wanted))
+        except BaseException:
+            with self._at(key, writing=True) as (directory, name):
+                (os.rmdir if made.is_directory else os.unlink)(name, dir_fd=directory)
+            raise
 
 
 def _differences(made: Stat, wanted: Stat) -> dict[str, int]:

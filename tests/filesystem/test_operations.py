@@ -214,6 +214,66 @@ def test_offsets_of_a_listing_stay_while_entries_come_and_go(fs):
     assert "comes" in {entry.name for entry in fs.readdir(ROOT, 0)}
 
 
+def read_on(fs, offset, room=4):
+    """What a directory lists from a place on, a few at a time."""
+    found = []
+    while page := fs.readdirplus(ROOT, offset, lambda name: 1, room):
+        found += [entry.name for entry in page]
+        offset = page[-1].offset
+    return found
+
+
+def test_who_reads_a_directory_sees_all_of_it_whoever_else_reads_it_meanwhile(fs):
+    for number in range(20):
+        fs.mkdir(ROOT, f"n{number:02}", 0o755, ME)
+    first = fs.readdirplus(ROOT, 0, lambda name: 1, 9)
+    assert len(read_on(fs, 0)) == 24
+    assert len([entry.name for entry in fs.readdir(ROOT, 0)]) == 24
+    seen = [*(entry.name for entry in first), *read_on(fs, first[-1].offset)]
+    assert sorted(seen[2:]) == names(fs)
+
+
+def test_places_hold_when_others_begin_to_read_after_a_change(fs):
+    for number in range(20):
+        fs.mkdir(ROOT, f"n{number:02}", 0o755, ME)
+    first = fs.readdirplus(ROOT, 0, lambda name: 1, 9)
+    gone = [entry.name for entry in first if entry.name.startswith("n")][:3]
+    for name in gone:
+        fs.rmdir(ROOT, name)
+    fs.mkdir(ROOT, "comes", 0o755, ME)
+    assert sorted(read_on(fs, 0)[2:]) == names(fs)
+    seen = [*(entry.name for entry in first), *read_on(fs, first[-1].offset)]
+    assert len(seen) == len(set(seen))
+    assert sorted({*seen} - {".", ".."}) == sorted({*names(fs), *gone})
+
+
+def test_places_are_not_kept_for_ever(fs):
+    for turn in range(3):
+        for number in range(1100):
+            fs.mkdir(ROOT, f"{turn} {number}", 0o755, ME)
+        assert len(read_on(fs, 0, 500)) == 1100 + 4
+        for number in range(1100):
+            fs.rmdir(ROOT, f"{turn} {number}")
+        assert len(read_on(fs, 0, 500)) == 4
+    assert len(fs._nodes.root.listing) < 2500
+
+
+def test_what_cannot_be_staged_was_not_made(store):
+    if store.capabilities.local:
+        pytest.skip("files of this store are not staged")
+    fs = Operations(store, Settings(staging_directory="/nowhere"))
+    before = len(fs._nodes)
+    with pytest.raises(FileNotFoundError):
+        fs.create(ROOT, "new", 0o644, os.O_RDWR, ME)
+    with pytest.raises(FileNotFoundError):
+        fs.tmpfile(ROOT, 0o644, os.O_RDWR, ME)
+    with pytest.raises(KeyError):
+        fs.lookup(ROOT, "new")
+    assert not store.exists("new")
+    assert len(fs._nodes) <= before + 1
+    assert fs._nodes.opened() == []
+
+
 def test_many_listings_that_were_begun_are_gone_on_with(fs):
     """Who walks down before he has read a directory to its end comes back to it after any number of others."""
     for number in range(300):

@@ -344,6 +344,19 @@ def test_what_others_do_in_a_directory_that_was_looked_into_is_told(media, kerne
     until(lambda: not is_there(fs, known(fs, "d", "s"), "h"))
 
 
+def test_after_everything_has_changed_all_is_watched_again_from_the_root_down(media, kernel):
+    _upper, lower, fs = media
+    deep = known(fs, "d", "s")
+    known(fs, "d", "s", "h")
+    fs._changed(None)
+    assert not fs.is_watched(deep)
+    assert fs.lookup(deep, "h").told  # the kernel knows the directories, and does not ask for them first
+    number = known(fs, "d", "s", "h")
+    kernel.told()
+    (lower / "d" / "s" / "h").write_bytes(b"changed")
+    kernel.until(("entry changed", deep, "h") if kernel.keeps_sizes else ("node changed", number, True))
+
+
 def until(holds, patience=PATIENCE):
     """Wait for what is told by no event."""
     end = time.monotonic() + patience

@@ -642,6 +642,23 @@ def test_the_requests_are_counted_if_wanted(mount, lower, scratch):
     assert counts["all"] == sum(counts.values()) - counts["all"]
 
 
+@pytest.mark.parametrize("user", ["root", "ordinary"], indirect=True)
+def test_small_lower_files_are_not_asked_for(mount, upper, lower, scratch):
+    with mount(upper, lower, options=["--stats"]) as mnt:
+        for _ in range(3):
+            assert (mnt / "f").read_bytes() == b"lower f"
+    verbs = [words[0] for line in (scratch / "mnt.log").read_text().splitlines() if (words := line.split())]
+    assert "open" in verbs
+    assert "read" not in verbs
+    with mount(upper, lower) as mnt:
+        assert (mnt / "f").read_bytes() == b"lower f"
+        with (mnt / "f").open("rb") as before, (mnt / "f").open("r+b") as file:
+            file.write(b"UPPER")
+            file.flush()
+            assert before.read() == b"UPPER f"
+        assert (mnt / "f").read_bytes() == b"UPPER f"
+
+
 @either
 def test_files_that_were_closed_leave_no_descriptors(mnt):
     where = Path(f"/proc/{server_of(mnt)}/fd")

@@ -203,6 +203,29 @@ def test_a_file_that_others_replace(mounted, lower):
     until(lambda: sorted(os.listdir(mounted)) == ["d", "f"])
 
 
+def test_a_file_that_others_replace_while_it_is_open(mounted, lower):
+    look(mounted)
+    with open(mounted / "f", "rb") as before:
+        assert before.read(5) == b"lower"
+        (lower / "aside").write_bytes(b"another file")
+        os.replace(lower / "aside", lower / "f")
+        until(lambda: read(mounted / "f") == b"another file")
+        assert before.read() == b" f"
+        before.seek(0)
+        assert before.read() == b"lower f"
+        (mounted / "f").write_bytes(b"ours")
+        assert read(mounted / "f") == b"ours"
+    assert read(lower / "f") == b"another file"
+
+
+def test_a_file_that_python_replaces_while_it_is_open(store, mounted):
+    put(store, "d/new", b"before")
+    with open(mounted / "d" / "new", "rb") as before:
+        assert before.read(3) == b"bef"
+        put(store, "d/new", b"after it")
+        assert read(mounted / "d" / "new") == b"after it"
+
+
 def test_a_directory_that_others_rename(mounted, lower):
     look(mounted)
     (lower / "d").rename(lower / "e")
@@ -299,6 +322,27 @@ def test_where_nobody_tells_listings_are_asked_for_again(mnt, lower):
             (lower / "new").write_bytes(b"new")
             until(lambda: read(mnt / "new") == b"new")
             until(lambda: sorted(os.listdir(mnt)) == ["d", "f", "new"], 5)
+
+
+class Exhausted(joinfs.DirectoryStore):
+    """As if the host allowed no more watches than one."""
+
+    def watch(self, directory):
+        return directory == "" and super().watch(directory)
+
+
+def test_where_watches_run_out_listings_are_asked_for_again(mnt, lower, tmp_path):
+    (tmp_path / "upper" / "d").mkdir(parents=True)
+    with (
+        joinfs.JoinedStore([joinfs.DirectoryStore(tmp_path / "upper"), Exhausted(lower)], directory_ttl=0) as store,
+        joinfs.mount(store, mnt, driver="devfuse", lower_ttl=0.1),
+    ):
+        look(mnt)
+        assert sorted(os.listdir(mnt / "d")) == ["g", "s"]
+        (lower / "d" / "new").write_bytes(b"new")
+        until(lambda: sorted(os.listdir(mnt / "d")) == ["g", "new", "s"], 5)
+        (lower / "new").write_bytes(b"new")
+        until(lambda: sorted(os.listdir(mnt)) == ["d", "f", "new"], 5)
 
 
 def test_what_is_believed_for_long_is_seen_if_it_is_told(mnt, lower):

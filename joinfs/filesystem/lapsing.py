@@ -1,0 +1,40 @@
+"""What the kernel keeps, and would keep for ever, of what nobody tells of: it is told to ask again after a while."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+
+class Lapsing:
+    """Nodes of which something was told that holds for a while only.
+
+    Args:
+        tell: Called with each node's number when the while is over, in a thread of its own.
+        seconds: How long it is.
+    """
+
+    def __init__(self, tell: Callable[[int], object], seconds: float) -> None:
+        self._tell, self._seconds = tell, seconds
+        self._changed = threading.Condition()
+        self._due: deque[tuple[float, int]] = deque()
+        self._thread: threading.Thread | None = None
+
+    def put(self, node: int) -> None:
+        """From now on it holds for that long."""
+        with self._changed:
+            self._due.append((time.monotonic() + self._seconds, node))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="joinfs lets lapse", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while True:
+            self._tell(self._next())
+
+    def _next(self) -> int:
+        with self._changed:
+            while not self._due or (left := self._due[0][0] - time.monotonic()) > 0:
+                self._changed.wait(left if self._due else None)
+            return self._due.popleft()[1]
