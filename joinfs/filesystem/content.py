@@ -379,7 +379,8 @@ class Content:
 
     def _attributes_in_store(self, key: str) -> tuple[Stat, dict[str, object], dict[str, bytes]]:
         try:
-            return self._store.stat(key), self._store.get_metadata(key), self._store.get_xattrs(key)
+            xattrs = self._store.get_xattrs(key) if self._node.has_xattrs else {}
+            return self._nodes.refresh(self._node), self._store.get_metadata(key), xattrs
         except KeyError:  # deleted behind our back: what was written is still what its writer wants there
             return self._node.stat or Stat(self._node.kind | 0o600), {}, {}
 

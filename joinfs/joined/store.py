@@ -231,9 +231,9 @@ class JoinedStore(Watching):
             found = self._alone(key) or self._find(key)
             return found.store.open_local(found.key, flags)
         self._check_writable(key)
+        if not self._upper.capabilities.local:  # known before anything is begun that would be undone
+            raise Unsupported(f"{self._upper.name} does not keep {key!r} in a local file")
         with self._exclusive(key):
-            if not self._upper.capabilities.local:
-                raise Unsupported(f"{self._upper.name} does not keep {key!r} in a local file")
             found = self._find(key)
             self._copy_up(found, key, with_data=not flags & os.O_TRUNC)
             descriptor = self._upper.open_local(key, flags)

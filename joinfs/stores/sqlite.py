@@ -236,6 +236,21 @@ class SQLiteStore(Store):
         nodes.add_entry(db, parent, name, node, stat.is_directory)
         return new._replace(file_id=node)
 
+    def _make_new(self, key: str, stat: Stat, target: bytes) -> Stat:
+        if stat.is_symlink:
+            return super()._make_new(key, stat, target)
+        above, name = split(key)
+        moment = now()
+        new = stat._replace(size=0, atime=moment, mtime=moment, ctime=moment, birth=moment, nlink=1, file_id=None, implied=False)
+        with self._reading() as db:
+            parent = nodes.node_of(db, above)
+            node = nodes.add_node(db, new, (None, None), None)
+            try:
+                nodes.add_entry(db, parent, nodes.encoded(name), node, stat.is_directory)
+            except sqlite3.IntegrityError as error:
+                raise KeyExists(f"{key!r} is there already") from error
+        return new._replace(file_id=node)
+
     def _target(self, db: sqlite3.Connection, key: str, stat: Stat) -> tuple[int, bytes, Stat | None]:
         """Answer the directory and name at which ``stat`` may be put, and what is there."""
         if key == ROOT:
