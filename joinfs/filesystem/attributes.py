@@ -63,7 +63,7 @@ def inode_number(key: str, stat: Stat, taken: Container[int] = ()) -> int:
     number = stat.linked_id
     if number is None:
         return number_of_key(hashed(key.removesuffix("/")), "", taken)
-    return _free(f"file {number}".encode(), taken)
+    return _free(int.from_bytes(blake2b(f"file {number}".encode(), digest_size=8).digest(), "big"), taken)
 
 
 def hashed(prefix: str) -> bytes:
@@ -73,11 +73,11 @@ def hashed(prefix: str) -> bytes:
 
 def number_of_key(prefix: bytes, name: str, taken: Container[int]) -> int:
     """The number of what stands at a key that begins with ``prefix`` and goes on with ``name``; see ``inode_number``."""
-    return _free(prefix + name.encode("utf-8", "surrogateescape"), taken)
+    number = int.from_bytes(blake2b(prefix + name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
+    return number if number > ROOT_INO and number not in taken else _free(number, taken)
 
 
-def _free(text: bytes, taken: Container[int]) -> int:
-    number = int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
+def _free(number: int, taken: Container[int]) -> int:
     while number <= ROOT_INO or number in taken:
         number = (number + 1) % (1 << 64)
     return number

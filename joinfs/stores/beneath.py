@@ -13,7 +13,7 @@ import struct
 _OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08
 _RESOLVE = _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
-_PATH_BYTES = 3800  # of components at a time: the kernel takes 4,095 bytes of path
+PATH_BYTES = 3800  # of components at a time: the kernel takes 4,095 bytes of path
 _RENAME_EXCHANGE = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -35,9 +35,9 @@ def open_beneath(root: int, path: bytes, flags: int) -> int:
     Raises:
         OSError: As openat2(2) says: ``ELOOP`` or ``ENOTDIR`` where a symlink is in the way.
     """
-    if len(path) <= _PATH_BYTES:
+    if len(path) <= PATH_BYTES:
         return _open_short(root, path, flags)
-    cut = path.rindex(b"/", 0, _PATH_BYTES)
+    cut = path.rindex(b"/", 0, PATH_BYTES)
     middle = _open_short(root, path[:cut], os.O_PATH | os.O_DIRECTORY)
     try:
         return open_beneath(middle, path[cut + 1 :], flags)

@@ -221,8 +221,10 @@ class DirectoryReading(Store):
                 name = decode(entry.name)
                 if name[0] == "." and name.startswith(TEMPORARY):
                     continue
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     page.append((name, stat_of(entry.stat(follow_symlinks=False))))
+                except FileNotFoundError:  # gone meanwhile
+                    continue
         return page if some else None
 
     def _open(self, key: str, flags: int) -> int:

@@ -143,9 +143,7 @@ class DirectoryWatching:
         if self._inotify is None:
             self._inotify = Inotify(self._handle, PAUSE, self._name)
         for _ in range(MOST_TRIES):
-            with self._opened(key) as descriptor:
-                number = self._inotify.add(descriptor, self._mask)
-                inode = _inode(descriptor)
+            number, inode = self._begin(self._inotify, key)
             old = self._keys.get(number)
             if old is not None:  # it has been renamed, and we do not know yet: the number is known, and would be dropped with it
                 ended.add(old)
@@ -158,19 +156,33 @@ class DirectoryWatching:
             self._drop(key)
         return False
 
+    def _begin(self, inotify: Inotify, key: str) -> tuple[int, tuple[int, int]]:
+        descriptor = self._open(key)
+        try:
+            return inotify.add(descriptor, self._mask), _inode(os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+
+    def _open(self, key: str) -> int:
+        return beneath.open_beneath(self._root, encode(key.removesuffix("/")) or b".", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+
     @contextlib.contextmanager
     def _opened(self, key: str) -> Iterator[int]:
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
-        descriptor = beneath.open_beneath(self._root, encode(key.removesuffix("/")) or b".", flags)
+        descriptor = self._open(key)
         try:
             yield descriptor
         finally:
             os.close(descriptor)
 
     def _is_where_it_was(self, key: str) -> bool:
+        known = self._watches.things[key].inode
+        path = encode(key.removesuffix("/")) or b"."
         try:
+            if len(path) <= beneath.PATH_BYTES:
+                # A symlink on the way may be followed: what it replaced is watched as well, and no more if it was replaced.
+                return _inode(os.stat(path, dir_fd=self._root, follow_symlinks=False)) == known
             with self._opened(key) as descriptor:
-                return _inode(descriptor) == self._watches.things[key].inode
+                return _inode(os.fstat(descriptor)) == known
         except OSError:
             return False
 
@@ -245,6 +257,5 @@ class DirectoryWatching:
             self._tell(with_all_below(key))
 
 
-def _inode(descriptor: int) -> tuple[int, int]:
-    native = os.fstat(descriptor)
+def _inode(native: os.stat_result) -> tuple[int, int]:
     return native.st_dev, native.st_ino
