@@ -10,12 +10,14 @@ import queue
 import threading
 from collections import OrderedDict
 
-from joinfs.errors import JoinfsError
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.table import NodeTable
 from joinfs.stores import Store
 
 log = logging.getLogger(__name__)
+
+# Directories, each with the names in it; None for the end.
+_Wanted = queue.SimpleQueue[tuple[str, list[str]] | None]
 
 # So many files at a time; and all those of a directory that has no more.
 BATCH = 64
@@ -39,8 +41,7 @@ class Ahead:
         self._lock = threading.Lock()
         self._walks: OrderedDict[int, _Walk | str] = OrderedDict()
         self._is_walk = False
-        self._wanted: queue.SimpleQueue[tuple[str, list[str]]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._wanted: _Wanted | None = None
 
     def missed(self, node: Node) -> None:
         """The beginning of a file is not in memory, and somebody waits for it now."""
@@ -49,8 +50,8 @@ class Ahead:
             return
         with self._lock:
             names = self._next(directory, node.name)
-        if names:
-            self._fetch(directory, names)
+            if names:
+                self._fetch(directory, names)
 
     def _next(self, directory: Node, name: str) -> list[str]:
         walk = self._walks.get(directory.id)
@@ -72,20 +73,28 @@ class Ahead:
             return [name for name, child in children.items() if child.is_file and (child.stat is None or child.stat.size)]
 
     def _fetch(self, directory: Node, names: list[str]) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="joinfs reads ahead", daemon=True)
-            self._thread.start()
+        if self._wanted is None:
+            self._wanted = queue.SimpleQueue()
+            threading.Thread(target=self._work, args=(self._wanted,), name="joinfs reads ahead", daemon=True).start()
         try:
             self._wanted.put((directory.prefix(), names))
         except KeyError:
             log.debug("%s went away", directory.id)
 
-    def _work(self) -> None:
-        while True:
-            directory, names = self._wanted.get()
+    def close(self) -> None:
+        """Read ahead of nobody any more, until somebody waits again."""
+        with self._lock:
+            self._walks.clear()
+            if self._wanted is not None:
+                self._wanted.put(None)
+                self._wanted = None
+
+    def _work(self, wanted: "_Wanted") -> None:
+        while (next_ones := wanted.get()) is not None:
+            directory, names = next_ones
             try:
                 self._store.prefetch(directory, names)
-            except (KeyError, JoinfsError, OSError) as error:  # who reads there is told
+            except Exception as error:  # it was a hint; who reads there is told
                 log.debug("%s: %s", directory, error)
 
 

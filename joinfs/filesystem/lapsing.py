@@ -19,6 +19,7 @@ class Lapsing:
         self._changed = threading.Condition()
         self._due: deque[tuple[float, int]] = deque()
         self._thread: threading.Thread | None = None
+        self._ended = False
 
     def put(self, node: int) -> None:
         """From now on it holds for that long."""
@@ -29,12 +30,18 @@ class Lapsing:
                 self._thread.start()
             self._changed.notify()
 
-    def _work(self) -> None:
-        while True:
-            self._tell(self._next())
-
-    def _next(self) -> int:
+    def close(self) -> None:
+        """Tell nobody any more."""
         with self._changed:
-            while not self._due or (left := self._due[0][0] - time.monotonic()) > 0:
+            self._ended = True
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while (node := self._next()) is not None:
+            self._tell(node)
+
+    def _next(self) -> int | None:
+        with self._changed:
+            while not self._ended and (not self._due or (left := self._due[0][0] - time.monotonic()) > 0):
                 self._changed.wait(left if self._due else None)
-            return self._due.popleft()[1]
+            return None if self._ended else self._due.popleft()[1]

@@ -144,6 +144,7 @@ class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
         Raises:
             JoinfsError, OSError: The first thing that could not be committed, after all were tried.
         """
+        self._ahead.close()
         failed: list[JoinfsError | OSError] = []
         for node in self._nodes.opened():
             content = node.content

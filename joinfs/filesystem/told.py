@@ -57,6 +57,9 @@ class Told(State):
         if kernel is None:
             self._kernel = None
             self._store.unsubscribe(self._changed)
+            if self._lapsing is not None:
+                self._lapsing.close()
+                self._lapsing = None
             return
         self._serving = threading.local()
         self._nodes.note_changes(ECHO)

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import threading
 import time
 
 import pytest
@@ -111,7 +112,7 @@ def test_who_reads_in_no_order_causes_nothing(fs, store):
     order = list(files)
     for place in (7, 3, 7 + NEAR + 1, 200, 100, 50):
         missed(fs, files[order[place]])
-    assert fs._ahead._wanted.empty()
+    assert fs._ahead._wanted is None
     assert store.recording.prefetched.empty()
 
 
@@ -123,6 +124,18 @@ def test_what_has_gone_meanwhile_is_left_out(fs, store, lower):
     assert asked_for(store)[0] == "few/"
     with pytest.raises(KeyError):
         store.recording.prefetch("nowhere/", ["f"])
+
+
+def test_after_closing_nobody_is_left_who_reads_ahead(fs, store):
+    files = listed(fs, "few")
+    for name in list(files)[:2]:
+        missed(fs, files[name])
+    asked_for(store)
+    readers = [thread for thread in threading.enumerate() if thread.name == "joinfs reads ahead"]
+    fs.close()
+    for thread in readers:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 def in_memory(path):

@@ -1,6 +1,6 @@
 """What only the driver that speaks the kernel's protocol itself can do, by real system calls on real mounts.
 
-SEMANTICS.md, Holes and ranges; Open files; Unlinked open files; Listing; Renaming; Inode numbers; A read-only first store; Drivers; Past us.
+SEMANTICS.md, Holes and ranges; Open files; Unlinked open files; Listing; Renaming; Inode numbers; A read-only first store; Drivers; Past us; Reading ahead.
 """
 
 import ctypes
