@@ -58,6 +58,8 @@ class Content:
         self._writes = 0
         self._committed = 0
         self._mtime: int | None = None
+        # Attributes that were given to what is staged: they go into the store with it.
+        self._changes: dict[str, int] = {}
         self._staged = False
         self._writable = False
         self._is_ranged = not store.capabilities.local
@@ -74,6 +76,11 @@ class Content:
     def is_writable(self) -> bool:
         """Whether it is where writes go."""
         return self._writable
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether it has attributes that the store does not have yet."""
+        return bool(self._changes)
 
     @property
     def is_dirty(self) -> bool:
@@ -312,17 +319,22 @@ class Content:
             native = os.fstat(self._descriptor)
             if not self._staged:
                 return stat.written(native.st_size, native.st_atime_ns, native.st_mtime_ns, native.st_ctime_ns)
+            if self._changes:
+                stat = stat.changed(self._changes)
             mtime = stat.mtime if self._mtime is None else self._mtime
-            return stat.written(native.st_size, stat.atime, mtime, max(stat.ctime, mtime))
+            return stat.written(native.st_size, stat.atime, mtime, max(stat.ctime, self._mtime or 0))
 
     def change(self, changes: dict[str, int]) -> Stat | None:
-        """Change attributes of the store's own file, where that is what is written to, and answer them as they are then.
+        """Change attributes of what is written to, and answer them as they are then.
 
-        None if it is not, and the store has to be asked.
+        Those of the store's own file at once; those of what is staged and not yet in the store when it is put there.
+        None if it is neither, and the store has to be asked.
         """
         with self._lock:
-            if not self._writable or self._staged:
+            if not self._writable:
                 return None
+            if self._staged:
+                return self._change_staged(changes)
             descriptor = self._descriptor
             if "uid" in changes or "gid" in changes:
                 os.fchown(descriptor, changes.get("uid", -1), changes.get("gid", -1))
@@ -334,6 +346,16 @@ class Content:
                 with contextlib.suppress(PermissionError):
                     os.utime(descriptor, ns=(changes.get("atime", native.st_atime_ns), changes.get("mtime", native.st_mtime_ns)))
             return stat_of(os.fstat(descriptor))
+
+    def _change_staged(self, changes: dict[str, int]) -> Stat | None:
+        if not self.is_dirty or self._node.is_unlinked or not self._store.capabilities.attributes:
+            return None
+        if "mode" in changes:
+            changes["mode"] = self._node.kind | stat_module.S_IMODE(changes["mode"])
+        if "mtime" in changes:
+            self._mtime = None
+        self._changes.update(changes, ctime=now())
+        return self.current(self._nodes.refresh(self._node))
 
     def times_were_set(self, mtime: int | None) -> None:
         """The node of what is staged was given a time: it holds until the next write."""
@@ -367,11 +389,12 @@ class Content:
     def _put(self, key: str, stat: Stat, metadata: dict[str, object], xattrs: dict[str, bytes]) -> Stat:
         writes = self._writes
         size = os.fstat(self._descriptor).st_size
+        stat = stat.changed(self._changes)
         if self._mtime is not None:
             stat = stat._replace(mtime=self._mtime)
         with self._stream(size) as data:
             made = self._store.put(key, stat._replace(size=size), data, metadata, xattrs)
-        self._committed, self._mtime = writes, None
+        self._committed, self._mtime, self._changes = writes, None, {}
         self._nodes.changed(self._node)
         with self._nodes.lock:
             self._nodes.update(self._node, made)

@@ -90,7 +90,7 @@ class FileVerbs(State):
         That is what a write does by who is not privileged, and any change of owner.
         """
         found = self._nodes[node]
-        mode = self._nodes.refresh(found).mode
+        mode = self._attributes(found).mode
         kept = mode & ~stat_module.S_ISUID
         if mode & stat_module.S_IXGRP:
             kept &= ~stat_module.S_ISGID

@@ -104,6 +104,8 @@ class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
         """
         found = self._nodes[node]
         stat = self._nodes.refresh(found)
+        if found.content is not None:
+            stat = found.content.current(stat)
         if mask & os.W_OK and (stat.is_file or stat.is_directory):
             self.check_writable()
         if not access_allowed(stat, mask & 7, caller.uid, _groups(caller)):

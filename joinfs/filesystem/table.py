@@ -89,10 +89,7 @@ class NodeTable(Beliefs):
             if found is not None:
                 return found
         with self.changing:
-            found = self._ask(parent, name, count)
-        if found is None:
-            raise KeyError(name)
-        return found
+            return self._ask_at_last(parent, name, count)
 
     def known(self, parent: Node, name: str) -> Node:
         """Answer the node of a name, however old what is known of it: for who has the store check it anyway.
@@ -116,6 +113,18 @@ class NodeTable(Beliefs):
             if version != parent.version:
                 return None
             node = self.add_name(parent, name, stat)
+            if count:
+                self.count(node)
+            else:
+                self._consider_idle(node)
+            return node
+
+    def _ask_at_last(self, parent: Node, name: str, count: bool) -> Node:
+        """Ask the store, and take what it says for this once, though files are written to and others' changes are told meanwhile."""
+        stat = self._store.lookup(parent.prefix() + name)
+        with self.lock:
+            node = self.add_name(parent, name, stat)
+            node.expires = 0.0
             if count:
                 self.count(node)
             else:

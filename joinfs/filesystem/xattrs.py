@@ -86,6 +86,7 @@ class XattrVerbs(State):
         found = self._nodes[node]
         if len(value) > MOST_BYTES:
             raise ValueTooLarge(f"{name} of {len(value)} bytes")
+        self._commit_attributes(found)
         with self._nodes.changing:
             if name.startswith(USER):
                 self._set_metadata(found, name, value, flags)
@@ -98,6 +99,12 @@ class XattrVerbs(State):
                 self._store.set_xattr(found.key(), name, value)
             found.has_xattrs = True
             self._nodes.changed(found)
+
+    def _commit_attributes(self, node: Node) -> None:
+        """Have the store know what mode a file has that is being written: an ACL says something of it too."""
+        content = node.content
+        if content is not None and content.has_changes:
+            content.commit()
 
     def _set_acl(self, node: Node, name: str, value: bytes, kill_sgid: bool) -> None:
         """Set an ACL; what an access ACL says of the mode becomes the mode, and one that says no more is not kept."""

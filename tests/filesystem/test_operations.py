@@ -442,6 +442,66 @@ def test_staged_data_that_nobody_has_open_is_committed_at_the_end():
         assert store.to_bytes("f") == b"precious"
 
 
+class Busy(MemoryStore):
+    """Somebody does something else whenever it is asked."""
+
+    meanwhile = staticmethod(lambda: None)
+
+    def lookup(self, key):
+        self.meanwhile()
+        return super().lookup(key)
+
+
+def test_what_is_there_is_found_however_much_is_written_beside_it():
+    with Busy() as store:
+        fs = Operations(store, Settings(entry_ttl=0))
+        number = fs.mknod(ROOT, "f", stat.S_IFREG | 0o644, 0, ME).node
+        fs.mkdir(ROOT, "d", 0o755, ME)
+        store.meanwhile = lambda: fs._nodes.changed(fs._nodes[number])
+        assert stat.S_ISDIR(fs.lookup(ROOT, "d").attributes.mode)
+        with pytest.raises(KeyError):
+            fs.lookup(ROOT, "nowhere")
+
+
+def test_attributes_of_what_is_staged_go_into_the_store_with_it(fs, store):
+    entry, handle = fs.create(ROOT, "new", 0o600, os.O_RDWR, ME)
+    fs.write(handle, 0, b"data")
+    fs.setattr(entry.node, atime=11, mtime=22)
+    shown = fs.setattr(entry.node, mode=0o4711)
+    assert (shown.mode, shown.atime, shown.mtime, shown.size) == (stat.S_IFREG | 0o4711, 11, 22, 4)
+    assert fs.getattr(entry.node) == shown == fs.lookup(ROOT, "new").attributes
+    if not store.capabilities.local:
+        assert store.stat("new").mode == stat.S_IFREG | 0o600
+    assert stat.S_IMODE(fs.setattr(entry.node, uid=ME.uid).mode) == 0o711
+    with pytest.raises(PermissionDenied):
+        fs.access(entry.node, os.R_OK, Caller(ME.uid + 1, ME.gid + 1))
+    fs.flush(handle)
+    kept = store.stat("new")
+    assert (kept.mode, kept.atime, kept.mtime, kept.size) == (stat.S_IFREG | 0o711, 11, 22, 4)
+    fs.write(handle, 4, b" and more")
+    fs.release(handle)
+    kept = store.stat("new")
+    assert (kept.mode, kept.size) == (stat.S_IFREG | 0o711, 13)
+    assert kept.mtime > 22
+    assert fs.getattr(entry.node).mtime == kept.mtime
+
+
+def test_attributes_that_could_not_be_committed_are_kept_with_the_data():
+    with Full() as store:
+        fs = Operations(store)
+        entry, handle = fs.create(ROOT, "f", 0o600, os.O_RDWR, ME)
+        fs.write(handle, 0, b"precious")
+        fs.setattr(entry.node, mode=0o640)
+        store.full = True
+        with pytest.raises(OutOfSpace):
+            fs.flush(handle)
+        assert stat.S_IMODE(fs.getattr(entry.node).mode) == 0o640
+        assert stat.S_IMODE(store.stat("f").mode) == 0o600
+        store.full = False
+        fs.release(handle)
+        assert (stat.S_IMODE(store.stat("f").mode), store.to_bytes("f")) == (0o640, b"precious")
+
+
 def test_many_threads_write_many_files(fs, store):
     failed = []
 
