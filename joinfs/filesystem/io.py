@@ -61,14 +61,13 @@ class FileVerbs(State):
         """
         return self._files[handle].content.descriptor(only_in_place)
 
-    def whole(self, handle: int, most: int) -> bytes | None:
-        """Answer all data of a file that was opened to read, if nobody else has it open, it is small and at hand.
+    def is_given(self, handle: int) -> bool:
+        """Whether ``give`` has answered the data of a file before: who was given it keeps it."""
+        return self._files[handle].node.given
 
-        Once for each node: who is given it keeps it.
-        """
+    def give(self, handle: int, most: int) -> bytes | None:
+        """Answer all data of a file that was opened to read, if nobody else has it open, it is small and at hand."""
         opened = self._files[handle]
-        if opened.node.given:
-            return None
         data = opened.content.whole(most)
         opened.node.given = data is not None
         return data
