@@ -21,7 +21,7 @@ MOST_NOTED = 10_000
 MOST_KNOWN = 100_000
 # So many listings are kept for who reads on in them, with so many names in all, but always the last one.
 MOST_LISTED = 1024
-MOST_NAMES = 200_000
+MOST_NAMES = 100_000
 FOREVER = float("inf")
 # In place of the time until which something is believed: we have changed it ourselves.
 OURS = -1.0
