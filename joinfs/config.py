@@ -126,6 +126,17 @@ def parse_options(texts: Iterable[str], options: MountOptions | None = None) -> 
     return options
 
 
+def option_text(name: str, value: object) -> str:
+    """How an option that Python gives is spelled after ``-o``: ``True`` is the option itself, ``False`` its contrary."""
+    if value is True:
+        return name
+    if value is not False:
+        return f"{name}={value}"
+    if f"no{name}" in _FLAGS:
+        return f"no{name}"
+    return "" if name in _FLAGS else name  # what is no option is refused when it is parsed
+
+
 def _parse_option(text: str) -> dict[str, Any]:
     name, equals, value = text.partition("=")
     if name in _FLAGS:

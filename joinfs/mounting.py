@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Self
 
-from joinfs.config import MountConfig, MountOptions, StoreSpec, parse_options
+from joinfs.config import MountConfig, MountOptions, StoreSpec, option_text, parse_options
 from joinfs.drivers import Driver, pick
 from joinfs.errors import JoinfsError, MountError, UsageError
 from joinfs.filesystem.operations import Operations, Settings
@@ -66,8 +66,8 @@ def mount(store: Store, mountpoint: str | os.PathLike[str], *, driver: str = "au
     Args:
         store: Any store; connected for as long if it is not.
         mountpoint: A directory.
-        driver: ``auto`` or ``fusepy``.
-        **options: As for ``-o``: ``ro=True``, ``allow_other=True``, ``attr_timeout=0``, ...
+        driver: ``auto``, ``devfuse`` or ``fusepy``.
+        **options: As for ``-o``: ``ro=True``, ``passthrough=False`` (for ``-o nopassthrough``), ``attr_timeout=0``, ...
 
     Yields:
         The real path of the mountpoint.
@@ -77,7 +77,7 @@ def mount(store: Store, mountpoint: str | os.PathLike[str], *, driver: str = "au
         MountError: The machine would not mount; or, at the end, the mount is in use, and stays.
         StoreError, OSError: At the end: something could not be committed.
     """
-    texts = [name if value is True else f"{name}={value}" for name, value in options.items() if value is not False]
+    texts = [option_text(name, value) for name, value in options.items()]
     config = MountConfig(stores=(), mountpoint=os.fspath(mountpoint), options=parse_options(texts), driver=driver)
     place = check_mountpoint(config.mountpoint)
     check_machine(config.options.allow_other)

@@ -197,13 +197,11 @@ class KernelVerbs:
         """What may be behind a file that has been opened to read; if it is small, and nothing is, the kernel is given it."""
         in_place = not self._read_only and (self._backings is None or self._operations.getattr(node).size < LARGE)
         descriptor = self._operations.descriptor(handle, in_place)
-        if descriptor is None and self._give is not None and not self._operations.is_given(handle):
-            self._give(lambda: self._small_data(node, handle))
-        if self._backings is not None:
-            return descriptor
         if descriptor is None and not self._operations.is_given(handle):
-            self._operations.descriptor(handle)  # who may not read it is told now
-        return None
+            if self._give is not None:
+                self._give(lambda: self._small_data(node, handle))
+            self._operations.descriptor(handle)  # who may not read it is told now; who may reads this file, whatever replaces it
+        return None if self._backings is None else descriptor
 
     def _small_data(self, node: int, handle: int) -> bytes:
         """A message with the data of a small file that has just been opened: then nobody has to ask for it."""

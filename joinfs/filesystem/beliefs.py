@@ -25,8 +25,6 @@ MOST_NAMES = 100_000
 FOREVER = float("inf")
 # In place of the time until which something is believed: we have changed it ourselves.
 OURS = -1.0
-# How often the store is asked again because a change overtook its answer.
-MOST_LOOKS = 3
 
 
 class Beliefs:
@@ -113,30 +111,6 @@ class Beliefs:
                 self._note(parent, name)
             if parent.listing is not None:
                 parent.listing.stats.pop(name, None)
-
-    def refresh(self, node: Node) -> Stat:
-        """Answer the attributes of a node, asking the store unless what is known is fresh; those of an unlinked one stay.
-
-        Raises:
-            KeyError: It has gone behind our back.
-        """
-        stat = node.stat
-        if stat is not None and (node.expires > time.monotonic() or node.is_unlinked):
-            return stat
-        if node.is_unlinked:
-            return Stat(node.kind)  # all that is known of what nobody had open
-        for _ in range(MOST_LOOKS):
-            version = node.version
-            stat = self._store.stat(node.key())
-            with self.lock:
-                if version == node.version:
-                    self.update(node, stat)
-                    return stat
-        return self._store.stat(node.key())
-
-    def owned(self, directory: Node) -> Stat:
-        """Answer attributes of a directory of which mode and owner hold: they do not change with what is in it."""
-        return directory.stat if directory.stat is not None and directory.watched else self.refresh(directory)
 
     def remember_listing(self, node: Node, entries: Iterable[tuple[str, Stat]], version: int) -> Listing:
         """Keep what a listing said for who reads on in it; where a node has changed since ``version``, not of that."""

@@ -55,6 +55,7 @@ class Content:
         self._descriptor = -1
         self._retired: list[int] = []
         self._window: tuple[int, bytes] = (0, b"")
+        self._size_told = 0 if node.stat is None else node.stat.size
         self._writes = 0
         self._committed = 0
         self._mtime: int | None = None
@@ -100,18 +101,22 @@ class Content:
                     self._descriptor = self._store.open_in_place(self._node.key())
             return None if self._descriptor < 0 or self._staged else self._descriptor
 
-    def is_still_at(self, key: str, was: Stat | None) -> bool:
+    def is_still_at(self, key: str, was: Stat | None, unwritten: bool) -> bool:
         """Whether what stands at a key now is the file that this has the data of, as far as that can be said.
 
-        ``was`` are the attributes that were last known of it.
+        ``was`` are the attributes that were last known of it; ``unwritten`` says that it must have the same data, too.
 
         Raises:
             KeyError: Nothing stands there.
         """
         with self._lock:  # nobody is copying it up meanwhile
             stat = self._store.lookup(key)
-            if self._writable or self._is_ranged or not stat.is_file or stat.nlink > 1:
-                return stat.kind == self._node.kind  # we may be replacing it ourselves, or it has no number to tell by
+            if self._writable or stat.kind != self._node.kind:
+                return stat.kind == self._node.kind  # we may be replacing it ourselves
+            if unwritten and (was is None or was.has_other_data_than(stat)):
+                return False
+            if self._is_ranged or stat.nlink > 1:
+                return True  # it has no number to tell by
             if self._descriptor >= 0:
                 return os.fstat(self._descriptor).st_ino == stat.file_id
             return was is not None and was.file_id == stat.file_id
@@ -212,6 +217,10 @@ class Content:
             return os.pread(descriptor, size, offset)
         with self._lock:
             return self._read_range(offset, size)
+
+    def is_cut_at(self, end: int) -> bool:
+        """Whether the data ends before where it ended when it was opened, because others have cut it: we have not written."""
+        return not self._writable and end < self._size_told
 
     def whole(self, most: int) -> bytes | None:
         """Answer all data of a file that has just been opened to read, if it is at most so many bytes, and in memory."""

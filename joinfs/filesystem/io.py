@@ -1,5 +1,6 @@
 """The verbs on open files."""
 
+import errno
 import os
 import stat as stat_module
 
@@ -32,6 +33,8 @@ class FileVerbs(State):
             raise IsADirectory("a directory is opened with opendir")
         if not found.is_file:
             raise InvalidArgument("only a regular file can be opened here")
+        if found.is_unlinked and found.content is None:  # others have replaced it; who asks by name is shown what is there now
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         truncate = bool(flags & os.O_TRUNC)
         if writing or truncate:
@@ -141,7 +144,10 @@ class FileVerbs(State):
         opened = self._files[handle]
         if not (opened.readable or for_cache):
             raise BadHandle("opened for writing only")
-        return opened.content.read(offset, size)
+        data = opened.content.read(offset, size)
+        if for_cache and len(data) < size and opened.content.is_cut_at(offset + len(data)):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # what is missing would become zeros
+        return data
 
     def write(self, handle: int, offset: int, data: bytes | memoryview, from_cache: bool = False) -> int:
         """Write ``data`` at ``offset``, or at the end for a handle with ``O_APPEND``; answer its length.

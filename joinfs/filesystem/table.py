@@ -12,12 +12,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 
 from joinfs.filesystem.attributes import ROOT_INO, hashed, inode_number, number_of_key
-from joinfs.filesystem.beliefs import FOREVER, MOST_LISTED, MOST_LOOKS, Beliefs
+from joinfs.filesystem.beliefs import FOREVER, MOST_LISTED, Beliefs
 from joinfs.filesystem.nodes import ROOT, Node
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import check_name
 
 MOST_ABSENT = 10_000
+# How often the store is asked again because a change overtook its answer.
+MOST_LOOKS = 3
 
 
 class NodeTable(Beliefs):
@@ -90,6 +92,32 @@ class NodeTable(Beliefs):
                 return found
         with self.changing:
             return self._ask_at_last(parent, name, count)
+
+    def refresh(self, node: Node) -> Stat:
+        """Answer the attributes of a node, asking the store unless what is known is fresh; those of an unlinked one stay.
+
+        Raises:
+            KeyError: It has gone behind our back.
+        """
+        stat = node.stat
+        if stat is not None and (node.expires > time.monotonic() or node.is_unlinked):
+            return stat
+        if node.is_unlinked:
+            return Stat(node.kind)  # all that is known of what nobody had open
+        for _ in range(MOST_LOOKS):
+            version = node.version
+            stat = self._store.stat(node.key())
+            with self.lock:
+                if version == node.version:
+                    if self.keeps_sizes and self._is_written_by_others(node, stat):
+                        self.part(node, ours=False)
+                    self.update(node, stat)
+                    return stat
+        return self._store.stat(node.key())
+
+    def owned(self, directory: Node) -> Stat:
+        """Answer attributes of a directory of which mode and owner hold: they do not change with what is in it."""
+        return directory.stat if directory.stat is not None and directory.watched else self.refresh(directory)
 
     def known(self, parent: Node, name: str) -> Node:
         """Answer the node of a name, however old what is known of it: for who has the store check it anyway.
@@ -190,9 +218,9 @@ class NodeTable(Beliefs):
         return number is None or stat.breaks or self._by_file.get(number) in {None, node}
 
     def _is_written_by_others(self, node: Node, stat: Stat) -> bool:
-        if node.content is not None or not node.is_file or node.stat is None:
+        if node.stat is None or not node.is_file or (node.content is not None and node.content.is_writable):
             return False
-        return (node.stat.size, node.stat.mtime) != (stat.size, stat.mtime)
+        return node.stat.has_other_data_than(stat)
 
     def _shared(self, stat: Stat) -> Node | None:
         if stat.nlink <= 1:
@@ -271,14 +299,14 @@ class NodeTable(Beliefs):
         self._consider_idle(node)
         self._consider_idle(parent)
 
-    def part(self, node: Node) -> None:
+    def part(self, node: Node, ours: bool = True) -> None:
         """Have the names of a file stand for another node, with its inode number, from the next time they are looked up.
 
         For who knows it by number it stays what it was when this was called.
         """
         with self.lock:
             for parent, name in node.names:
-                self.remove_name(parent, name)
+                self.remove_name(parent, name, ours)
             if self._taken.get(node.ino) is node:
                 del self._taken[node.ino]
 

@@ -224,7 +224,7 @@ class Told(State):
         """Whether what others left at the key of a node, which was so until then, can go on as that node."""
         content = node.content
         if content is not None:
-            return content.is_still_at(key, was)
+            return content.is_still_at(key, was, kernel.keeps_sizes)
         stat = self._store.lookup(key)
         if node.kind != stat.kind or not node.is_file:
             return node.kind == stat.kind

@@ -57,6 +57,10 @@ class Stat(NamedTuple):
         """The same of a file with other data; done for every open file that is looked at, and ``_replace`` takes long."""
         return tuple.__new__(Stat, (self[0], size, *self[2:5], atime, mtime, ctime, *self[8:]))
 
+    def has_other_data_than(self, other: "Stat") -> bool:
+        """Whether a file has been written between these and those attributes of it, as far as they tell."""
+        return (self.size, self.mtime) != (other.size, other.mtime)
+
     def moments(self) -> tuple[float, float]:
         """When it was made, as far as that is known, and last changed in any way: seconds since the epoch."""
         mtime, ctime = self.mtime, self.ctime

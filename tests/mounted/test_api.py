@@ -102,3 +102,16 @@ def test_importing_joinfs_needs_no_libfuse():
     program = "import sys; sys.modules['fuse'] = None; import joinfs, joinfs.cli; joinfs.open_store('memory:'); print('fine')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
     assert done.stdout == "fine\n", done.stderr
+
+
+def test_options_are_those_of_the_command_and_false_is_their_contrary(mnt):
+    def mounted_with(**options):
+        with joinfs.mount(joinfs.MemoryStore(), mnt, **options), open("/proc/self/mounts") as mounts:
+            return next(line.split()[3].split(",") for line in mounts if line.split()[1] == str(mnt))
+
+    assert "noexec" in mounted_with(exec=False)
+    assert "noexec" not in mounted_with(exec=True, ro=False)
+    assert "ro" in mounted_with(ro=True)
+    for options in ({"frobnicate": False}, {"passtrough": False}, {"lower_ttl": False}):
+        with pytest.raises(UsageError):
+            mounted_with(**options)

@@ -5,6 +5,7 @@ SEMANTICS.md, Changes by others; What others change; Mounting from Python.
 """
 
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -224,6 +225,34 @@ def test_a_file_that_python_replaces_while_it_is_open(store, mounted):
         assert before.read(3) == b"bef"
         put(store, "d/new", b"after it")
         assert read(mounted / "d" / "new") == b"after it"
+
+
+def unless_stale(see, allowed):
+    """What is seen, if it is not just that moment that it has become another file."""
+    try:
+        seen = see()
+    except OSError as error:
+        if error.errno not in {errno.ESTALE, errno.EIO}:
+            raise
+        return None
+    assert seen in allowed
+    return seen
+
+
+@pytest.mark.parametrize("passthrough", [True, False])
+def test_a_file_that_others_cut_shows_no_zeros(store, mnt, lower, passthrough):
+    """Where the kernel caches writes it believes no size but its own."""
+    with store, joinfs.mount(store, mnt, driver="devfuse", passthrough=passthrough):
+        for turn in range(8):
+            whole = b"%d long enough for two pages " % turn * 300
+            (lower / "f").write_bytes(whole)
+            until(lambda whole=whole: read(mnt / "f") == whole, 5)
+            with open(mnt / "f", "rb", buffering=0) as before:
+                assert before.read(1) == whole[:1]
+                with open(lower / "f", "r+b") as file:
+                    file.truncate(7)
+                until(lambda whole=whole: unless_stale(lambda: read(mnt / "f"), {whole, whole[:7]}) == whole[:7], 5)
+                unless_stale(lambda before=before: before.read(1 << 16), {whole[1:], whole[1:7]})
 
 
 def test_a_directory_that_others_rename(mounted, lower):
