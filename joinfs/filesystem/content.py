@@ -206,9 +206,9 @@ class Content:
 
     def read(self, offset: int, size: int) -> bytes:
         """Answer up to ``size`` bytes from ``offset``; short only at the end."""
+        if self._descriptor < 0 and self._node.is_unlinked:  # others have replaced it since it was opened, and before it was read
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         if self._descriptor < 0 and not self._is_ranged:
-            if self._node.is_unlinked:  # others have replaced it since it was opened, and before it was read
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
             self.open_to_read()
         descriptor = self._descriptor
         if descriptor >= 0:
