@@ -366,16 +366,20 @@ class NodeTable(Beliefs):
             self._consider_idle(node)
 
     def _consider_idle(self, node: Node) -> None:
-        if node.lookups > 0 or node.content is not None or node.children or node.id == ROOT:
-            return
-        if node.is_unlinked or not self._most_idle:
-            self._drop(node)
-            return
-        self._idle[node.id] = None
-        while len(self._idle) > self._most_idle:
-            self._drop(self._nodes[next(iter(self._idle))])
+        pending = [node]  # with a node all those above it may go, however many
+        while pending:
+            node = pending.pop()
+            if node.lookups > 0 or node.content is not None or node.children or node.id == ROOT:
+                continue
+            if node.is_unlinked or not self._most_idle:
+                pending += self._drop(node)
+                continue
+            self._idle[node.id] = None
+            while len(self._idle) > self._most_idle:
+                pending += self._drop(self._nodes[next(iter(self._idle))])
 
-    def _drop(self, node: Node) -> None:
+    def _drop(self, node: Node) -> list[Node]:
+        """Let go of a node; answer the directories that it was the last one of that are known in them."""
         self._idle.pop(node.id, None)
         self._nodes.pop(node.id, None)
         if len(self._remembered) > 2 * len(self._nodes) + MOST_LISTED:
@@ -388,9 +392,11 @@ class NodeTable(Beliefs):
             self.forget_listing(node)
         if node.watched:
             self._unwatched(node)
+        alone = []
         for parent, name in node.names:
             if parent.children is not None and parent.children.get(name) is node:
                 del parent.children[name]
                 if not parent.children:
                     parent.children = None
-                self._consider_idle(parent)
+                    alone.append(parent)
+        return alone

@@ -84,13 +84,14 @@ class Told(State):
         """See to it that changes that others make in a directory are told, if the kernel is to be told."""
         if directory.watched is not None or self._kernel is None or directory.is_unlinked:
             return
-        above = directory.parent
-        if above is not None:
-            self.watch(above)
-        try:
-            directory.watched = (above is None or bool(above.watched)) and self._store.watch(directory.prefix())
-        except (KeyError, JoinfsError, OSError) as error:
-            log.info("%s is not watched: %s", directory.id, error)
+        unwatched = [directory]  # from below
+        while (above := unwatched[-1].parent) is not None and above.watched is None:
+            unwatched.append(above)
+        for node in reversed(unwatched):
+            try:
+                node.watched = (node.parent is None or bool(node.parent.watched)) and self._store.watch(node.prefix())
+            except (KeyError, JoinfsError, OSError) as error:
+                log.info("%s is not watched: %s", node.id, error)
 
     def listed(self, directory: Node) -> None:
         """The same. The kernel keeps the listing: of what is not watched in a mount that else is, it is told to ask again."""

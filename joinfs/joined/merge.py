@@ -72,22 +72,32 @@ class Merge:
         Raises:
             KeyError: There is no such directory.
         """
+        known = self._known(directory)
+        return self._found_out(directory) if known is None else known
+
+    def _known(self, directory: str) -> Stack | None:
         known = self.stacks.get(directory)
-        if known is not None:
-            return known
-        late = self.stacks.late(directory) if self._is_slow() else None
-        if late is not None:
-            self._look_again(directory)
-            return late
-        return self._found_out(directory)
+        if known is None and self._is_slow():
+            known = self.stacks.late(directory)
+            if known is not None:
+                self._look_again(directory)
+        return known
 
     def _found_out(self, directory: str) -> Stack:
+        """Find out what a directory is made of, and those above it that are not known; step by step, as it may be deep."""
         version = self.stacks.version()
-        parts = tuple(self._resolve(directory, 0))
-        if not parts:
-            raise KeyError(directory)
-        self.stacks.remember(directory, parts, version)
-        return parts
+        unknown, parts = [directory], None
+        while parts is None and unknown[-1] != ROOT:
+            above = split(unknown[-1])[0]
+            parts = self._known(above)
+            if parts is None:
+                unknown.append(above)
+        for key in reversed(unknown):
+            parts = tuple(self._root(0) if parts is None else self._below(parts, split(key)[1]))
+            if not parts:
+                raise KeyError(directory)
+            self.stacks.remember(key, parts, version)
+        return parts or ()
 
     def _is_slow(self) -> bool:
         return any(layer.capabilities.slow for layer in self._layers)
@@ -112,16 +122,15 @@ class Merge:
 
     # ---------------------------------------------------------------- resolving
 
-    def _resolve(self, directory: str, first: int) -> Iterator[Part]:
-        """Yield the parts of ``directory`` in the layers from number ``first`` on."""
-        if directory == ROOT:
-            yield from self._root(first)
-            return
-        above, name = split(directory)
-        try:
-            parents = self.parts(above) if first == 0 else tuple(self._resolve(above, first))
-        except KeyError:
-            return
+    def _resolve(self, directory: str, first: int) -> Stack:
+        """Answer the parts of ``directory`` in the layers from number ``first`` on."""
+        parts = tuple(self._root(first))
+        for name in directory.removesuffix("/").split("/") if directory else ():
+            parts = tuple(self._below(parts, name))
+        return parts
+
+    def _below(self, parents: Stack, name: str) -> Iterator[Part]:
+        """Yield the parts of a directory in one that has these parts."""
         for parent in parents:
             part, ends = self._share(parent, name, parent is parents[-1])
             if part is not None:

@@ -271,7 +271,12 @@ class Writing(Store):
         Raises:
             NotADirectory: Something on the way is not a directory.
         """
-        for key in [*ancestors(directory), directory] if directory != ROOT else []:
+        missing: list[str] = []
+        for key in reversed([*ancestors(directory), directory] if directory != ROOT else []):
+            if self._has_directory(key):
+                break
+            missing.append(key)
+        for key in reversed(missing):
             try:
                 parts = self._merge.parts(key)
             except KeyError:
@@ -279,9 +284,14 @@ class Writing(Store):
                     raise NotADirectory(f"{key.removesuffix('/')!r} is not a directory") from None
                 self._make_directory(key, new_stat(DEFAULT_DIRECTORY_MODE, *self._default_owner()), {}, {})
                 continue
-            if parts[0].layer > 0:
-                top = parts[0]
-                self._copy_up(Found(top.layer, top.store, top.prefix, top.store.stat(top.prefix)), key)
+            top = parts[0]
+            self._copy_up(Found(top.layer, top.store, top.prefix, top.store.stat(top.prefix)), key)
+
+    def _has_directory(self, directory: str) -> bool:
+        try:
+            return self._merge.parts(directory)[0].layer == 0
+        except KeyError:
+            return False
 
     def _make_directory(self, key: str, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes]) -> Stat:
         """Make a directory where nothing stands; what a lower store has there stays hidden.
@@ -356,13 +366,14 @@ class Writing(Store):
 
     def _lower_key(self, directory: str) -> str:
         """The key under which the stores below the first are asked for a directory of the join."""
-        if directory == ROOT:
-            return ROOT
-        for part in self._merge.parts(directory)[:1]:
-            if part.layer == 0 and part.marks.redirect is not None:
-                return part.marks.redirect
-        above, name = split(directory)
-        return f"{self._lower_key(above)}{name}/"
+        below = ""
+        while directory != ROOT:
+            top = self._merge.parts(directory)[0]
+            if top.layer == 0 and top.marks.redirect is not None:
+                return top.marks.redirect + below
+            directory, name = split(directory)
+            below = f"{name}/{below}"
+        return below
 
     def _clear_marks(self, directory: str) -> None:
         """Empty an empty directory of the first store of its marks; nothing below shows meanwhile.

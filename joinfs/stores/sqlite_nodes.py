@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, NotRepresentable
 from joinfs.stores import sqlite_fields as fields
-from joinfs.stores.keys import MAX_NAME, is_directory_key, split
+from joinfs.stores.keys import MAX_NAME, is_directory_key
 from joinfs.stores.metadata import to_json
 from joinfs.stores.sqlite_schema import ROOT_NODE
 from joinfs.stores.value import Metadata, Stat, new_stat, now
@@ -433,10 +433,14 @@ def make_directories(db: sqlite3.Connection, key: str, mode: int, owner: tuple[i
     try:
         return node_of(db, key)
     except KeyError:
-        above, name = split(key)
-    parent = make_directories(db, above, mode, owner)
-    there = child(db, parent, encoded(name))
-    check_kind(there, True, key)
-    made = add_node(db, new_stat(mode, *owner), (None, None), None)
-    add_entry(db, parent, encoded(name), made, True)
-    return made
+        node = ROOT_NODE
+    names = encoded(key.removesuffix("/")).split(b"/") if key else []
+    for name in names:  # from above, and no directory twice: it may be deep
+        there = child(db, node, name)
+        if there is None:
+            parent, node = node, add_node(db, new_stat(mode, *owner), (None, None), None)
+            add_entry(db, parent, name, node, True)
+        else:
+            check_kind(there, True, key)
+            node = there.node
+    return node

@@ -6,6 +6,8 @@ SEMANTICS.md, Open files; Staged writes; Holes and ranges; Listing; Inode number
 import io
 import os
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -27,6 +29,7 @@ from joinfs.errors import (
     Unsupported,
 )
 from joinfs.filesystem.operations import NOW, ROOT, Caller, Operations, Settings
+from joinfs.joined.store import JoinedStore
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.memory import MemoryStore
 from joinfs.stores.sqlite import SQLiteStore
@@ -440,6 +443,42 @@ def test_staged_data_that_nobody_has_open_is_committed_at_the_end():
         store.full = False
         fs.close()
         assert store.to_bytes("f") == b"precious"
+
+
+@pytest.fixture
+def deep_path(tmp_path):
+    """For directories so deep that pytest could not remove them."""
+    yield tmp_path
+    for path in tmp_path.iterdir():
+        subprocess.run(["rm", "-rf", path], check=True, timeout=60)
+
+
+def test_directories_that_are_deeper_than_python_recurses(deep_path):
+    deep = sys.getrecursionlimit() + 200
+    (deep_path / "upper").mkdir()
+    (deep_path / "lower").mkdir()
+    place = os.open(deep_path / "lower", os.O_RDONLY)
+    for _ in range(deep):
+        os.mkdir("d", dir_fd=place)
+        below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.close(place)
+    with JoinedStore([DirectoryStore(deep_path / "upper"), DirectoryStore(deep_path / "lower")]) as store:
+        fs = Operations(store, Settings(entry_ttl=0, idle_nodes=0))
+        numbers = [ROOT]
+        for _ in range(deep):
+            numbers.append(fs.lookup(numbers[-1], "d").node)
+        assert [entry.name for entry in fs.readdir(numbers[-1], 0)] == [".", ".."]
+        fs.create(numbers[-1], "new", 0o644, os.O_RDWR, ME)
+        fs.unlink(numbers[-1], "new")
+        fs.rename(numbers[-2], "d", numbers[-2], "e")
+        for number in numbers[1:-1]:
+            fs.forget(number)
+        assert len(fs._nodes) == deep + 2  # that of the file, which is open, too
+        fs.forget(numbers[-1])
+        assert len(fs._nodes) == 2
+        fs.close()
 
 
 class Busy(MemoryStore):

@@ -3,6 +3,7 @@
 import io
 import os
 import stat as stat_module
+import sys
 
 import pytest
 
@@ -514,6 +515,22 @@ def test_files_of_two_stores_that_have_the_same_number_there_are_two(tmp_path):
         entries = [operations.lookup(operations.lookup(1, str(number)).node, name) for number in range(3) for name in "ab"]
         assert len({entry.attributes.ino for entry in entries}) == 3
         assert [read(operations, entry.node) for entry in entries] == [b"0", b"0", b"1", b"1", b"2", b"2"]
+
+
+@pytest.mark.parametrize("lower", ["memory", "sqlite"])
+def test_keys_that_are_deeper_than_python_recurses(tmp_path, lower):
+    deep = "d/" * (sys.getrecursionlimit() + 200)
+    below = MemoryStore() if lower == "memory" else SQLiteStore(tmp_path / "lower")
+    with JoinedStore([MemoryStore(), below]) as join:
+        fill(below, {f"{deep}f": b"lower"})
+        assert join.to_bytes(f"{deep}f") == b"lower"
+        fill(join, {f"{deep}f": b"joined"})
+        join.rename("d/", "e/")
+        assert join.to_bytes(f"e{deep[1:]}f") == b"joined"
+        with pytest.raises(KeyError):
+            join.lookup(f"{deep}f")
+        join.delete(f"e{deep[1:]}f")
+        assert list(join.list(f"e{deep[1:]}")) == []
 
 
 def read(operations, node):
