@@ -235,7 +235,7 @@ class NodeTable(Beliefs):
         ino = inode_number(prefix + name, stat, () if stat.breaks else self._taken)
         node = Node(next(self._numbers), ino, stat.kind, parent, name)
         self._nodes[node.id] = node
-        if stat.nlink > 1 and not stat.breaks:
+        if stat.linked_id is not None and not stat.breaks:
             self._taken.setdefault(ino, node)
         return node
 
@@ -251,7 +251,7 @@ class NodeTable(Beliefs):
             children = parent.children
             for name, stat in entries:
                 node = None if children is None else children.get(name)
-                if node is None and (stat.nlink <= 1 or stat.breaks):
+                if node is None and (stat.nlink <= 1 or stat.breaks or stat.is_directory):
                     node = self._new_unshared(parent, name, stat, prefix)
                     children = parent.children
                     node.expires = soon if node.is_directory else expires
@@ -293,7 +293,7 @@ class NodeTable(Beliefs):
             return
         node.drop_name(parent, name)
         self._taken.setdefault(node.ino, node)
-        if node.stat is not None:
+        if node.stat is not None and not node.stat.is_directory:
             node.stat = node.stat._replace(nlink=max(node.stat.nlink - 1, 1))
         self.changed(node, ours)
         self._consider_idle(node)

@@ -203,7 +203,7 @@ class Merge:
             return None
         if is_overlay_whiteout(part.store, key, stat, part.marks) or not self.stacks.is_quiet(version):
             return None
-        return Found(part.layer, part.store, key + "/" if stat.is_directory else key, told_by(part, stat))
+        return Found(part.layer, part.store, key + "/" if stat.is_directory else key, told_by(part, stat, alone=True))
 
     def _find_still(self, directory: str, name: str) -> Found | None:
         """What stands at a name in a directory, if that is there."""
@@ -232,7 +232,7 @@ class Merge:
             stat, hidden = self._asked(part, functools.partial(look, part, name, last))
             if stat is not None:
                 slash = "/" if stat.is_directory else ""
-                return Found(part.layer, part.store, f"{part.prefix}{name}{slash}", told_by(part, stat))
+                return Found(part.layer, part.store, f"{part.prefix}{name}{slash}", told_by(part, stat, alone=last))
             if hidden:
                 return None
         return None
@@ -255,7 +255,7 @@ class Merge:
             for part in self.parts(directory):
                 stat = part.store.stat(part.prefix)
                 if not stat.implied:
-                    return Found(part.layer, part.store, part.prefix, stat)
+                    return Found(part.layer, part.store, part.prefix, told_by(part, stat, alone=False))
         return found
 
     def locate(self, key: str) -> Found:
@@ -265,8 +265,9 @@ class Merge:
             KeyError: It is not there, or is of the other kind.
         """
         if key == ROOT:
-            top = self.parts(ROOT)[0]
-            found = Found(top.layer, top.store, top.prefix, top.store.stat(top.prefix))
+            top, *others = self.parts(ROOT)
+            stat = told_by(top, top.store.stat(top.prefix), alone=not others)
+            found = Found(top.layer, top.store, top.prefix, stat)
             return self._told(found, ROOT) if found.stat.implied else found
         found = self.find(key.removesuffix("/"))
         if found.stat.is_directory != is_directory_key(key):
@@ -307,14 +308,14 @@ class Merge:
         self, part: Part, found: Iterable[tuple[str, Stat]], directory: str, seen: set[str] | None
     ) -> Iterator[tuple[str, Stat]]:
         """What a part shows that nothing is above of; its names are added to ``seen``."""
-        lower = part.layer > 0
+        alone = seen is None
         for name, stat in found:
             if seen is not None:
                 seen.add(name)
             if stat.implied:
                 yield name, self._told(Found(part.layer, part.store, name, stat), f"{directory}{name}/").stat
             else:
-                yield name, told_by(part, stat) if lower and stat.nlink > 1 else stat
+                yield name, told_by(part, stat, alone) if stat.nlink > 1 else stat
 
     def _shown_below(
         self, part: Part, found: Iterable[tuple[str, Stat]], directory: str, seen: set[str], last: bool, quiet: bool
@@ -325,7 +326,7 @@ class Merge:
                 continue
             if not last:
                 seen.add(name)
-            place: Found | None = Found(part.layer, part.store, name, told_by(part, stat))
+            place: Found | None = Found(part.layer, part.store, name, told_by(part, stat, alone=last))
             if part.layer > 0 and not quiet:
                 place = self._find_still(directory, name)
             if place is not None:
@@ -360,11 +361,15 @@ class _Begun(NamedTuple):
     quiet: bool
 
 
-def told_by(part: Part, stat: Stat) -> Stat:
-    """Attributes as the join tells them: names of one file of a lower store are parted when one is changed.
+def told_by(part: Part, stat: Stat, alone: bool) -> Stat:
+    """Attributes as the join tells them.
 
-    Which file it is has the layer's number in it, as two layers may have the same numbers for their files.
+    Names of one file of a lower store are parted when one is changed. Which file it is has the layer's number in it,
+    as two layers may have the same numbers for their files. How many directories are in a directory is not known
+    where others may share in it: ``alone`` says that they do not, or that nothing below shows there.
     """
+    if stat.is_directory:
+        return stat if alone or stat.nlink <= 1 else stat._replace(nlink=1)
     number = stat.linked_id
     if part.layer == 0 or number is None:
         return stat

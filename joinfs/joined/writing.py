@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from joinfs.errors import DirectoryNotEmpty, IsADirectory, KeyExists, NotADirectory, Unsupported
 from joinfs.joined.copyup import copy_up
-from joinfs.joined.merge import Found, Merge
+from joinfs.joined.merge import Found, Merge, told_by
 from joinfs.joined.stacks import Part
 from joinfs.joined.whiteout import (
     OVERLAY,
@@ -63,9 +63,10 @@ class Writing(Store):
         if not stat.is_directory:
             return self._put_value(key, there, stat, data, metadata, xattrs, buffer_size)
         if there is None:
-            return self._make_directory(key, stat, metadata, xattrs)
+            return self._as_found(key, self._make_directory(key, stat, metadata, xattrs))
         self._copy_up(there, key)
-        return self._upper.put(key, stat, None, {**unmarked(metadata), **self._marks_of(key)}, xattrs)
+        made = self._upper.put(key, stat, None, {**unmarked(metadata), **self._marks_of(key)}, xattrs)
+        return self._as_found(key, made)
 
     def _set(self, key: str, data: BinaryIO | None, metadata: Metadata | None, buffer_size: int) -> Metadata:
         check_not_reserved(key)
@@ -95,7 +96,7 @@ class Writing(Store):
                 made = self._upper.make(key, stat, target)
                 if stat.is_directory:
                     self._merge.stacks.remember(key, (Part(0, self._upper, key),))
-                return made
+                return self._as_found(key, made)
         except KeyExists:
             if self._standing(key) is not None:  # else it is a mark
                 raise
@@ -162,7 +163,7 @@ class Writing(Store):
 
     def _set_stat(self, key: str, changes: dict[str, int]) -> Stat:
         self._copy_up(self._merge.locate(key), key)
-        return self._upper.set_stat(key, **changes)
+        return self._as_found(key, self._upper.set_stat(key, **changes))
 
     def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
         if not self._upper.capabilities.xattrs:
@@ -240,6 +241,13 @@ class Writing(Store):
         super()._tell_set(key, existed, None if metadata is None else unmarked(dict(metadata)))
 
     # ---------------------------------------------------------------- steps
+
+    def _as_found(self, key: str, stat: Stat) -> Stat:
+        """Attributes that the first store has answered, as they are when ``key`` is looked for."""
+        if not stat.is_directory:
+            return stat
+        parts = self._merge.parts(split(key)[0] if key else ROOT)
+        return told_by(parts[0], stat, alone=len(parts) == 1)
 
     def _standing(self, key: str) -> Found | None:
         """What stands at ``key``, of either kind; None if nothing does.

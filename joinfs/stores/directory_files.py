@@ -71,7 +71,7 @@ def stat_of(native: os.stat_result) -> Stat:
         mtime,
         mtime if ctime == mtime else ctime,  # one object, of which there may be a million
         0,
-        1 if mode & 0o170000 == stat_module.S_IFDIR else native.st_nlink,
+        native.st_nlink,
         native.st_ino,
         False,
         False,

@@ -191,11 +191,13 @@ class DirectoryReading(Store):
 
     def stat(self, key: str) -> Stat:
         with self._at(key) as (directory, name):
-            return self._native(directory, name, key)
+            stat = self._native(directory, name, key)
+        return stat if key else _uncounted(stat)
 
     def lookup(self, key: str) -> Stat:
         with self._at(key) as (directory, name):
-            return stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+            stat = stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+        return stat if key else _uncounted(stat)
 
     # ---------------------------------------------------------------- reading
 
@@ -380,3 +382,8 @@ class DirectoryReading(Store):
         self._check_connected()
         room = os.fstatvfs(self._root)
         return Usage(room.f_frsize, room.f_blocks, room.f_bfree, room.f_bavail, room.f_files, room.f_ffree)
+
+
+def _uncounted(root: Stat) -> Stat:
+    """The attributes of the root, where there can be directories that are no keys."""
+    return root._replace(nlink=1)

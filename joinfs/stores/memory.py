@@ -68,7 +68,7 @@ class MemoryStore(Store):
     # ---------------------------------------------------------------- finding
 
     def _new(self, stat: Stat) -> _Inode:
-        return _Inode(stat._replace(nlink=1, file_id=next(self._ids), ctime=now(), birth=now()), stat.is_directory)
+        return _Inode(stat._replace(nlink=1 + stat.is_directory, file_id=next(self._ids), ctime=now(), birth=now()), stat.is_directory)
 
     def _walk(self, key: str) -> _Inode:
         self._check_connected()
@@ -213,7 +213,8 @@ class MemoryStore(Store):
     def _enter(self, parent: _Inode, name: str, child: _Inode | None) -> None:
         """Have a directory's name stand for something else, or (None) for nothing."""
         old = parent.entries.get(name)
-        self._restat(parent, mtime=now())
+        more = (child is not None and child.directory) - (old is not None and old.directory)
+        self._restat(parent, mtime=now(), nlink=parent.stat.nlink + more)
         self._undo.append(lambda: _assign(parent.entries, name, old))
         _assign(parent.entries, name, child)
 

@@ -224,7 +224,7 @@ class SQLiteStore(Store):
     ) -> Stat:
         """Make or replace the node at ``key``, all but its chunks; answer its Stat."""
         time = now()
-        new = stat._replace(size=len(source.inline or b""), ctime=time, birth=time, nlink=1, file_id=None)
+        new = stat._replace(size=len(source.inline or b""), ctime=time, birth=time, nlink=1 + stat.is_directory, file_id=None)
         parent, name, old = self._target(db, key, stat)
         if old is not None and old.kind == stat.kind:
             new = new._replace(birth=old.birth, nlink=old.nlink, file_id=old.file_id)
@@ -241,7 +241,9 @@ class SQLiteStore(Store):
             return super()._make_new(key, stat, target)
         above, name = split(key)
         moment = now()
-        new = stat._replace(size=0, atime=moment, mtime=moment, ctime=moment, birth=moment, nlink=1, file_id=None, implied=False)
+        new = stat._replace(
+            size=0, atime=moment, mtime=moment, ctime=moment, birth=moment, nlink=1 + stat.is_directory, file_id=None, implied=False
+        )
         with self._reading() as db:
             parent = nodes.node_of(db, above)
             node = nodes.add_node(db, new, (None, None), None)

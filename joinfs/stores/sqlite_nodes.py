@@ -39,6 +39,7 @@ COLUMNS = (
 VALUE_COLUMNS = "e.node, e.directory, n.mode, n.size, n.mtime, n.ctime, n.birth, n.metadata, n.data"
 # Components that one statement resolves. Its subqueries nest, and SQLite's parser has a small stack.
 STEP = 8
+MAX_LINKS = (1 << 32) - 1
 MIN_TIME, MAX_TIME = -(1 << 63), (1 << 63) - 1
 
 Extra = tuple[Any, ...]
@@ -100,7 +101,7 @@ def stat_from(row: Extra, *, root: bool = False) -> Stat:
     kind = stat_module.S_IFMT(stat.mode)
     if kind not in KINDS or stat.mode >> 16 or (kind == stat_module.S_IFDIR) != row[11]:
         raise Damaged(f"node {stat.file_id} has the mode {stat.mode:o}")
-    if stat.size < 0 or stat.nlink < 1 or (stat.file_id == ROOT_NODE) != root:
+    if stat.size < 0 or not 1 <= stat.nlink <= MAX_LINKS or (stat.file_id == ROOT_NODE) != root:
         raise Damaged(f"node {stat.file_id} has the size {stat.size} and {stat.nlink} names")
     return stat
 
@@ -358,7 +359,7 @@ def change_text(db: sqlite3.Connection, node: int, column: str, text: str | None
 def add_entry(db: sqlite3.Connection, parent: int, name: bytes, node: int, directory: bool) -> None:
     """Give a node a name that is free."""
     db.execute("INSERT INTO entry (parent, name, node, directory) VALUES (?, ?, ?, ?)", (parent, name, node, directory))
-    _touch_entries(db, parent)
+    _touch_entries(db, parent, directory)
 
 
 def add_link(db: sqlite3.Connection, node: int) -> None:
@@ -369,7 +370,7 @@ def add_link(db: sqlite3.Connection, node: int) -> None:
 def drop_entry(db: sqlite3.Connection, old: Place) -> None:
     """Take a name away, and with the last one the node."""
     db.execute("DELETE FROM entry WHERE parent = ? AND name = ?", (old.parent, old.name))
-    _touch_entries(db, old.parent)
+    _touch_entries(db, old.parent, -old.stat.is_directory)
     if old.stat.nlink > 1 and not old.stat.is_directory:
         db.execute("UPDATE node SET nlink = nlink - 1, ctime = ? WHERE id = ?", (now(), old.node))
         return
@@ -385,7 +386,11 @@ def move_entry(db: sqlite3.Connection, old: Place, parent: int, name: bytes) -> 
         "UPDATE entry SET parent = ?, name = ? WHERE parent = ? AND name = ?",
         (parent, name, old.parent, old.name),
     )
-    _touch_entries(db, old.parent, parent)
+    if parent == old.parent:
+        _touch_entries(db, parent)
+    else:
+        _touch_entries(db, old.parent, -old.stat.is_directory)
+        _touch_entries(db, parent, old.stat.is_directory)
     _touch(db, old.node)
 
 
@@ -403,10 +408,10 @@ def _touch(db: sqlite3.Connection, node: int) -> None:
     db.execute("UPDATE node SET ctime = ? WHERE id = ?", (now(), node))
 
 
-def _touch_entries(db: sqlite3.Connection, *directories: int) -> None:
+def _touch_entries(db: sqlite3.Connection, directory: int, more: int = 0) -> None:
+    """Note that a directory has other entries, of which ``more`` than before are directories."""
     time_ns = now()
-    for directory in set(directories):
-        db.execute("UPDATE node SET mtime = ?, ctime = ? WHERE id = ?", (time_ns, time_ns, directory))
+    db.execute("UPDATE node SET mtime = ?, ctime = ?, nlink = nlink + ? WHERE id = ?", (time_ns, time_ns, more, directory))
 
 
 def check_empty(db: sqlite3.Connection, old: Place, key: str) -> None:
@@ -438,7 +443,7 @@ def make_directories(db: sqlite3.Connection, key: str, mode: int, owner: tuple[i
     for name in names:  # from above, and no directory twice: it may be deep
         there = child(db, node, name)
         if there is None:
-            parent, node = node, add_node(db, new_stat(mode, *owner), (None, None), None)
+            parent, node = node, add_node(db, new_stat(mode, *owner)._replace(nlink=2), (None, None), None)
             add_entry(db, parent, name, node, True)
         else:
             check_kind(there, True, key)

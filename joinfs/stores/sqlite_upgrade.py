@@ -1,6 +1,7 @@
 """Databases of older versions of ``SQLiteStore``'s file format, brought to this one."""
 
 import sqlite3
+import stat as stat_module
 
 from joinfs.errors import CorruptStore, Unsupported
 from joinfs.stores import sqlite_fields as fields
@@ -28,4 +29,11 @@ def to_version_2(connection: sqlite3.Connection, statements: list[str], name: st
             fields.index(connection, node, metadata)
         except (ValueError, AttributeError, RecursionError, Unsupported) as error:
             raise CorruptStore(f"{name}: the metadata of node {node} is damaged") from error
-    connection.execute("PRAGMA user_version = 2")
+
+
+def count_directories(connection: sqlite3.Connection) -> None:
+    """Bring a database of schema 2 to schema 3, in which the link counts of directories are those of stat(2)."""
+    connection.execute(
+        "UPDATE node SET nlink = 2 + (SELECT count(*) FROM entry WHERE parent = node.id AND directory = 1)"
+        f" WHERE mode & {0o170000} = {stat_module.S_IFDIR}"
+    )

@@ -20,7 +20,8 @@ class Stat(NamedTuple):
         size: Bytes of data; of a symlink, of its target.
         rdev: Device number of a device node, else 0.
         atime, mtime, ctime, birth: Nanoseconds since the epoch.
-        nlink: How many keys share the data. Stores answer 1 for a directory; the file system counts.
+        nlink: How many keys share the data. Of a directory: 2, and the number of directories in it, as
+            stat(2) has it; 1 where the store does not count them.
         file_id: Names the data within its store where it may have several names or where the store
             knows it for good (an inode number); None where only the key names it.
         implied: Of a directory: nobody said what its attributes are, it is there because something is in it.

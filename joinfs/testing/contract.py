@@ -361,6 +361,32 @@ class StoreContract(ReadingContract, TogetherContract):
         with pytest.raises(InvalidKey):
             store.exchange("a/", "a/b")
 
+    def test_links_of_directories_are_counted_or_one(self, store: Store) -> None:
+        for key in ("x/d/a/f", "x/d/b/f", "x/d/file", "x/e/f"):
+            store.set(key, (data(b""), {}))
+        if store.stat("x/d/").nlink == 1:
+            assert dict(store.list("x/"))["d"].nlink == 1
+            return
+        links: dict[str, int] = {"d": 4, "e": 2}
+        self._check_links(store, links)
+        store.rename("x/d/a/", "x/e/a/")
+        self._check_links(store, {"d": 3, "e": 3})
+        store.rename("x/d/b/", "x/d/c/")
+        self._check_links(store, {"d": 3, "e": 3})
+        store.delete("x/e/a/f")
+        store.rename("x/d/c/", "x/e/a/")
+        self._check_links(store, {"d": 2, "e": 3})
+        made = store.make("x/e/new/", Stat(DIRECTORY))
+        assert made.nlink == 2
+        assert store.set_stat("x/e/", mode=0o700).nlink == 4
+        store.delete("x/e/new/")
+        self._check_links(store, {"d": 2, "e": 3})
+
+    def _check_links(self, store: Store, links: dict[str, int]) -> None:
+        assert {name: stat.nlink for name, stat in store.list("x/")} == links
+        assert {name: store.stat(f"x/{name}/").nlink for name in links} == links
+        assert {name: store.lookup(f"x/{name}").nlink for name in links} == links
+
     def test_hard_links_share_everything(self, store: Store) -> None:
         store.set("a", (data(b"one"), {"n": "1"}))
         if not store.capabilities.hard_links:

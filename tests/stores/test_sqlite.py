@@ -63,7 +63,20 @@ def test_an_older_schema_is_brought_to_this_one(old):
         assert len(list(store.query(all=True))) == 50
         store.set_metadata("d/7", {"number": 8})
         assert sorted(store.query_keys(number=8)) == ["d/7", "d/8"]
-    assert raw(old, "PRAGMA user_version") == [(2,)]
+        assert (store.stat("").nlink, store.stat("d/").nlink) == (3, 2)
+    assert raw(old, "PRAGMA user_version") == [(3,)]
+
+
+def test_links_of_directories_are_counted_in_a_database_of_schema_2(path):
+    with SQLiteStore(path) as store:
+        for key in ("d/a/f", "d/b/f", "d/c"):
+            store.set(key, (io.BytesIO(b""), {}))
+    raw(path, "UPDATE node SET nlink = 1")
+    raw(path, "PRAGMA user_version = 2")
+    with SQLiteStore(path) as store:
+        assert (store.stat("").nlink, store.stat("d/").nlink, store.stat("d/a/").nlink) == (3, 4, 2)
+        assert store.stat("d/c").nlink == 1
+    assert raw(path, "PRAGMA user_version") == [(3,)]
 
 
 @pytest.mark.parametrize("metadata", ["{broken", '{"a":' + "[" * 100_000 + "]" * 100_000 + "}", '{"a":NaN}', "[]"])
