@@ -15,6 +15,7 @@ from joinfs.config import DRIVERS, MountConfig, parse_options, parse_store
 from joinfs.errors import JoinfsError, UsageError
 from joinfs.mounting import end, log_to, serve, start
 from joinfs.mountpoint import check_machine, check_mountpoint
+from joinfs.recovering import recover
 
 MOUNT_EXAMPLE = """\
 STORE is the path of a directory, database or archive, a URL (dir:PATH, sqlite:PATH, zip:PATH, tar:PATH, oci:PATH,
@@ -27,6 +28,12 @@ example:
 UMOUNT_EXAMPLE = """\
 example:
   joinfs umount /mnt/data
+"""
+RECOVER_EXAMPLE = """\
+Lists files that were open to be written when their server was killed, or that it could not put into the first store.
+
+example:
+  joinfs recover --into ~/recovered changes.db
 """
 
 
@@ -47,6 +54,12 @@ def parser() -> argparse.ArgumentParser:
     mount.add_argument("mountpoint", metavar="MOUNTPOINT", help="an empty directory, as a rule")
     umount = commands.add_parser("umount", help="unmount, and wait until all is committed", epilog=UMOUNT_EXAMPLE, formatter_class=form)
     umount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    recover = commands.add_parser("recover", help="get what was being written when a server died", epilog=RECOVER_EXAMPLE, formatter_class=form)
+    recover.add_argument("-o", dest="options", metavar="staging=DIR", action="append", default=[], help="where it was mounted to keep it")
+    what = recover.add_mutually_exclusive_group()
+    what.add_argument("--into", metavar="DIR", help="put the files there")
+    what.add_argument("--discard", action="store_true", help="throw them away")
+    recover.add_argument("stores", metavar="STORE", nargs="*", help="only what was written to first stores with this in their names")
     return top
 
 
@@ -56,8 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.command == "mount":
             _mount(_config(given))
-        else:
+        elif given.command == "umount":
             end(given.mountpoint)
+        else:
+            _recover(given)
     except (JoinfsError, OSError) as error:
         print(f"joinfs: {_sentence(error)}", file=sys.stderr)
         return 1
@@ -69,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _config(given: argparse.Namespace) -> MountConfig:
     try:
         options = parse_options([*given.options, *(["ro"] if given.read_only else [])])
-        options = replace(options, stats=given.stats)
+        staging = None if options.staging is None else os.path.abspath(options.staging)
+        options = replace(options, stats=given.stats, staging=staging)
         stores = tuple(parse_store(text) for text in given.stores)
     except UsageError as error:
         print(f"joinfs: {error}", file=sys.stderr)
@@ -91,9 +107,21 @@ def _mount(config: MountConfig) -> None:
     check_machine(config.options.allow_other)
     if config.foreground:
         log_to(config.log_file)
-        serve(config, lambda: None)
-    else:
-        start(config)
+        serve(config, lambda _: None)  # it is in the log
+        return
+    remark = start(config)
+    if remark:
+        print(f"joinfs: {remark}", file=sys.stderr)
+
+
+def _recover(given: argparse.Namespace) -> None:
+    try:
+        place = parse_options(given.options).staging
+    except UsageError as error:
+        print(f"joinfs: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    lines = recover(given.stores, place, given.into, given.discard)
+    print("\n".join(lines) or "nothing to recover")
 
 
 def _sentence(error: Exception) -> str:

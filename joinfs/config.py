@@ -31,6 +31,7 @@ class MountOptions:
         negative_timeout: Seconds for which the kernel believes that a name is not there; None likewise.
         lower_ttl: Seconds for which it believes anything where nobody tells us if it changes.
         passthrough: Let the kernel read and write local files past us, where it can.
+        staging: The directory in which data is kept until it is put into the first store; None is ``staging_place``.
         fsname: What mount(8) shows as the source.
         stats: Count the kernel's requests, and print them at the end.
     """
@@ -46,6 +47,7 @@ class MountOptions:
     negative_timeout: float | None = None
     lower_ttl: float = 1.0
     passthrough: bool = True
+    staging: str | None = None
     fsname: str = "joinfs"
     stats: bool = False
 
@@ -110,6 +112,7 @@ _VALUES: dict[str, Callable[[str, str], Any]] = {
     "negative_timeout": _seconds,
     "lower_ttl": _seconds,
     "fsname": _word,
+    "staging": _word,
 }
 
 

@@ -17,6 +17,7 @@ from joinfs.config import MountConfig, MountOptions, StoreSpec, option_text, par
 from joinfs.drivers import Driver, pick
 from joinfs.errors import JoinfsError, MountError, UsageError
 from joinfs.filesystem.operations import Operations, Settings
+from joinfs.filesystem.staging import Staging, left_in
 from joinfs.joined import open_store
 from joinfs.joined.store import DIRECTORY_TTL, JoinedStore
 from joinfs.mountpoint import (
@@ -25,8 +26,10 @@ from joinfs.mountpoint import (
     check_mounted,
     check_mountpoint,
     check_upper_apart,
+    leaves,
     locked,
     note_of,
+    staging_place,
     unmount,
 )
 from joinfs.stores import Store
@@ -87,7 +90,7 @@ def mount(store: Store, mountpoint: str | os.PathLike[str], *, driver: str = "au
         if not store.is_connected():
             closing.enter_context(store)
         serving = pick(config.driver)
-        operations = closing.enter_context(_operations(store, config.options, serving))
+        operations = closing.enter_context(_operations(store, place, config.options, serving))
         closing.enter_context(_plain_forks)
         closing.enter_context(_served_by_thread(serving, operations, place, config.options))
         yield place
@@ -151,21 +154,47 @@ def _served_by_thread(driver: Driver, operations: Operations, mountpoint: str, o
 
 
 @contextlib.contextmanager
-def _operations(store: Store, options: MountOptions, driver: Driver) -> Iterator[Operations]:
+def _operations(store: Store, mountpoint: str, options: MountOptions, driver: Driver) -> Iterator[Operations]:
     """The file system over a connected store, held for one writer; what is staged is committed at the end."""
     with contextlib.nullcontext() if options.read_only else locked(store):
-        operations = Operations(store, Settings(read_only=options.read_only, idle_nodes=driver.idle_nodes))
+        staging = _staging(store, mountpoint, options)
+        operations = Operations(store, Settings(read_only=options.read_only, idle_nodes=driver.idle_nodes, staging=staging))
         try:
             yield operations
         finally:
             operations.close()
 
 
+def _staging(store: Store, mountpoint: str, options: MountOptions) -> Staging:
+    """Where staged data is kept: where it outlives us, if the store does."""
+    upper = next(leaves(store))
+    if options.read_only or not upper.capabilities.persistent:
+        return Staging()
+    place = options.staging or staging_place()
+    if place is None:
+        log.warning("what is being written when the server ends is lost then: no directory can be made for it; give one with -o staging=DIR")
+    return Staging(place, upper.name, mountpoint)
+
+
+def _told_of_left(store: Store, options: MountOptions) -> str:
+    """A sentence on what earlier servers have left of what was written to the first store; none if that is nothing."""
+    upper = next(leaves(store))
+    place = options.staging or staging_place()
+    count = sum(left.store == upper.name for left in left_in(place)) if place is not None else 0
+    if not count:
+        return ""
+    where = f" -o staging={place}" if options.staging else ""
+    files = "a file that was" if count == 1 else f"{count} files that were"
+    return f"{files} being written to {upper.name} when its server ended: what was not put into the store is kept; see: joinfs recover{where}"
+
+
 # -------------------------------------------------------------------- as a server
 
 
-def serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
+def serve(config: MountConfig, on_ready: Callable[[str], None]) -> None:
     """Open the stores, mount their join, and serve until somebody unmounts it.
+
+    ``on_ready`` is called when the mount answers, with what the user should know, if anything.
 
     Returns when everything is committed.
 
@@ -179,12 +208,15 @@ def serve(config: MountConfig, on_ready: Callable[[], None]) -> None:
     check_upper_apart(join)
     check_machine(config.options.allow_other)
     driver = pick(config.driver)
-    with _note(mountpoint) as note, join, _operations(join, config.options, driver) as operations, _LibfuseSaid() as said:
+    with _note(mountpoint) as note, join, _operations(join, mountpoint, config.options, driver) as operations, _LibfuseSaid() as said:
+        remark = _told_of_left(join, config.options)
+        if remark:
+            log.warning("%s", remark)
 
         def ready() -> None:
             note.was_mounted = True
             said.give_back()
-            on_ready()
+            on_ready(remark)
 
         try:
             driver.serve(operations, mountpoint, config.options, ready)
@@ -255,8 +287,8 @@ class _LibfuseSaid:
         self._kept.close()
 
 
-def start(config: MountConfig) -> None:
-    """Start a server in the background and return when its mount answers.
+def start(config: MountConfig) -> str:
+    """Start a server in the background and return when its mount answers, with what the user should know, if anything.
 
     Raises:
         MountError: It did not come up; the sentence is the server's.
@@ -271,6 +303,7 @@ def start(config: MountConfig) -> None:
     os.wait()
     if not answer.startswith(STARTED):
         raise MountError(answer.decode(errors="replace").strip() or "the server died before it could mount")
+    return answer.removeprefix(STARTED).decode(errors="replace")
 
 
 def _become_server(config: MountConfig, sending: int) -> None:
@@ -287,9 +320,9 @@ def _become_server(config: MountConfig, sending: int) -> None:
             os.write(sending, message)
             os.close(sending)
 
-    def ready() -> None:
+    def ready(remark: str) -> None:
         os.chdir("/")  # not before: stores may have been given by relative paths
-        tell(STARTED)
+        tell(STARTED + remark.encode())
 
     status = 1
     try:
@@ -340,4 +373,4 @@ def end(mountpoint: str) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         failure = held.read().strip()
     if failure:
-        raise MountError(f"not everything could be committed: {failure}")
+        raise MountError(f"not everything could be committed, and what could not is kept: {failure}; see: joinfs recover")

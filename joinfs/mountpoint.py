@@ -30,18 +30,29 @@ def check_mountpoint(path: str) -> str:
         UsageError: It is not there, not a directory, or a mount already.
     """
     try:
+        os.statvfs(path)  # attributes may be known of a mount whose server has died
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         raise UsageError(f"the mountpoint {path} does not exist; make it with: mkdir -p {path}") from None
     except OSError as error:
         if error.errno == errno.ENOTCONN:
-            raise UsageError(f"{path} is the rest of a mount whose server died; run: joinfs umount {path}") from None
+            return _cleaned_up(path)
         raise UsageError(f"the mountpoint {path} cannot be reached: {error.strerror}") from None
     if not stat_module.S_ISDIR(mode):
         raise UsageError(f"the mountpoint {path} is not a directory")
     if os.path.ismount(path):
         raise UsageError(f"{path} is a mount already; unmount it first with: joinfs umount {path}")
     return os.path.realpath(path)
+
+
+def _cleaned_up(path: str) -> str:
+    """Take away what is left of a mount of ours whose server died, and answer the real path of the mountpoint then."""
+    try:
+        check_mounted(path)
+        unmount(path, lazy=True)
+    except (UsageError, MountError) as error:
+        raise UsageError(f"{path} is the rest of a mount whose server died, and cannot be cleaned up: {error}") from None
+    return check_mountpoint(path)
 
 
 def check_machine(allow_other: bool | None) -> None:
@@ -150,10 +161,34 @@ def runtime_directory() -> Path:
         place = Path(os.environ["XDG_RUNTIME_DIR"]) / "joinfs"
     else:
         place = Path(f"/tmp/joinfs-{os.geteuid()}")  # the owner is checked below
+    own_directory(place)
+    return place
+
+
+def staging_place() -> str | None:
+    """Where staged data is kept so that it outlives its server; made if need be. None if it cannot be there.
+
+    ``/var/lib/joinfs/staged`` for root, and ``joinfs/staged`` in ``$XDG_STATE_HOME`` (``~/.local/state``) for others.
+    """
+    state = "/var/lib" if os.geteuid() == 0 else os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    place = Path(state) / "joinfs" / "staged"
+    try:
+        return own_directory(place)
+    except (OSError, MountError):
+        return None
+
+
+def own_directory(place: Path) -> str:
+    """Answer a directory that is ours alone, made if need be.
+
+    Raises:
+        MountError: It is somebody else's.
+        OSError: It cannot be made.
+    """
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     if place.lstat().st_uid != os.geteuid() or not stat_module.S_ISDIR(place.lstat().st_mode):
         raise MountError(f"{place} belongs to somebody else; remove it")
-    return place
+    return str(place)
 
 
 def note_of(mountpoint: str) -> Path:

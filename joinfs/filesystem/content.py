@@ -14,7 +14,6 @@ import contextlib
 import errno
 import os
 import stat as stat_module
-import tempfile
 import threading
 from typing import BinaryIO
 
@@ -22,6 +21,7 @@ from joinfs.errors import InvalidArgument, NoSuchOffset, Unsupported
 from joinfs.filesystem.ahead import Ahead
 from joinfs.filesystem.allocate import fallocate
 from joinfs.filesystem.nodes import Node
+from joinfs.filesystem.staging import StagedFile, Staging
 from joinfs.filesystem.table import NodeTable
 from joinfs.stores import Stat, Store
 from joinfs.stores.directory_files import stat_of
@@ -42,15 +42,15 @@ class Content:
         store: Where the node is.
         nodes: The table that is told when attributes change.
         ahead: Who is told when somebody has to wait for the store's own file.
-        staging_directory: Where temporary files are made; the system's place for them if None.
+        staging: Where staged data is.
     """
 
-    def __init__(self, node: Node, store: Store, nodes: NodeTable, ahead: Ahead, staging_directory: str | None) -> None:
+    def __init__(self, node: Node, store: Store, nodes: NodeTable, ahead: Ahead, staging: Staging) -> None:
         self._node = node
         self._store = store
         self._nodes = nodes
         self._ahead = ahead
-        self._staging_directory = staging_directory
+        self._staging = staging
         self._lock = threading.RLock()
         self._descriptor = -1
         self._retired: list[int] = []
@@ -61,7 +61,7 @@ class Content:
         self._mtime: int | None = None
         # Attributes that were given to what is staged: they go into the store with it.
         self._changes: dict[str, int] = {}
-        self._staged = False
+        self._staged: StagedFile | None = None
         self._writable = False
         self._is_ranged = not store.capabilities.local
         self.handles = 0
@@ -71,7 +71,7 @@ class Content:
     @property
     def is_staged(self) -> bool:
         """Whether it has data that is put into the store by ``commit`` alone."""
-        return self._staged
+        return self._staged is not None
 
     @property
     def is_writable(self) -> bool:
@@ -86,7 +86,7 @@ class Content:
     @property
     def is_dirty(self) -> bool:
         """Whether there is staged data that the store does not have."""
-        return self._staged and self._writes != self._committed
+        return self._staged is not None and self._writes != self._committed
 
     def descriptor(self, only_in_place: bool) -> int | None:
         """Answer the descriptor of the store's own file that has the data, to be read and written by the kernel past us.
@@ -163,15 +163,16 @@ class Content:
         return True
 
     def _stage(self, empty: bool) -> None:
-        descriptor = _temporary_file(self._staging_directory)
+        staged = self._staging.file()
         try:
             if not empty:
-                self._copy_to(descriptor)
+                self._copy_to(staged.descriptor)
         except BaseException:
-            os.close(descriptor)
+            os.close(staged.descriptor)
+            staged.drop()
             raise
-        self._move_to(descriptor)
-        self._staged = True
+        self._move_to(staged.descriptor)
+        self._staged = staged
 
     def _move_to(self, descriptor: int) -> None:
         # A read in another thread may be on its way to the old descriptor: it is closed at the end.
@@ -201,6 +202,8 @@ class Content:
                 self.open_to_read()
                 if self._descriptor < 0:
                     self._stage(empty=False)
+            if self._staged is not None:
+                self._staged.has_no_news()  # that anybody would miss
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -315,8 +318,11 @@ class Content:
     def _wrote(self) -> None:
         self._writes += 1
         self._mtime = now()
-        if not self._staged:
+        if self._staged is None:
             self._nodes.changed(self._node)
+        elif not self._node.is_unlinked:
+            with contextlib.suppress(KeyError):  # a directory above it is gone
+                self._staged.has_news_of(self._node.key())
 
     # ---------------------------------------------------------------- attributes
 
@@ -404,6 +410,8 @@ class Content:
         with self._stream(size) as data:
             made = self._store.put(key, stat._replace(size=size), data, metadata, xattrs)
         self._committed, self._mtime, self._changes = writes, None, {}
+        if self._staged is not None:
+            self._staged.has_no_news()
         self._nodes.changed(self._node)
         with self._nodes.lock:
             self._nodes.update(self._node, made)
@@ -427,26 +435,15 @@ class Content:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Let go of everything; what was not committed is lost."""
+        """Let go of everything. What was not committed is left where it is staged, if it has a name there."""
         with self._lock:
             for descriptor in [*self._retired, self._descriptor]:
                 if descriptor >= 0:
                     os.close(descriptor)
+            if self._staged is not None:
+                self._staged.drop()
             self._retired, self._descriptor = [], -1
-            self._staged = self._writable = False  # who comes too late finds nothing here
-
-
-def _temporary_file(directory: str | None) -> int:
-    """A file without a name: nobody else sees it, and it goes when it is closed or we die."""
-    place = directory or tempfile.gettempdir()
-    try:
-        return os.open(place, os.O_TMPFILE | os.O_RDWR, 0o600)
-    except OSError as error:
-        if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}:
-            raise
-    descriptor, path = tempfile.mkstemp(dir=place, prefix="joinfs-")
-    os.unlink(path)
-    return descriptor
+            self._staged, self._writable = None, False  # who comes too late finds nothing here
 
 
 def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:

@@ -141,7 +141,7 @@ class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
     def close(self) -> None:
         """Commit all staged data and let go of all content.
 
-        What cannot be committed is kept: ``close`` can be called again.
+        What cannot be committed is kept: ``close`` can be called again, and if it is not, ``Staging`` has it.
 
         Raises:
             JoinfsError, OSError: The first thing that could not be committed, after all were tried.
@@ -161,6 +161,7 @@ class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
                 content.close()
         if failed:
             raise failed[0]
+        self._staging.close()
 
 
 def _groups(caller: Caller) -> frozenset[int]:

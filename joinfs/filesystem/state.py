@@ -8,6 +8,7 @@ from joinfs.filesystem.attributes import Attributes
 from joinfs.filesystem.content import Content
 from joinfs.filesystem.handles import FileHandle, Handles
 from joinfs.filesystem.nodes import Node
+from joinfs.filesystem.staging import Staging
 from joinfs.filesystem.table import NodeTable
 from joinfs.stores import Stat, Store
 
@@ -72,13 +73,13 @@ class Settings(NamedTuple):
         entry_ttl: Seconds for which names and attributes are believed without asking the store.
         read_only: Refuse every change.
         idle_nodes: How many nodes that nobody uses are kept.
-        staging_directory: Where staged data is kept; the system's place for temporary files if None.
+        staging: Where staged data is kept; in files without names if None.
     """
 
     entry_ttl: float = 1.0
     read_only: bool = False
     idle_nodes: int = 50_000
-    staging_directory: str | None = None
+    staging: Staging | None = None
 
 
 class State:
@@ -94,6 +95,7 @@ class State:
         self._settings = settings or Settings()
         self._nodes = NodeTable(store, self._settings.entry_ttl, self._settings.idle_nodes, self._unwatch)
         self._ahead = Ahead(store, self._nodes)
+        self._staging = self._settings.staging or Staging()
         self._has_acls = False
         self._makes_local_files = store.capabilities.local
         self._files: Handles[FileHandle] = Handles()
@@ -142,7 +144,7 @@ class State:
         """The content of a node, with one more handle on it."""
         with self._nodes.lock:
             if node.content is None:
-                node.content = Content(node, self._store, self._nodes, self._ahead, self._settings.staging_directory)
+                node.content = Content(node, self._store, self._nodes, self._ahead, self._staging)
                 self._nodes.keep(node)
             node.content.handles += 1
             return node.content

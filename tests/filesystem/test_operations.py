@@ -29,6 +29,7 @@ from joinfs.errors import (
     Unsupported,
 )
 from joinfs.filesystem.operations import NOW, ROOT, Caller, Operations, Settings
+from joinfs.filesystem.staging import Staging
 from joinfs.joined.store import JoinedStore
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.memory import MemoryStore
@@ -264,7 +265,7 @@ def test_places_are_not_kept_for_ever(fs):
 def test_what_cannot_be_staged_was_not_made(store):
     if store.capabilities.local:
         pytest.skip("files of this store are not staged")
-    fs = Operations(store, Settings(staging_directory="/nowhere"))
+    fs = Operations(store, Settings(staging=Staging("/nowhere")))
     before = len(fs._nodes)
     with pytest.raises(FileNotFoundError):
         fs.create(ROOT, "new", 0o644, os.O_RDWR, ME)

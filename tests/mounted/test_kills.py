@@ -24,7 +24,7 @@ FIRST, REST = b"synced ", b"and more "
 
 # Carries out changes in a mount, a line of its input each, and says when each is done.
 LOADER = """
-import json, os, sys
+import json, os, sys, time
 handles = {}
 
 def put(path, data, flags):
@@ -44,6 +44,10 @@ def finish(path, data):
     os.write(handles[path], data)
     os.close(handles.pop(path))
 
+def wait():
+    while os.listdir("."):
+        time.sleep(0.01)
+
 verbs = {
     "create": lambda path, data: put(path, data.encode(), os.O_CREAT | os.O_EXCL),
     "overwrite": lambda path, data: put(path, data.encode(), os.O_TRUNC),
@@ -52,6 +56,7 @@ verbs = {
     "finish": lambda path, data: finish(path, data.encode()),
     "truncate": os.truncate, "mkdir": os.mkdir, "rmdir": os.rmdir, "unlink": os.unlink,
     "rename": os.rename, "link": os.link, "symlink": os.symlink, "chmod": os.chmod,
+    "write": lambda path, data: os.write(handles[path], data.encode()), "wait": wait,
     "setxattr": lambda path, value: os.setxattr(path, "user.x", value.encode()),
 }
 print("ready", flush=True)
@@ -271,13 +276,18 @@ class Kills:
         self.mountpoint = scratch / "mnt"
         make_directory(user, self.mountpoint)
         self.log = scratch / "log"
+        self.staged = scratch / "staged"
+        make_directory(user, self.staged)
         self.changes = scratch / "changes"
         self.server = None
 
+    def options(self):
+        shared = ["-o", "allow_other"] if self.user.uid is not None else []
+        return ["--driver", self.driver, *shared, "-o", f"staging={self.staged}"]
+
     def start(self):
         interpreter, environment = self.user.python()
-        shared = ["-o", "allow_other"] if self.user.uid is not None else []
-        command = [interpreter, "-m", "joinfs", "mount", "-f", "--driver", self.driver, *shared, *self.stores, str(self.mountpoint)]
+        command = [interpreter, "-m", "joinfs", "mount", "-f", *self.options(), *self.stores, str(self.mountpoint)]
         with self.log.open("w") as output:
             process = subprocess.Popen(
                 command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment, cwd="/", **self.user.options()
@@ -289,11 +299,10 @@ class Kills:
         """Have changes carried out, kill the server after ``moment`` of them, or in the midst of the next; answer how many were."""
         self.changes.write_text("".join(json.dumps(change) + "\n" for change in changes))
         self.changes.chmod(0o644)
-        loader = subprocess.Popen(
+        with subprocess.Popen(
             [self.user.python()[0], "-c", LOADER, self.changes], cwd=self.mountpoint, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, **({} if self.user.uid is None else self.user.options()),
-        )  # fmt: skip
-        try:
+        ) as loader:  # fmt: skip
             done = [loader.stdout.readline() for _ in range(int(moment) + 1)]
             assert b"" not in done, loader.stderr.read()
             end = time.monotonic() + moment % 1 * LONGEST
@@ -301,10 +310,8 @@ class Kills:
                 pass
             self.server.process.kill()
             self.server.process.wait(TIMEOUT)
-            said, errors = loader.communicate(timeout=TIMEOUT)
-        finally:
-            loader.kill()
-            loader.wait(TIMEOUT)
+            said = loader.stdout.read()  # what is buffered, too: communicate() would pass over that
+            errors = loader.stderr.read()
         assert loader.returncode == 1, "all was done before the server was killed"
         assert any(words in errors for words in (b"not connected", b"abort", b"No such device", b"Input/output")), errors.decode()
         return len(done) - 1 + len(said.splitlines())
@@ -356,3 +363,27 @@ def one_kill(kills, chance, model):
     assert kills.server.stop() == 0, kills.log.read_text()
     model.open = None
     return model
+
+
+def test_what_was_being_written_is_kept_and_told_of(user, driver, scratch):
+    was_handed_on = user.uid is None or driver == "fusepy"  # else the kernel had it still
+    kills = Kills(user, driver, scratch, [f"sqlite:{scratch}/upper.db"])
+    changes = [["create", "whole", "whole"], ["begin", "open", "synced"], ["write", "open", " not"], ["write", "open", " synced"]]
+    (scratch / "into").mkdir()
+    if user.uid is not None:
+        os.chown(scratch / "into", user.uid, user.uid)
+    try:
+        kills.start()
+        assert kills.load([*changes, ["wait"]], len(changes)) == len(changes)
+        again = user.joinfs("mount", *kills.options(), *kills.stores, kills.mountpoint)  # where the dead mount is still
+        assert (again.returncode, "a file that was being written" in again.stderr) == (0, was_handed_on)
+        assert {path.name: path.read_text() for path in kills.mountpoint.iterdir()} == {"whole": "whole", "open": "synced"}
+        assert user.joinfs("umount", kills.mountpoint).returncode == 0
+    finally:
+        kills.clean_up()
+    where = ["-o", f"staging={kills.staged}"]
+    listed = user.joinfs("recover", *where)
+    assert ("'open', 17 bytes" in listed.stdout, len(listed.stdout.splitlines())) == (was_handed_on, 1)
+    assert user.joinfs("recover", *where, "--into", scratch / "into", "upper.db").returncode == 0
+    assert {path.name: path.read_text() for path in (scratch / "into").iterdir()} == ({"open": "synced not synced"} if was_handed_on else {})
+    assert user.joinfs("recover", *where).stdout == "nothing to recover\n"
