@@ -17,7 +17,7 @@ import stat as stat_module
 import threading
 from typing import BinaryIO
 
-from joinfs.errors import InvalidArgument, NoSuchOffset, Unsupported
+from joinfs.errors import CorruptStore, InvalidArgument, NoSuchOffset, Unsupported
 from joinfs.filesystem.ahead import Ahead
 from joinfs.filesystem.allocate import fallocate
 from joinfs.filesystem.nodes import Node
@@ -26,6 +26,7 @@ from joinfs.filesystem.table import NodeTable
 from joinfs.stores import Stat, Store
 from joinfs.stores.directory_files import stat_of
 from joinfs.stores.value import MEBIBYTE, RangeStream, now
+from joinfs.stores.whole import whole
 
 COPY_SIZE = MEBIBYTE
 READ_AHEAD = MEBIBYTE
@@ -183,17 +184,13 @@ class Content:
         self._window = (0, b"")
 
     def _copy_to(self, descriptor: int) -> None:
-        offset = 0
-        with self._whole() as source:
-            while piece := source.read(COPY_SIZE):
-                _write_all(descriptor, piece, offset)
-                offset += len(piece)
-
-    def _whole(self) -> BinaryIO:
-        """All of the data; of a ranged content one stream of the store's, as several ranges may be of several versions."""
-        if self._descriptor < 0:
-            return self._store.get_data(self._node.key())
-        return self._stream(os.fstat(self._descriptor).st_size)
+        if self._descriptor >= 0:
+            with self._stream(os.fstat(self._descriptor).st_size) as source:
+                _copy(source, descriptor)
+            return
+        key = self._node.key()
+        with contextlib.closing(self._store.get(key)) as value:  # one stream: several ranges may be of several versions
+            _copy(whole(value, f"{key!r} in {self._store.name}"), descriptor)
 
     def keep(self) -> None:
         """Before the node's last name goes: have the data where it can be read without one."""
@@ -262,9 +259,18 @@ class Content:
             return window[inside : inside + size]
         sequential = offset == 0 or offset == start + len(window) or 0 < inside <= len(window)
         wanted = max(size, READ_AHEAD) if sequential else size
-        data = self._store.read(self._node.key(), offset, wanted)
+        key = self._node.key()
+        data = self._store.read(key, offset, wanted)
+        if len(data) < wanted:
+            self._check_end(key, offset + len(data))
         self._window = (offset, data)
         return data[:size]
+
+    def _check_end(self, key: str, end: int) -> None:
+        """Raise ``CorruptStore`` if the store's data ended too early: the kernel would read zeros from there on."""
+        stat = self._node.stat
+        if (stat is None or end < stat.size) and end < (size := self._store.stat(key).size):
+            raise CorruptStore(f"{key!r} in {self._store.name} is damaged: it ends after {end} of {size} bytes")
 
     def write(self, offset: int, data: bytes | memoryview) -> int:
         """Write all of ``data`` at ``offset`` and answer its length.
@@ -444,6 +450,13 @@ class Content:
                 self._staged.drop()
             self._retired, self._descriptor = [], -1
             self._staged, self._writable = None, False  # who comes too late finds nothing here
+
+
+def _copy(source: BinaryIO, descriptor: int) -> None:
+    offset = 0
+    while piece := source.read(COPY_SIZE):
+        _write_all(descriptor, piece, offset)
+        offset += len(piece)
 
 
 def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:

@@ -6,6 +6,7 @@ from joinfs.joined.merge import Found
 from joinfs.joined.whiteout import unmarked, unmarked_xattrs
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import split
+from joinfs.stores.whole import whole
 
 
 def copy_up(found: Found, upper: Store, key: str, with_data: bool = True) -> Stat:
@@ -31,7 +32,7 @@ def copy_up(found: Found, upper: Store, key: str, with_data: bool = True) -> Sta
         copy = upper.put(
             key,
             found.stat,
-            value.data if has_data else None,
+            whole(value, f"{found.key!r} in {source.name}") if has_data else None,
             unmarked(value.metadata),
             unmarked_xattrs(source.get_xattrs(found.key)),
         )

@@ -29,6 +29,7 @@ from joinfs.stores.metadata import checked
 from joinfs.stores.progress import reporting
 from joinfs.stores.reading import Reading
 from joinfs.stores.value import MEBIBYTE, Metadata, Stat, Value, new_stat, now
+from joinfs.stores.whole import whole
 
 DEFAULT_FILE_MODE = stat_module.S_IFREG | 0o644
 DEFAULT_DIRECTORY_MODE = stat_module.S_IFDIR | 0o755
@@ -471,7 +472,7 @@ class Store(Announcing, BulkMethods, Reading):
         """Put what is at ``source`` (``key`` itself if None) to ``key``, with other attributes and metadata."""
         old = key if source is None else source
         with contextlib.closing(self.get(old)) as value:
-            data = None if stat.is_directory else value.data
+            data = None if stat.is_directory else whole(value, f"{old!r} in {self.name}")
             xattrs = self.get_xattrs(old)
             with self._receive(key, stat, data, MEBIBYTE) as received:
                 return self._put(key, stat, received, metadata, xattrs, MEBIBYTE)

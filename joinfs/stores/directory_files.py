@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from joinfs.stores.value import Stat, binary
+from joinfs.stores.whole import is_plain_file
 
 TEMPORARY = ".wh..wh.joinfs."
 LITTLE = 1 << 16
@@ -114,12 +115,6 @@ class Filled(io.FileIO):
                     return True
                 os.ftruncate(self.fileno(), 0)
         return False
-
-
-def is_plain_file(data: BinaryIO) -> bool:
-    """Whether a stream gives what its descriptor does: others that have one, such as gzip's, give something else."""
-    raw = data.raw if isinstance(data, io.BufferedReader | io.BufferedRandom) else data
-    return type(raw) is io.FileIO
 
 
 @contextlib.contextmanager
