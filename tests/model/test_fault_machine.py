@@ -218,9 +218,10 @@ class FaultMachine(RuleBasedStateMachine):
         succeeded, _ = self.attempt(schedule, self.fs.write, handle, 0, data)
         if succeeded:
             assert self.fs.read(handle, 0, len(data)) == data
-        changed = {data + old[len(data) :] for old in self.states(path) if old is not None}
-        if not self.fs._nodes[node].is_unlinked and self.fs._nodes[node].path() == path:
-            self.may[path] = changed if succeeded else self.states(path) | changed
+        if not self.fs._nodes[node].is_unlinked:
+            now = self.fs._nodes[node].path()  # it may have been renamed
+            changed = {data + old[len(data) :] for old in self.states(now) if old is not None}
+            self.may[now] = changed if succeeded else self.states(now) | changed
         if end != "nothing":
             self.attempt(schedule, getattr(self.fs, end), handle)
 
@@ -270,7 +271,7 @@ def test_nothing_is_lost_or_wrong_over_stores_that_fail(upper):
     class Machine(FaultMachine):
         upper_kind = upper
 
-    examples = int(os.environ.get("JOINFS_EXAMPLES", "60"))
+    examples = int(os.environ.get("JOINFS_EXAMPLES", "100"))
     run_state_machine_as_test(
         Machine,
         settings=settings(max_examples=examples, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True),
