@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from joinfs.errors import NotConnected, StoreLocked, StoreUnavailable
+from joinfs.stores.sqlite_host import Place, explained_exactly
 from joinfs.stores.sqlite_schema import connect, explained, explanation, open_database, shrink
 from joinfs.stores.sqlite_watching import PAUSE, Others
 
@@ -51,6 +52,7 @@ class Connections:
         self._held = _Held()
         self._others: Others | None = None
         first, self.writable = open_database(path, name, read_only, timeout)
+        self._place = Place(path, name)
         self._idle = [first]
 
     def is_open(self) -> bool:
@@ -155,7 +157,7 @@ class Connections:
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """As ``transaction``, and ``sqlite3.Error`` inside of it is explained as well."""
-        with explained(self.name), self.transaction() as connection:
+        with explained_exactly(self._path, self.name), self.transaction() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -178,15 +180,16 @@ class Connections:
         with explained(self.name):
             connection = self.take()
         try:
-            with explained(self.name):
+            with explained_exactly(self._path, self.name):
                 connection.execute("BEGIN IMMEDIATE")
+            self._place.check()
             others = self._others
             if others is not None:
                 others.begun(connection)
             self._held.connection = connection
             yield connection
             self._check_begun(connection)
-            with explained(self.name):
+            with explained_exactly(self._path, self.name):
                 connection.execute("COMMIT")
             if others is not None:
                 others.committed(connection)

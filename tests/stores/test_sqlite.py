@@ -257,3 +257,42 @@ def test_queries_of_more_than_a_page(store, monkeypatch):
             store.set(f"d{number % 5}/{number}", (io.BytesIO(), {"odd": number % 2}))
     assert len(set(store.query_keys(odd=1))) == len(list(store.query_keys(odd=1))) == 20
     assert len(set(store.query_keys())) == len(list(store.query_keys())) == 40
+
+
+def test_an_error_of_the_medium_has_the_number_that_the_host_gives_it(path):
+    """Without root there is one such error that can be made: a file that would be too long."""
+    program = f"""
+import errno, io, resource
+from joinfs.stores.sqlite import SQLiteStore
+with SQLiteStore({str(path)!r}) as store:
+    store.set("old", (io.BytesIO(b"old"), {{}}))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+    try:
+        store.set("new", (io.BytesIO(bytes(1_000_000)), {{}}))
+    except OSError as error:
+        assert error.errno == errno.EFBIG, error
+        assert "the medium of the database takes no writes" in str(error)
+    else:
+        raise AssertionError("it was written")
+    assert list(store.keys()) == ["old"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    store.set("new", (io.BytesIO(bytes(1_000_000)), {{}}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    with SQLiteStore(path) as store:
+        assert sorted(store.keys()) == ["new", "old"]
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+def test_nothing_is_written_to_a_database_that_is_gone(path, how):
+    with SQLiteStore(path) as store:
+        store.set("a", (io.BytesIO(b"1"), {}))
+        there = path.rename(path.with_name("elsewhere"))
+        if how == "replaced":
+            path.write_bytes(b"")
+        with pytest.raises(StoreUnavailable, match="deleted, moved or replaced"):
+            store.set("b", (io.BytesIO(b"2"), {}))
+        there.rename(path)
+        store.set("b", (io.BytesIO(b"2"), {}))
+        assert sorted(store.keys()) == ["a", "b"]
