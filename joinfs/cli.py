@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from joinfs import __version__
-from joinfs.config import DRIVERS, MountConfig, parse_options, parse_store
+from joinfs.config import DRIVERS, MountConfig, StoreSpec, parse_options, parse_store
 from joinfs.errors import JoinfsError, UsageError
-from joinfs.mounting import end, log_to, serve, start
+from joinfs.mounting import check, end, log_to, serve, start
 from joinfs.mountpoint import check_machine, check_mountpoint
 from joinfs.recovering import recover
 
@@ -28,6 +28,12 @@ example:
 UMOUNT_EXAMPLE = """\
 example:
   joinfs umount /mnt/data
+"""
+CHECK_EXAMPLE = """\
+Reads all that is in the stores. Exits with 1 if something is wrong, after a line for each such thing.
+
+example:
+  joinfs check sqlite:changes.db ~/data archive.zip
 """
 RECOVER_EXAMPLE = """\
 Lists files that were open to be written when their server was killed, or that it could not put into the first store.
@@ -54,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     mount.add_argument("mountpoint", metavar="MOUNTPOINT", help="an empty directory, as a rule")
     umount = commands.add_parser("umount", help="unmount, and wait until all is committed", epilog=UMOUNT_EXAMPLE, formatter_class=form)
     umount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    check = commands.add_parser("check", help="look for damage; nothing is changed", epilog=CHECK_EXAMPLE, formatter_class=form)
+    check.add_argument("stores", metavar="STORE", nargs="+", help="as for mount, in the same order")
     recover = commands.add_parser("recover", help="get what was being written when a server died", epilog=RECOVER_EXAMPLE, formatter_class=form)
     recover.add_argument("-o", dest="options", metavar="staging=DIR", action="append", default=[], help="where it was mounted to keep it")
     what = recover.add_mutually_exclusive_group()
@@ -71,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _mount(_config(given))
         elif given.command == "umount":
             end(given.mountpoint)
+        elif given.command == "check":
+            return _check(given)
         else:
             _recover(given)
     except (JoinfsError, OSError) as error:
@@ -86,13 +96,12 @@ def _config(given: argparse.Namespace) -> MountConfig:
         options = parse_options([*given.options, *(["ro"] if given.read_only else [])])
         staging = None if options.staging is None else os.path.abspath(options.staging)
         options = replace(options, stats=given.stats, staging=staging)
-        stores = tuple(parse_store(text) for text in given.stores)
     except UsageError as error:
         print(f"joinfs: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     log_file = None if given.log_file is None else os.path.abspath(given.log_file)
     return MountConfig(
-        stores=stores,
+        stores=_specs(given.stores),
         mountpoint=os.path.abspath(given.mountpoint),
         options=options,
         driver=given.driver,
@@ -112,6 +121,24 @@ def _mount(config: MountConfig) -> None:
     remark = start(config)
     if remark:
         print(f"joinfs: {remark}", file=sys.stderr)
+
+
+def _check(given: argparse.Namespace) -> int:
+    count = 0
+    for sentence in check(_specs(given.stores)):
+        print(sentence, flush=True)  # checking may take long
+        count += 1
+    told = {0: "nothing is wrong", 1: "one thing is wrong"}.get(count, f"{count} things are wrong")
+    print(f"joinfs: {told}", file=sys.stderr)
+    return 1 if count else 0
+
+
+def _specs(texts: Sequence[str]) -> tuple[StoreSpec, ...]:
+    try:
+        return tuple(parse_store(text) for text in texts)
+    except UsageError as error:
+        print(f"joinfs: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _recover(given: argparse.Namespace) -> None:

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 STARTED = b"ready"
 
 
-def open_join(specs: tuple[StoreSpec, ...], directory_ttl: float = DIRECTORY_TTL) -> JoinedStore:
+def open_join(specs: tuple[StoreSpec, ...], directory_ttl: float = DIRECTORY_TTL, read_only: bool = False) -> JoinedStore:
     """Answer the join of some stores; not connected yet.
 
     Raises:
@@ -47,10 +47,21 @@ def open_join(specs: tuple[StoreSpec, ...], directory_ttl: float = DIRECTORY_TTL
     """
     stores = []
     for spec in specs:
-        store = open_store(spec.url, connect=False)
+        store = open_store(spec.url, connect=False, read_only=read_only)
         store.name = spec.name or store.name
         stores.append(store)
     return JoinedStore(stores, directory_ttl=directory_ttl)
+
+
+def check(specs: tuple[StoreSpec, ...]) -> Iterator[str]:
+    """Yield a sentence for each thing that is wrong with some stores or with their join; nothing in them is changed.
+
+    Raises:
+        UsageError: One of them is not there, or of no known kind.
+        StoreError: One of them cannot be opened.
+    """
+    with open_join(specs, read_only=True) as join:
+        yield from join.check()
 
 
 # -------------------------------------------------------------------- in this process

@@ -241,6 +241,14 @@ class Merge:
         """Whether keys of a layer may be others in the join."""
         return any(part.marks.redirects for part in self.parts(ROOT))
 
+    def check(self, directory: str) -> Iterator[str]:
+        """Yield a sentence if a directory of the join says that it goes on where nothing is."""
+        parts = self.parts(directory)
+        last = parts[-1]
+        target = last.marks.redirect
+        if target is not None and not self._resolve(target, last.layer + 1) and last.layer + 1 < len(self._layers):
+            yield f"{directory!r} goes on as {target!r} in the stores below {last.store.name}, where there is no such directory"
+
     def holders(self, key: str) -> Iterator[Found]:
         """Yield what each layer that shares in the directory of ``key`` has there, hidden or not."""
         above, name = split(key)

@@ -9,12 +9,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from joinfs.errors import ReadOnly, Unsupported, UsageError
+from joinfs.errors import JoinfsError, ReadOnly, Unsupported, UsageError
 from joinfs.joined.merge import Found, Merge
 from joinfs.joined.watching import Watching
 from joinfs.joined.whiteout import OVERLAY, PREFIX, unmarked, unmarked_xattrs
 from joinfs.stores import Capabilities, Stat, Usage, Value
 from joinfs.stores.adapt import as_store
+from joinfs.stores.checking import reason, walk
 from joinfs.stores.keys import check_key, is_directory_key, split
 from joinfs.stores.metadata import RESERVED, has_all, selected
 
@@ -255,6 +256,22 @@ class JoinedStore(Watching):
     def usage(self) -> Usage:
         """How much room the first store has."""
         return self._upper.usage()
+
+    def check(self) -> Iterator[str]:
+        """The same, of each layer, and of what they are joined to; what is wrong in a layer begins with its name."""
+        for layer in self.layers:
+            yield from (f"{layer.name}: {sentence}" for sentence in layer.check())
+        for key, stat in walk(self):
+            if isinstance(stat, str):
+                yield stat
+                continue
+            try:
+                if self.lookup(key.removesuffix("/")).kind != stat.kind:
+                    yield f"{key!r} is listed as something else than what it is"
+                elif stat.is_directory:
+                    yield from self._merge.check(key)
+            except (JoinfsError, OSError, KeyError) as error:
+                yield f"{key!r} cannot be read: {reason(error)}"
 
     def sync(self, key: str | None = None) -> None:
         """The same; a key that only lower stores have is as durable as they keep it."""

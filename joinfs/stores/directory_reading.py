@@ -378,6 +378,17 @@ class DirectoryReading(Store):
             self._native(directory, name, key)
             return self._attributes.foreign(directory, name)
 
+    def check(self) -> Iterator[str]:
+        """The same; that data is what was written is the host's matter. Tells of what a process that died has left, too."""
+        from joinfs.stores.checking import read_through  # noqa: PLC0415
+
+        yield from read_through(self, with_data=False)
+        for above, _, files, _ in os.fwalk(".", dir_fd=self._root):
+            left = [name for name in files if name.startswith(TEMPORARY)]
+            yield from (f"{os.path.join(above, name)!r} was left by a process that died; delete it" for name in left)
+        if os.path.exists(f"/proc/self/fd/{self._root}/{TEMPORARY}transactions/open"):
+            yield "a transaction was cut off; it is undone when the directory is next opened for writing"
+
     def usage(self) -> Usage:
         self._check_connected()
         room = os.fstatvfs(self._root)

@@ -225,6 +225,17 @@ class Reading(ABC):
         """Answer how much room there is; zeros where the medium has no bounds."""
         return Usage()
 
+    def check(self) -> Iterator[str]:
+        """Yield a sentence for each thing that is wrong with what is stored; nothing if all can be read as it says it is.
+
+        Reads everything, as far as that tells anything, and changes nothing. What others write meanwhile may be found wrong.
+        """
+        # Here, because who does not check does not need it.
+        from joinfs.stores.checking import read_through  # noqa: PLC0415
+
+        self._check_connected()
+        yield from read_through(self)
+
     # ---------------------------------------------------------------- for the methods above
 
     def _check_connected(self) -> None:

@@ -171,6 +171,13 @@ class SQLiteStore(Store):
             for key, metadata in found:
                 yield key, selected(metadata, names)
 
+    def check(self) -> Iterator[str]:
+        """The same, of all that is in the database."""
+        from joinfs.stores.sqlite_checking import broken_rules  # noqa: PLC0415
+
+        with self._connections().snapshot() as db:
+            yield from broken_rules(db)
+
     def usage(self) -> Usage:
         with self._reading() as db:
             free = db.execute("SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size")

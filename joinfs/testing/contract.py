@@ -361,6 +361,15 @@ class StoreContract(ReadingContract, TogetherContract):
         with pytest.raises(InvalidKey):
             store.exchange("a/", "a/b")
 
+    def test_nothing_is_found_wrong_with_what_was_written(self, store: Store) -> None:
+        for key in ("d/a", "d/e/b", "d/e/large"):
+            store.set(key, (data(bytes(600_000) if key.endswith("large") else b"one"), {"n": key}))
+        store.put("p", Stat(LINK), data(b"target"))
+        store.rename("d/e/", "f/")
+        store.delete("d/a")
+        store.set("f/b", (data(b""), {}))
+        assert list(store.check()) == []
+
     def test_links_of_directories_are_counted_or_one(self, store: Store) -> None:
         for key in ("x/d/a/f", "x/d/b/f", "x/d/file", "x/e/f"):
             store.set(key, (data(b""), {}))

@@ -533,6 +533,17 @@ def test_keys_that_are_deeper_than_python_recurses(tmp_path, lower):
         assert list(join.list(f"e{deep[1:]}")) == []
 
 
+def test_a_redirect_that_leads_nowhere_is_found():
+    upper, lower = MemoryStore(), MemoryStore()
+    with JoinedStore([upper, lower]) as join:
+        fill(lower, {"d/f": b"1"})
+        join.rename("d/", "e/")
+        assert list(join.check()) == []
+        upper.set_metadata("e/", {**upper.get_metadata("e/"), "joinfs.redirect": "none/"})
+        (sentence,) = join.check()
+        assert "goes on as 'none/'" in sentence
+
+
 def read(operations, node):
     handle = operations.open(node, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""The command: good and bad input, daemons, unmounting. SEMANTICS.md, Bad input; One writer; Unmounting."""
+"""The command: good and bad input, daemons, unmounting. SEMANTICS.md, Bad input; One writer; Unmounting; Checking."""
 
 import os
 import signal
@@ -213,3 +213,18 @@ def test_help_has_an_example(user):
     for command in ("mount", "umount"):
         assert f"  joinfs {command} " in user.joinfs(command, "--help").stdout
     assert user.joinfs("--version").stdout.startswith("joinfs 0.")
+
+
+def test_check_tells_what_is_wrong_and_changes_nothing(user, place):
+    with zipfile.ZipFile(place / "good.zip", "w") as archive:
+        archive.writestr("a", b"x" * 1000)
+    damaged = bytearray((place / "good.zip").read_bytes())
+    damaged[200] ^= 1
+    (place / "bad.zip").write_bytes(damaged)
+    good = user.joinfs("check", place / "upper", place / "lower", place / "good.zip")
+    assert (good.returncode, good.stdout, good.stderr) == (0, "", "joinfs: nothing is wrong\n")
+    bad = user.joinfs("check", place / "upper", place / "bad.zip")
+    assert (bad.returncode, "'a' cannot be read" in bad.stdout, "one thing" in bad.stderr) == (1, True, True)
+    none = user.joinfs("check", f"sqlite:{place}/none.db")
+    assert (none.returncode, "does not exist" in none.stderr, (place / "none.db").exists()) == (1, True, False)
+    assert os.listdir(place / "upper") == []

@@ -339,6 +339,8 @@ def test_a_server_that_is_killed_has_lost_nothing(user, driver, upper, scratch):
     try:
         for _ in range(KILLS):
             model = one_kill(kills, chance, model)
+        checked = user.joinfs("check", *kills.stores)
+        assert (checked.returncode, checked.stdout) == (0, "")
     finally:
         kills.clean_up()
     assert Model(look(lower)).seen() == before

@@ -247,3 +247,11 @@ def test_types_of_metadata_that_are_deeper_than_can_be_read_name_none(tmp_path):
     with DirectoryStore(tmp_path) as store:
         assert store.get_metadata("a") == {"n": "5"}
         assert list(store.query_keys(n="5")) == ["a"]
+
+
+def test_what_a_process_that_died_has_left_is_found(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / ".wh..wh.joinfs.0123").write_bytes(b"")
+    with DirectoryStore(tmp_path, read_only=True) as store:
+        (sentence,) = store.check()
+        assert "left by a process that died" in sentence

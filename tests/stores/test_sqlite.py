@@ -296,3 +296,31 @@ def test_nothing_is_written_to_a_database_that_is_gone(path, how):
         there.rename(path)
         store.set("b", (io.BytesIO(b"2"), {}))
         assert sorted(store.keys()) == ["a", "b"]
+
+
+DAMAGES = {
+    "UPDATE entry SET node = 999 WHERE name = x'66'": "names nothing",
+    "UPDATE entry SET parent = 999 WHERE name = x'66'": "is no directory",
+    "UPDATE entry SET directory = 1 WHERE name = x'66'": "says wrongly whether it is a directory",
+    "DELETE FROM entry WHERE name = x'66'": "has no name",
+    "UPDATE entry SET parent = (SELECT node FROM entry WHERE name = x'65') WHERE name = x'64'": "cannot be reached",
+    "UPDATE node SET nlink = 7 WHERE id = 1": "says that it has 7 links, and has 4",
+    "UPDATE node SET size = 7 WHERE id = 3": "says that it has 7 bytes, and has 1",
+    "UPDATE chunk SET n = 5 WHERE n = 1": "some of the data of node",
+    "INSERT INTO chunk (node, n, data) VALUES (999, 0, x'00')": "data of node 999, which is not there",
+    "INSERT INTO field (node, name, value) VALUES (999, 'a', 'b')": "node 999 is indexed",
+    "UPDATE node SET metadata = '[' WHERE id = 3": "node 3: ",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_found(path, damage):
+    with SQLiteStore(path) as store:
+        store.set("d/f", (io.BytesIO(b"1"), {"k": "v"}))
+        store.set("e/g", (io.BytesIO(bytes(1_000_000)), {}))
+        if "x'64'" in damage:
+            store.rename("e/", "d/e/")
+        assert list(store.check()) == []
+    raw(path, damage)
+    with SQLiteStore(path, read_only=True) as store:
+        assert any(DAMAGES[damage] in sentence for sentence in store.check())
