@@ -120,6 +120,10 @@ class NoSuchOffset(FilesystemError):
     """SEEK_DATA or SEEK_HOLE past the end of the file (ENXIO)."""
 
 
+class StaleNode(FilesystemError, KeyError):
+    """What a number stands for has been deleted or replaced by others (ESTALE: the kernel then looks its name up anew)."""
+
+
 class FileTooLarge(FilesystemError):
     """A write or truncate past the largest size a file can have (EFBIG)."""
 
@@ -152,6 +156,7 @@ ERRNO: dict[type[BaseException], int] = {
     ValueTooLarge: errno.E2BIG,
     NoSuchOffset: errno.ENXIO,
     FileTooLarge: errno.EFBIG,
+    StaleNode: errno.ESTALE,
     MemoryError: errno.ENOMEM,
     RecursionError: errno.ELOOP,
 }

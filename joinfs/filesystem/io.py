@@ -33,8 +33,7 @@ class FileVerbs(State):
             raise IsADirectory("a directory is opened with opendir")
         if not found.is_file:
             raise InvalidArgument("only a regular file can be opened here")
-        if found.is_unlinked and found.content is None:  # others have replaced it; who asks by name is shown what is there now
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        self._check_current(found)
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         truncate = bool(flags & os.O_TRUNC)
         if writing or truncate:
@@ -112,6 +111,7 @@ class FileVerbs(State):
             return stat
         with self._nodes.changing:
             if node.is_unlinked:
+                self._check_current(node)
                 stat = self._nodes.refresh(node)
                 if "mode" in changes:
                     changes["mode"] = node.kind | changes["mode"] & 0o7777

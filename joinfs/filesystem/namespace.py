@@ -205,8 +205,8 @@ class NamespaceVerbs(State):
         content = node.content
         if node.is_unlinked:
             # linkat(2) of an O_TMPFILE; the kernel sees to it that it is nothing else.
-            if content is None:
-                raise KeyError(key)
+            self._check_current(node)
+            assert content is not None, "it has one if it is current"
             return content.put(key)
         if content is not None:
             content.commit()

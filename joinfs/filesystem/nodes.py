@@ -8,6 +8,7 @@ There can be millions: what few nodes have, or have for a short time, is None in
 
 from typing import TYPE_CHECKING
 
+from joinfs.errors import StaleNode
 from joinfs.filesystem.attributes import Attributes, attributes_of
 from joinfs.stores import Stat
 
@@ -127,7 +128,7 @@ class Node:
         """Its first name's path, components joined by ``/``; the root's is empty.
 
         Raises:
-            KeyError: It is unlinked, or a directory above it is.
+            StaleNode: It is unlinked, or a directory above it is.
         """
         parts: list[str] = []
         node = self
@@ -135,7 +136,7 @@ class Node:
             parts.append(node.name)
             node = node.parent
         if node.id != ROOT:
-            raise KeyError(f"node {self.id} is unlinked")
+            raise StaleNode(f"node {self.id} is unlinked")
         parts.reverse()
         return "/".join(parts)
 

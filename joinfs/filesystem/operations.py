@@ -88,6 +88,7 @@ class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
             raise IsADirectory("a directory has no length to set")
         if size < 0 or not node.is_file:
             raise InvalidArgument(f"cannot be {size} bytes long")
+        self._check_current(node)
         content = self._content(node)
         try:
             content.truncate(size)

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from joinfs.errors import NotADirectory, ReadOnly
+from joinfs.errors import NotADirectory, ReadOnly, StaleNode
 from joinfs.filesystem.ahead import Ahead
 from joinfs.filesystem.attributes import Attributes
 from joinfs.filesystem.content import Content
@@ -117,6 +117,11 @@ class State:
         foreign = self._store.get_xattrs(node.key())
         node.has_xattrs = bool(foreign)
         return foreign
+
+    def _check_current(self, node: Node) -> None:
+        """Raise ``StaleNode`` for a file that others have deleted or replaced, unless somebody has it open."""
+        if node.is_unlinked and node.content is None and not node.is_directory:
+            raise StaleNode(f"node {node.id} was replaced by others")
 
     def check_writable(self) -> None:
         """Raise ``ReadOnly`` if no change is taken."""

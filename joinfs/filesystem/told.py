@@ -229,4 +229,6 @@ class Told(State):
         stat = self._store.lookup(key)
         if node.kind != stat.kind or not node.is_file:
             return node.kind == stat.kind
-        return not kernel.keeps_sizes and was is not None and was.file_id == stat.file_id
+        if was is None:  # then the kernel is told to ask for all of it, unless other names of it are other files now
+            return not kernel.keeps_sizes and node.linked is None and stat.linked_id is None
+        return not kernel.keeps_sizes and was.file_id == stat.file_id

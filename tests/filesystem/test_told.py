@@ -1,5 +1,6 @@
 """What the kernel is told of, with a kernel that only remembers it. SEMANTICS.md, Changes by others."""
 
+import errno
 import io
 import os
 import threading
@@ -7,6 +8,7 @@ import time
 
 import pytest
 
+from joinfs.errors import errno_of
 from joinfs.filesystem.operations import ROOT, Caller, Operations, Settings
 from joinfs.joined.store import JoinedStore
 from joinfs.stores.directory import DirectoryStore
@@ -163,6 +165,32 @@ def test_a_name_that_went(fs, store, kernel):
     assert ("node changed", parent, True) in told
     with pytest.raises(KeyError):
         fs.lookup(parent, "g")
+
+
+@pytest.mark.parametrize("kind", ["deleted", "replaced"])
+def test_a_request_that_was_on_its_way_meanwhile_is_stale(fs, store, kernel, kind):
+    """So the kernel, which sent it, looks the name up anew; with ENOENT the name would be denied that is there."""
+    number, directory = known(fs, "f"), known(fs, "d", "s")
+    fs.getattr(number)
+    store.delete("f")
+    store.delete("d/s/h")
+    store.delete("d/s/")
+    if kind == "replaced":
+        put(store, "f", b"new")
+        put(store, "d/s", b"no directory any more")
+    requests = [
+        lambda: fs.open(number, os.O_RDONLY),
+        lambda: fs.link(number, ROOT, "other"),
+        lambda: fs.setattr(number, mode=0o600),
+        lambda: fs.setattr(number, size=0),
+        lambda: fs.setxattr(number, "user.a", b"1"),
+        lambda: fs.mkdir(directory, "new", 0o755, ME),
+        lambda: fs.lookup(directory, "h"),
+    ]
+    for request in requests:
+        with pytest.raises(KeyError) as error:
+            request()
+        assert errno_of(error.value) == errno.ESTALE
 
 
 def test_a_directory_that_went(fs, store, kernel):

@@ -219,6 +219,22 @@ def test_a_file_that_others_replace_while_it_is_open(mounted, lower):
     assert read(lower / "f") == b"another file"
 
 
+def test_a_name_that_others_give_to_other_files_all_the_time_is_never_denied(mounted, lower, tmp_path):
+    program = "import os, sys\nfor n in range(3000):\n    open('new', 'w').write(str(n))\n    os.rename('new', sys.argv[1])\n"
+    path = mounted / "d" / "g"
+    with subprocess.Popen([sys.executable, "-c", program, lower / "d" / "g"], cwd=tmp_path) as others:
+        while others.poll() is None:
+            try:
+                assert path.stat().st_size
+                path.read_bytes()
+            except OSError as error:
+                if error.errno != errno.ESTALE:  # the kernel looks again once, no more
+                    raise
+    until(lambda: path.read_text() == "2999")
+    os.link(path, mounted / "link")
+    assert (mounted / "link").read_text() == "2999"
+
+
 def test_a_file_that_python_replaces_while_it_is_open(store, mounted):
     put(store, "d/new", b"before")
     with open(mounted / "d" / "new", "rb") as before:
