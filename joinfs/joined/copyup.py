@@ -27,14 +27,15 @@ def copy_up(found: Found, upper: Store, key: str, with_data: bool = True) -> Sta
     above = split(key)[0]
     before = upper.stat(above)
     source = found.store
+    told_by, told_as = found.told_at
     with contextlib.closing(source.get(found.key)) as value:
         has_data = with_data and not found.stat.is_directory
         copy = upper.put(
             key,
             found.stat,
             whole(value, f"{found.key!r} in {source.name}") if has_data else None,
-            unmarked(value.metadata),
-            unmarked_xattrs(source.get_xattrs(found.key)),
+            unmarked(value.metadata if found.metacopy is None else told_by.get_metadata(told_as)),
+            unmarked_xattrs(told_by.get_xattrs(told_as)),
         )
     _restore_times(upper, above, before)
     return copy

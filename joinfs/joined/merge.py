@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+from joinfs.errors import CorruptStore
 from joinfs.joined.stacks import MOST_LOOKS, Part, Stack, Stacks
 from joinfs.joined.whiteout import (
     NO_MARKS,
@@ -20,6 +21,8 @@ from joinfs.joined.whiteout import (
     is_overlay_whiteout,
     is_reserved,
     is_whited_out,
+    metacopy,
+    overlay_redirect,
     read_marks,
 )
 from joinfs.stores import Stat, Store
@@ -37,12 +40,21 @@ log = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
-    """Where a key of the join is: in layer number ``layer``, as ``key`` there, which is spelled as its kind is."""
+    """Where a key of the join is: in layer number ``layer``, as ``key`` there, which is spelled as its kind is.
+
+    ``metacopy`` is the key of the layer above that tells of it, where that has all but its data.
+    """
 
     layer: int
     store: Store
     key: str
     stat: Stat
+    metacopy: tuple[Store, str] | None = None
+
+    @property
+    def told_at(self) -> tuple[Store, str]:
+        """The store, and the key there, that has its metadata and extended attributes."""
+        return self.metacopy or (self.store, self.key)
 
 
 # What is shown, and the names that are hidden.
@@ -64,6 +76,7 @@ class Merge:
         self._layers = layers
         self._lock = threading.Lock()
         self._looking: set[str] = set()
+        self._overlaid: dict[int, bool] = {}
         self.stacks = Stacks(layers, ttl)
 
     def parts(self, directory: str) -> Stack:
@@ -131,12 +144,15 @@ class Merge:
 
     def _below(self, parents: Stack, name: str) -> Iterator[Part]:
         """Yield the parts of a directory in one that has these parts."""
-        for parent in parents:
+        for number, parent in enumerate(parents):
             part, ends = self._share(parent, name, parent is parents[-1])
             if part is not None:
                 yield part
                 if part.marks.redirect is not None and not ends:
                     yield from self._resolve(part.marks.redirect, part.layer + 1)
+                    return
+                if part.marks.renamed is not None and not ends:
+                    yield from self._below(parents[number + 1 :], part.marks.renamed)
                     return
             if ends:
                 return
@@ -149,7 +165,7 @@ class Merge:
             if stat is None or not stat.is_directory:
                 return None, hidden or stat is not None
             part = self._part(parent.layer, parent.store, f"{parent.prefix}{name}/")
-            if part.marks.opaque or part.marks.redirect is not None:
+            if part.marks.opaque or part.marks.redirect is not None or part.marks.renamed is not None:
                 return part, part.marks.opaque
             return part, not last and hides(parent, name)
 
@@ -168,8 +184,17 @@ class Merge:
 
     def _part(self, index: int, store: Store, prefix: str) -> Part:
         """A part with its marks, which the bottom layer need not be asked for."""
-        bottom = index == len(self._layers) - 1
-        return Part(index, store, prefix, NO_MARKS if bottom else read_marks(store, prefix))
+        if index == len(self._layers) - 1:
+            return Part(index, store, prefix, NO_MARKS)
+        marks = read_marks(store, prefix)
+        if prefix == ROOT:
+            self._overlaid[index] = marks.metacopies
+        return Part(index, store, prefix, marks._replace(metacopies=True) if self._overlaid.get(index) else marks)
+
+    def may_have_metacopies(self) -> bool:
+        """Whether files of the first layer may be without their data."""
+        known = self._overlaid.get(0)
+        return self._part(0, self._layers[0], ROOT).marks.metacopies if known is None and len(self._layers) > 1 else bool(known)
 
     def find(self, key: str) -> Found:
         """Answer where whatever stands at ``key`` is, which does not end in ``/``.
@@ -191,7 +216,7 @@ class Merge:
         """What stands at a name in a directory that one layer has alone, which takes one request; None for not knowing."""
         version = self.stacks.version()
         parts = self.stacks.get(directory)
-        if parts is None or len(parts) > 1:
+        if parts is None or len(parts) > 1 or parts[0].marks.metacopies:
             return None
         part = parts[0]
         key = part.prefix + name
@@ -227,15 +252,37 @@ class Merge:
 
     def _find_in(self, parts: Sequence[Part], name: str) -> Found | None:
         """What stands at ``name`` in a stack: the topmost that no part above it hides."""
-        for part in parts:
+        for number, part in enumerate(parts):
             last = part is parts[-1]
             stat, hidden = self._asked(part, functools.partial(look, part, name, last))
+            if stat is not None and part.marks.metacopies and stat.is_file and stat.size:
+                return self._with_data(part, name, stat, parts[number + 1 :])
             if stat is not None:
                 slash = "/" if stat.is_directory else ""
                 return Found(part.layer, part.store, f"{part.prefix}{name}{slash}", told_by(part, stat, alone=last))
             if hidden:
                 return None
         return None
+
+    def _with_data(self, part: Part, name: str, stat: Stat, below: Sequence[Part]) -> Found:
+        """A file of a part where such may be without their data: where that is, with the attributes of this one.
+
+        Raises:
+            CorruptStore: The layers below do not have it.
+        """
+        key = part.prefix + name
+        marks = metacopy(part.store, key)
+        if marks is None:
+            return Found(part.layer, part.store, key, told_by(part, stat, alone=False))
+        elsewhere, renamed = overlay_redirect(marks)
+        if elsewhere is None:
+            data = self._find_in(below, renamed or name)
+        else:
+            above, name = split(elsewhere)
+            data = self._find_in(self._resolve(above, part.layer + 1), name)
+        if data is None or not data.stat.is_file:
+            raise CorruptStore(f"{key!r} in {part.store.name} is a copy that overlayfs made without its data, which is in none of the stores below")
+        return data._replace(stat=stat._replace(nlink=1, file_id=data.stat.file_id), metacopy=(part.store, key))
 
     def has_redirects(self) -> bool:
         """Whether keys of a layer may be others in the join."""
@@ -320,7 +367,11 @@ class Merge:
         for name, stat in found:
             if seen is not None:
                 seen.add(name)
-            if stat.implied:
+            if part.marks.metacopies and stat.is_file:
+                place = self._find_still(directory, name)
+                if place is not None:
+                    yield name, place.stat
+            elif stat.implied:
                 yield name, self._told(Found(part.layer, part.store, name, stat), f"{directory}{name}/").stat
             else:
                 yield name, told_by(part, stat, alone) if stat.nlink > 1 else stat
@@ -335,7 +386,7 @@ class Merge:
             if not last:
                 seen.add(name)
             place: Found | None = Found(part.layer, part.store, name, told_by(part, stat, alone=last))
-            if part.layer > 0 and not quiet:
+            if (part.layer > 0 and not quiet) or (part.marks.metacopies and stat.is_file):
                 place = self._find_still(directory, name)
             if place is not None:
                 yield name, self._told(place, f"{directory}{name}/").stat if place.stat.implied else place.stat

@@ -152,6 +152,11 @@ class JoinedStore(Watching):
         if value is None or not value.size:
             found = self._find(key)
             value = found.store.get(found.key)
+            if found.metacopy is not None:
+                store, there = found.metacopy
+                metadata = unmarked(store.get_metadata(there))
+                value.show(lambda _: dict(metadata))
+                return value
         value.show(unmarked)
         return value
 
@@ -164,7 +169,7 @@ class JoinedStore(Watching):
 
     def _from_first(self, ask: Callable[..., T], key: str, *arguments: int) -> T | None:
         """What the first store answers, which counts if it has data there: nothing can hide it, nor is it a whiteout."""
-        if PREFIX in key:
+        if PREFIX in key or self._merge.may_have_metacopies():
             return None
         try:
             return ask(key, *arguments)
@@ -172,8 +177,8 @@ class JoinedStore(Watching):
             return None
 
     def get_metadata(self, key: str, select: Any = None) -> dict[str, Any]:
-        found = self._find(key)
-        return unmarked(found.store.get_metadata(found.key, select))
+        store, there = self._find(key).told_at
+        return unmarked(store.get_metadata(there, select))
 
     def query(self, select: Iterable[str] | None = None, **kwargs: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         """The same. Each store answers for itself, by an index if it has one; what is hidden is left out."""
@@ -211,8 +216,8 @@ class JoinedStore(Watching):
         return unmarked(metadata) if (found.layer, found.key) == (number, key) else None
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
-        found = self._find(key)
-        return unmarked_xattrs(found.store.get_xattrs(found.key))
+        store, there = self._find(key).told_at
+        return unmarked_xattrs(store.get_xattrs(there))
 
     def prefetch(self, directory: str, names: Sequence[str]) -> None:
         """The same; each layer that shares in the directory has some of them, or has them hidden."""
@@ -221,7 +226,7 @@ class JoinedStore(Watching):
 
     def open_in_place(self, key: str) -> int:
         parts = None if is_directory_key(key) or PREFIX in key else self._merge.stacks.get(split(key)[0])
-        if parts is not None and parts[0].layer == 0:
+        if parts is not None and parts[0].layer == 0 and not parts[0].marks.metacopies:
             with contextlib.suppress(KeyError):
                 return self._upper.open_in_place(key)
         raise Unsupported(f"{key!r} would be copied up before it is written")
@@ -248,7 +253,7 @@ class JoinedStore(Watching):
             return None
         above, name = split(key)
         parts = self._merge.parts(above)
-        if len(parts) > 1 or parts[0].marks.empty_files:
+        if len(parts) > 1 or parts[0].marks.empty_files or parts[0].marks.metacopies:
             return None
         part = parts[0]
         return Found(part.layer, part.store, part.prefix + name, _UNKNOWN)

@@ -16,7 +16,9 @@ Two marks are joinfs's own and stand in the metadata of a directory:
 
 Layers may also carry the kernel's overlayfs marks, which are read and never written: a character device
 0/0 is a whiteout; ``{user,trusted}.overlay.opaque`` is ``y`` on an opaque directory, or ``x`` on one
-whose empty files with ``{user,trusted}.overlay.whiteout`` are whiteouts.
+whose empty files with ``{user,trusted}.overlay.whiteout`` are whiteouts; ``redirect`` is where the layers below
+have a directory, ``/`` and a path, or a name in the same directory; ``metacopy`` is on a file without its data,
+which the layers below have, under its name or where ``redirect`` says.
 
 See Also:
     OCI image-spec, layer.md, Whiteouts; Documentation/filesystems/overlayfs.rst.
@@ -24,6 +26,7 @@ See Also:
 
 import contextlib
 import stat as stat_module
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from joinfs.errors import InvalidKey, KeyExists
@@ -52,6 +55,8 @@ class Marks(NamedTuple):
         long_whiteouts: Names hidden in them, too long for a whiteout of their own.
         empty_files: Empty files in it may be overlayfs whiteouts.
         redirects: Of a root: directories of the layer may have redirects.
+        renamed: They have it under this name instead, in the same directory.
+        metacopies: Files in it may be without their data; of a root: those in the layer.
     """
 
     opaque: bool = False
@@ -59,6 +64,8 @@ class Marks(NamedTuple):
     long_whiteouts: frozenset[str] = frozenset()
     empty_files: bool = False
     redirects: bool = False
+    renamed: str | None = None
+    metacopies: bool = False
 
 
 NO_MARKS = Marks()
@@ -103,16 +110,23 @@ def read_marks(store: Store, directory: str) -> Marks:
         KeyError: The layer has no such directory.
     """
     metadata = store.get_metadata(directory)
-    opaque = _overlay_opaque(store, directory, metadata)
+    overlay = _overlay_marks(store, directory, metadata)
     long_whiteouts = metadata.get(LONG_WHITEOUTS, ())
-    if not metadata and not opaque and not store.exists(directory + OPAQUE):
+    if not metadata and not overlay and not store.exists(directory + OPAQUE):
         return NO_MARKS
+    opaque = overlay.get("opaque", "")
+    redirect, renamed = _redirect(metadata), None
+    if REDIRECT not in metadata:
+        key, renamed = overlay_redirect(overlay)
+        redirect = None if key is None else key + "/"
     return Marks(
         opaque == "y" or store.exists(directory + OPAQUE),
-        _redirect(metadata),
+        redirect,
         frozenset(name for name in long_whiteouts if isinstance(name, str)),
         opaque == "x",
-        bool(metadata.get(REDIRECTS)),
+        bool(metadata.get(REDIRECTS)) or bool(overlay),
+        renamed,
+        bool(overlay),
     )
 
 
@@ -161,11 +175,32 @@ def unmarked_xattrs(xattrs: dict[str, bytes]) -> dict[str, bytes]:
     return {name: value for name, value in xattrs.items() if not name.startswith(TRUSTED_OVERLAY)}
 
 
-def _overlay_opaque(store: Store, directory: str, metadata: Metadata) -> str:
-    if not store.capabilities.xattrs:
-        return str(metadata.get(OVERLAY + "opaque", ""))
-    trusted = store.get_xattrs(directory).get(TRUSTED_OVERLAY + "opaque", b"")
-    return trusted.decode("latin-1") or str(metadata.get(OVERLAY + "opaque", ""))
+def metacopy(store: Store, key: str) -> dict[str, str] | None:
+    """Answer overlayfs's marks of a file whose data the layers below have; None if it has its own."""
+    marks = _overlay_marks(store, key, store.get_metadata(key))
+    return marks if "metacopy" in marks else None
+
+
+def overlay_redirect(marks: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Where the layers below have what has these marks: the key, without a ``/`` at its end, or the name in the same directory."""
+    redirect = marks.get("redirect", "")
+    try:
+        check_key(redirect.removeprefix("/"))
+    except InvalidKey:
+        return None, None
+    if redirect.startswith("/"):
+        return redirect[1:], None
+    return (None, redirect) if redirect and "/" not in redirect else (None, None)
+
+
+def _overlay_marks(store: Store, key: str, metadata: Metadata) -> dict[str, str]:
+    """The marks of overlayfs that a key has, by their names."""
+    marks = {name.removeprefix(OVERLAY): str(value) for name, value in metadata.items() if name.startswith(OVERLAY)}
+    if store.capabilities.xattrs:
+        for name, data in store.get_xattrs(key).items():
+            if name.startswith(TRUSTED_OVERLAY):
+                marks[name.removeprefix(TRUSTED_OVERLAY)] = data.decode("utf-8", "surrogateescape")
+    return marks
 
 
 def _redirect(metadata: Metadata) -> str | None:

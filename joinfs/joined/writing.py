@@ -125,6 +125,8 @@ class Writing(Store):
         found = self._merge.locate(key)
         if found.layer > 0 and not is_directory_key(key):
             self._white_out(key)
+            if found.metacopy is not None and found.metacopy[0] is self._upper:
+                self._upper.delete(key)
             return
         if is_directory_key(key) and any(True for _ in self._merge.list(key)):
             raise DirectoryNotEmpty(f"{key!r} has entries")
@@ -380,6 +382,8 @@ class Writing(Store):
             if top.layer == 0 and top.marks.redirect is not None:
                 return top.marks.redirect + below
             directory, name = split(directory)
+            if top.layer == 0 and top.marks.renamed is not None:
+                name = top.marks.renamed
             below = f"{name}/{below}"
         return below
 

@@ -1,4 +1,4 @@
-"""All of it at once, for long: what a mount uses does not grow. SEMANTICS.md, The mount; Threads; What others change.
+"""All of it at once, for long: what a mount uses does not grow. SEMANTICS.md, Threads; What others change.
 
 For as long as JOINFS_SOAK says, in seconds; twenty minutes have the shape of a day.
 """

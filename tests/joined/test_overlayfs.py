@@ -1,0 +1,172 @@
+"""What the kernel's overlayfs has written is read as it reads it. SEMANTICS.md, Marks of other systems."""
+
+import os
+import random
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from joinfs.errors import CorruptStore
+from joinfs.joined.store import JoinedStore
+from joinfs.stores.directory import DirectoryStore
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount overlayfs")
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A directory on a file system that can be a layer of overlayfs, for which a container's own cannot."""
+    place = tmp_path / "layers"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "joinfs-test", place], check=True)
+    yield place
+    subprocess.run(["umount", "-l", place], check=False)
+
+
+class Overlay:
+    """An overlay of the kernel for the length of a with block."""
+
+    def __init__(self, place, lowers, upper):
+        self.at, self.lowers, self.upper = place / "mnt", [place / name for name in lowers], place / upper
+        for path in (self.at, *self.lowers, self.upper, place / f"{upper}.work"):
+            path.mkdir(exist_ok=True)
+        layers = f"lowerdir={':'.join(map(str, self.lowers))},upperdir={self.upper},workdir={place / upper}.work"
+        self.options = f"{layers},redirect_dir=on,metacopy=on,index=off"
+
+    def __enter__(self):
+        done = subprocess.run(["mount", "-t", "overlay", "joinfs-test", "-o", self.options, self.at], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"overlayfs cannot be mounted here: {done.stderr}")
+        return self.at
+
+    def __exit__(self, *exc_info):
+        subprocess.run(["umount", "-l", self.at], check=True)
+
+    def join(self):
+        return JoinedStore([DirectoryStore(path) for path in (self.upper, *self.lowers)])
+
+
+def in_mount(path, prefix=""):
+    found = {}
+    for entry in os.scandir(path):
+        native = entry.stat(follow_symlinks=False)
+        key = prefix + entry.name
+        data = Path(entry.path).read_bytes() if stat.S_ISREG(native.st_mode) else None
+        xattrs = {} if entry.is_symlink() else {name: os.getxattr(entry.path, name) for name in os.listxattr(entry.path)}
+        found[key] = (native.st_mode, native.st_size if data is not None else 0, native.st_mtime_ns, data, xattrs)
+        if entry.is_dir(follow_symlinks=False):
+            found |= in_mount(entry.path, f"{key}/")
+    return found
+
+
+def in_join(join, directory=""):
+    found = {}
+    for name, listed in join.list(directory):
+        path = directory + name
+        key = f"{path}/" if listed.is_directory else path
+        told = join.stat(key)
+        assert (told.mode, told.size, told.file_id) == (listed.mode, listed.size, listed.file_id)
+        data = None
+        if told.is_file:
+            data = join.to_bytes(key)
+            assert join.read(key, 0, told.size) == data
+            descriptor = join.open_local(key, os.O_RDONLY)
+            assert os.pread(descriptor, told.size + 1, 0) == data
+            os.close(descriptor)
+        xattrs = {f"user.{n}": text.encode() for n, text in join.get_metadata(key).items()} | join.get_xattrs(key)
+        found[path] = (told.mode, told.size if data is not None else 0, told.mtime, data, xattrs)
+        if told.is_directory:
+            found |= in_join(join, key)
+    return found
+
+
+def fill(lower, chance):
+    for number in range(12):
+        path = lower.joinpath(*(f"d{chance.randrange(3)}" for _ in range(chance.randrange(4))), f"f{number}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%d " % number * chance.randrange(1, 50))
+        os.setxattr(path, "user.from", b"%d" % number)
+        if number % 4 == 0:
+            os.link(path, path.with_name(f"link{number}"))
+
+
+def change(mnt, chance):
+    """Something that leaves marks in the upper layer."""
+    paths = sorted(in_mount(mnt))
+    path = mnt / chance.choice(paths)
+    new = (mnt / chance.choice(["", *(p for p in paths if (mnt / p).is_dir())])) / f"new{chance.randrange(100)}"
+    what = chance.randrange(8)
+    if what < 3 and not f"{new}/".startswith(f"{path}/") and not new.exists():
+        path.rename(new)
+    elif what == 3 and path.is_dir():
+        shutil.rmtree(path)
+    elif what == 3:
+        path.unlink()
+    elif what == 4:
+        path.chmod(0o700)
+        os.setxattr(path, "user.changed", b"1")
+    elif what == 5 and path.is_file():
+        path.write_bytes(b"written")
+    elif what == 6 and not new.exists():
+        new.mkdir()
+    elif what == 7 and path.is_file() and not new.exists():
+        os.link(path, new)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_join_of_its_layers_shows_what_an_overlay_shows(place, seed):
+    chance = random.Random(seed)
+    for name in ("bottom", "lower"):
+        (place / name).mkdir()
+        fill(place / name, chance)
+    for lowers, upper in ((["lower", "bottom"], "middle"), (["middle", "lower", "bottom"], "upper")):
+        overlay = Overlay(place, lowers, upper)
+        with overlay as mnt:
+            for _ in range(25):
+                change(mnt, chance)
+            shown = in_mount(mnt)
+        with overlay.join() as join:
+            assert in_join(join) == shown
+            assert list(join.check()) == []
+
+
+def test_what_is_changed_over_a_copy_without_data_is_whole(place):
+    overlay = Overlay(place, ["lower"], "upper")
+    for name in ("written", "deleted", "moved", "chmodded", "d/inside"):
+        (place / "lower" / name).parent.mkdir(exist_ok=True)
+        (place / "lower" / name).write_bytes(name.encode() * 1000)
+    with overlay as mnt:
+        for name in ("written", "deleted", "moved", "chmodded", "d/inside"):
+            (mnt / name).chmod(0o600)
+        (mnt / "moved").rename(mnt / "d" / "moved")
+        assert "trusted.overlay.metacopy" in os.listxattr(overlay.upper / "written")
+    with overlay.join() as join:
+        descriptor = join.open_local("written", os.O_RDWR)
+        os.pwrite(descriptor, b"W", 0)
+        os.close(descriptor)
+        join.delete("deleted")
+        join.rename("d/", "e/")
+        join.rename("e/moved", "back")
+        join.set_stat("chmodded", mode=0o640)
+        found = in_join(join)
+    assert sorted(found) == ["back", "chmodded", "e", "e/inside", "written"]
+    contents = {path: data for path, (_, _, _, data, _) in found.items()}
+    assert contents["written"] == b"W" + (b"written" * 1000)[1:]
+    assert (contents["back"], contents["e/inside"]) == (b"moved" * 1000, b"d/inside" * 1000)
+    assert (stat.S_IMODE(found["chmodded"][0]), contents["chmodded"]) == (0o640, b"chmodded" * 1000)
+    assert {name: data for name, data in contents.items() if not data and name != "e"} == {}
+
+
+def test_a_copy_without_data_is_never_read_as_zeros(place):
+    overlay = Overlay(place, ["lower"], "upper")
+    (place / "lower" / "f").write_bytes(b"data" * 100)
+    with overlay as mnt:
+        (mnt / "f").chmod(0o600)
+    (place / "lower" / "f").unlink()
+    with overlay.join() as join:
+        for use in (join.to_bytes, lambda key: join.read(key, 0, 10), lambda key: join.open_local(key, os.O_RDONLY)):
+            with pytest.raises(CorruptStore, match="without its data"):
+                use("f")
