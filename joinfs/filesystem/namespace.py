@@ -13,6 +13,7 @@ from joinfs.errors import (
     NotADirectory,
     NotPermitted,
     Unsupported,
+    StaleNode,
 )
 from joinfs.filesystem import acl
 from joinfs.filesystem.content import Content
@@ -250,7 +251,8 @@ class NamespaceVerbs(State):
             self._remove(directory, name, node)
 
     def _remove(self, directory: Node, name: str, node: Node) -> None:
-        self._before_losing(node)
+        with contextlib.suppress(StaleNode):  # others' changes have taken its name from it meanwhile: what is there, the store says
+            self._before_losing(node)
         self._store.delete(_key_in(directory, name, node.is_directory))
         with self._nodes.lock:
             self._nodes.remove_name(directory, name)
