@@ -12,8 +12,8 @@ from joinfs.errors import (
     KeyExists,
     NotADirectory,
     NotPermitted,
-    Unsupported,
     StaleNode,
+    Unsupported,
 )
 from joinfs.filesystem import acl
 from joinfs.filesystem.content import Content
