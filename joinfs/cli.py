@@ -5,9 +5,10 @@ properly.
 """
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from joinfs import __version__
@@ -92,13 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _config(given: argparse.Namespace) -> MountConfig:
-    try:
+    with _asked_properly():
         options = parse_options([*given.options, *(["ro"] if given.read_only else [])])
         staging = None if options.staging is None else os.path.abspath(options.staging)
         options = replace(options, stats=given.stats, staging=staging)
-    except UsageError as error:
-        print(f"joinfs: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     log_file = None if given.log_file is None else os.path.abspath(given.log_file)
     return MountConfig(
         stores=_specs(given.stores),
@@ -133,20 +131,24 @@ def _check(given: argparse.Namespace) -> int:
     return 1 if count else 0
 
 
-def _specs(texts: Sequence[str]) -> tuple[StoreSpec, ...]:
+@contextlib.contextmanager
+def _asked_properly() -> Iterator[None]:
+    """Exit with 2 and one sentence where what was asked for cannot be parsed."""
     try:
-        return tuple(parse_store(text) for text in texts)
+        yield
     except UsageError as error:
         print(f"joinfs: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _specs(texts: Sequence[str]) -> tuple[StoreSpec, ...]:
+    with _asked_properly():
+        return tuple(parse_store(text) for text in texts)
 
 
 def _recover(given: argparse.Namespace) -> None:
-    try:
+    with _asked_properly():
         place = parse_options(given.options).staging
-    except UsageError as error:
-        print(f"joinfs: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     lines = recover(given.stores, place, given.into, given.discard)
     print("\n".join(lines) or "nothing to recover")
 

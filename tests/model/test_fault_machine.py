@@ -132,6 +132,9 @@ class FaultMachine(RuleBasedStateMachine):
             handle = self.fs.open(self.fs.walk(path.split("/")), os.O_WRONLY | os.O_TRUNC)
         except KeyError:
             _, handle = self.fs.create(parent, name, stat_module.S_IFREG | 0o644, os.O_WRONLY, CALLER)
+        self.write_and_close(handle, data)
+
+    def write_and_close(self, handle, data):
         try:
             self.fs.write(handle, 0, data)
             self.fs.flush(handle)
@@ -147,12 +150,7 @@ class FaultMachine(RuleBasedStateMachine):
 
     def add(self, path, data):
         handle = self.fs.open(self.fs.walk(path.split("/")), os.O_WRONLY | os.O_APPEND)
-        try:
-            self.fs.write(handle, 0, data)
-            self.fs.flush(handle)
-        finally:
-            with contextlib.suppress(JoinfsError, OSError):
-                self.fs.release(handle)
+        self.write_and_close(handle, data)
 
     @rule(path=PATHS, schedule=SCHEDULES)
     def append(self, path, schedule):
