@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 INDEX = "index"
 # A directory is called so until its index is locked.
@@ -165,9 +165,7 @@ def left_in(place: str) -> Iterator[Left]:
 
 def _left_by_one(directory: Path) -> Iterator[Left]:
     with contextlib.suppress(FileNotFoundError), (directory / INDEX).open("rb") as index:
-        try:
-            fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # its server lives
+        if not _is_left(index):
             return
         lines = [json.loads(line) for line in index.read().splitlines(keepends=True) if line.endswith(b"\n")]
         about = lines[0] if lines else {}
@@ -178,6 +176,15 @@ def _left_by_one(directory: Path) -> Iterator[Left]:
                 yield Left(about["store"], about["mountpoint"], line["key"], file, line["time"])
 
 
+def _is_left(index: BinaryIO) -> bool:
+    """Whether the server of an index lives no more; nobody else deals with what it left as long as the index is open."""
+    try:
+        fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def forget_left(place: str, kept: set[Path]) -> None:
     """Take away what servers that are no more have left, all but some files.
 
@@ -186,9 +193,7 @@ def forget_left(place: str, kept: set[Path]) -> None:
     """
     for directory in Path(place).iterdir():
         with contextlib.suppress(FileNotFoundError), (directory / INDEX).open("rb") as index:
-            try:
-                fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _is_left(index):
                 continue
             for file in directory.iterdir():
                 if file not in kept and file.name != INDEX:
