@@ -16,7 +16,8 @@ from joinfs.filesystem.nodes import ROOT, Node
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import ROOT as ROOT_KEY
 
-MOST_NOTED = 10_000
+# Of so many names it is kept in mind when they were changed; as many as inotify queues events, by default.
+MOST_NOTED = 16_384
 # So many nodes have attributes in memory; those of others are asked for again.
 MOST_KNOWN = 100_000
 # So many listings are kept for who reads on in them, with so many names in all, but always the last one.
@@ -52,8 +53,7 @@ class Beliefs:
         self._names_listed = 0
         self._remembered: deque[Node] = deque()
         self._by_file: dict[int, Node] = {}
-        self._noted_for = 0.0
-        self._changed_at: dict[tuple[int, str], float] | None = None
+        self._changed_at: OrderedDict[tuple[int, str], float] | None = None
         self.root = Node(ROOT, ROOT_INO, 0o040000, None, "")
         self.root.stat = store.stat(ROOT_KEY)
         self.root.lookups = 1
@@ -183,16 +183,15 @@ class Beliefs:
         """Answer when a name in a directory, or what it stands for, was last changed through this mount: monotonic seconds."""
         return 0.0 if self._changed_at is None else self._changed_at.get((parent.id, name), 0.0)
 
-    def note_changes(self, until: float) -> None:
-        """Keep in mind for a while when what is changed; ``changed_at`` tells."""
-        self._noted_for = until
-        self._changed_at = {}
+    def note_changes(self) -> None:
+        """Keep in mind when what is changed from now on; ``changed_at`` tells."""
+        self._changed_at = OrderedDict()
 
     def _note(self, parent: Node, name: str) -> None:
         noted = self._changed_at
         if noted is None:
             return
-        now = time.monotonic()
-        if len(noted) >= MOST_NOTED:
-            self._changed_at = noted = {k: at for k, at in list(noted.items()) if at > now - self._noted_for}
-        noted[parent.id, name] = now
+        noted.pop((parent.id, name), None)  # it goes to the end
+        noted[parent.id, name] = time.monotonic()
+        if len(noted) > MOST_NOTED:
+            noted.popitem(last=False)

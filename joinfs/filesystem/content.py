@@ -7,17 +7,16 @@ local or ranged; the first write makes it local (of the first store's copy) or s
 handles, so who opened the file before sees what is written after.
 
 Locks are taken in this order: ``changing`` of the node table, where a name must stay what it is meanwhile,
-then the content's own.
+then the content's own, then that of the node table.
 """
 
 import contextlib
-import errno
 import os
 import stat as stat_module
 import threading
 from typing import BinaryIO
 
-from joinfs.errors import CorruptStore, InvalidArgument, NoSuchOffset, Unsupported
+from joinfs.errors import CorruptStore, InvalidArgument, NoSuchOffset, StaleNode, Unsupported
 from joinfs.filesystem.ahead import Ahead
 from joinfs.filesystem.allocate import fallocate
 from joinfs.filesystem.nodes import Node
@@ -44,6 +43,10 @@ class Content:
         nodes: The table that is told when attributes change.
         ahead: Who is told when somebody has to wait for the store's own file.
         staging: Where staged data is.
+
+    Attributes:
+        lock: Guards it.
+        handles: How many there are.
     """
 
     def __init__(self, node: Node, store: Store, nodes: NodeTable, ahead: Ahead, staging: Staging) -> None:
@@ -52,7 +55,7 @@ class Content:
         self._nodes = nodes
         self._ahead = ahead
         self._staging = staging
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._descriptor = -1
         self._retired: list[int] = []
         self._window: tuple[int, bytes] = (0, b"")
@@ -94,10 +97,10 @@ class Content:
 
         None for staged data: what is written through a mapping would be seen by nobody who commits it.
         """
-        with self._lock:
-            if self._descriptor < 0 and not only_in_place:
-                self.open_to_read()
-            elif self._descriptor < 0 and not self._node.is_unlinked:
+        if not only_in_place:
+            self.open_to_read()
+        with self.lock:
+            if only_in_place and self._descriptor < 0 and not self._node.is_unlinked:
                 with contextlib.suppress(Unsupported, KeyError):
                     self._descriptor = self._store.open_in_place(self._node.key())
             return None if self._descriptor < 0 or self._staged else self._descriptor
@@ -110,7 +113,7 @@ class Content:
         Raises:
             KeyError: Nothing stands there.
         """
-        with self._lock:  # nobody is copying it up meanwhile
+        with self.lock:  # nobody is copying it up meanwhile
             stat = self._store.lookup(key)
             if self._writable or stat.kind != self._node.kind:
                 return stat.kind == self._node.kind  # we may be replacing it ourselves
@@ -123,8 +126,15 @@ class Content:
             return was is not None and was.file_id == stat.file_id
 
     def open_to_read(self) -> None:
-        """Have something to read from."""
-        with self._lock:
+        """Have something to read from. Its own lock is not held."""
+        try:
+            self._open_to_read()
+        except KeyError:  # a verb may be moving it
+            with self._nodes.changing:
+                self._open_to_read()
+
+    def _open_to_read(self) -> None:
+        with self.lock:
             if self._descriptor >= 0 or self._is_ranged or self._node.is_unlinked:
                 return
             try:
@@ -138,7 +148,7 @@ class Content:
         Args:
             truncate: The data there is will be dropped, so need not be copied; it is empty afterwards.
         """
-        with self._nodes.changing, self._lock:
+        with self._nodes.changing, self.lock:
             if not self._writable and not self._open_local_to_write(truncate):
                 self._stage(truncate)
             elif truncate:
@@ -148,7 +158,7 @@ class Content:
 
     def take(self, descriptor: int) -> None:
         """Have a local file that has just been made to read from and to write to."""
-        with self._lock:
+        with self.lock:
             self._move_to(descriptor)
 
     def _open_local_to_write(self, truncate: bool) -> bool:
@@ -194,7 +204,7 @@ class Content:
 
     def keep(self) -> None:
         """Before the node's last name goes: have the data where it can be read without one."""
-        with self._nodes.changing, self._lock:
+        with self._nodes.changing, self.lock:
             if self.handles:
                 self.open_to_read()
                 if self._descriptor < 0:
@@ -207,7 +217,7 @@ class Content:
     def read(self, offset: int, size: int) -> bytes:
         """Answer up to ``size`` bytes from ``offset``; short only at the end."""
         if self._descriptor < 0 and self._node.is_unlinked:  # others have replaced it since it was opened, and before it was read
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            raise StaleNode(f"node {self._node.id} was replaced by others")
         if self._descriptor < 0 and not self._is_ranged:
             self.open_to_read()
         descriptor = self._descriptor
@@ -215,7 +225,7 @@ class Content:
             if offset == 0 and size <= LITTLE and not self._writable:
                 return self._read_beginning(descriptor, size)
             return os.pread(descriptor, size, offset)
-        with self._lock:
+        with self.lock:
             return self._read_range(offset, size)
 
     def is_cut_at(self, end: int) -> bool:
@@ -280,7 +290,7 @@ class Content:
         """
         if not self._writable:
             self.open_to_write()
-        with self._lock:
+        with self.lock:
             _write_all(self._descriptor, data, offset)
             self._wrote()
         return len(data)
@@ -289,20 +299,20 @@ class Content:
         """Write at the end, wherever that is by now."""
         if not self._writable:
             self.open_to_write()
-        with self._lock:
+        with self.lock:
             return self.write(os.fstat(self._descriptor).st_size, data)
 
     def truncate(self, size: int) -> None:
         """Cut the data, or lengthen it with zeros."""
         self.open_to_write(truncate=size == 0)
-        with self._lock:
+        with self.lock:
             os.ftruncate(self._descriptor, size)
             self._wrote()
 
     def allocate(self, mode: int, offset: int, length: int) -> None:
         """What fallocate(2) does."""
         self.open_to_write()
-        with self._lock:
+        with self.lock:
             fallocate(self._descriptor, mode, offset, length)
             self._wrote()
 
@@ -334,16 +344,16 @@ class Content:
 
     def current(self, stat: Stat) -> Stat:
         """The node's attributes with what only the content knows: size and times of what was written."""
-        with self._lock:
+        with self.lock:
             if not self._writable:
                 return stat
             native = os.fstat(self._descriptor)
             if not self._staged:
-                return stat.written(native.st_size, native.st_atime_ns, native.st_mtime_ns, native.st_ctime_ns)
+                return stat.written(native.st_size, native.st_atime_ns, native.st_mtime_ns, native.st_ctime_ns, native.st_ino)
             if self._changes:
                 stat = stat.changed(self._changes)
             mtime = stat.mtime if self._mtime is None else self._mtime
-            return stat.written(native.st_size, stat.atime, mtime, max(stat.ctime, self._mtime or 0))
+            return stat.written(native.st_size, stat.atime, mtime, max(stat.ctime, self._mtime or 0), stat.file_id)
 
     def change(self, changes: dict[str, int]) -> Stat | None:
         """Change attributes of what is written to, and answer them as they are then.
@@ -351,36 +361,38 @@ class Content:
         Those of the store's own file at once; those of what is staged and not yet in the store when it is put there.
         None if it is neither, and the store has to be asked.
         """
-        with self._lock:
+        with self.lock:
             if not self._writable:
                 return None
-            if self._staged:
-                return self._change_staged(changes)
-            descriptor = self._descriptor
-            if "uid" in changes or "gid" in changes:
-                os.fchown(descriptor, changes.get("uid", -1), changes.get("gid", -1))
-            if "mode" in changes:
-                os.fchmod(descriptor, stat_module.S_IMODE(changes["mode"]))
-            if "atime" in changes or "mtime" in changes:
-                native = os.fstat(descriptor)
-                # The kernel has checked who asks; times that it has kept for a file of somebody else's are not ours to set.
-                with contextlib.suppress(PermissionError):
-                    os.utime(descriptor, ns=(changes.get("atime", native.st_atime_ns), changes.get("mtime", native.st_mtime_ns)))
-            return stat_of(os.fstat(descriptor))
+            if not self._staged:
+                return self._change_local(self._descriptor, changes)
+            if not self.is_dirty or self._node.is_unlinked or not self._store.capabilities.attributes:
+                return None
+            self._change_staged(changes)
+        return self.current(self._nodes.refresh(self._node))
 
-    def _change_staged(self, changes: dict[str, int]) -> Stat | None:
-        if not self.is_dirty or self._node.is_unlinked or not self._store.capabilities.attributes:
-            return None
+    def _change_local(self, descriptor: int, changes: dict[str, int]) -> Stat:
+        if "uid" in changes or "gid" in changes:
+            os.fchown(descriptor, changes.get("uid", -1), changes.get("gid", -1))
+        if "mode" in changes:
+            os.fchmod(descriptor, stat_module.S_IMODE(changes["mode"]))
+        if "atime" in changes or "mtime" in changes:
+            native = os.fstat(descriptor)
+            # The kernel has checked who asks; times that it has kept for a file of somebody else's are not ours to set.
+            with contextlib.suppress(PermissionError):
+                os.utime(descriptor, ns=(changes.get("atime", native.st_atime_ns), changes.get("mtime", native.st_mtime_ns)))
+        return stat_of(os.fstat(descriptor))
+
+    def _change_staged(self, changes: dict[str, int]) -> None:
         if "mode" in changes:
             changes["mode"] = self._node.kind | stat_module.S_IMODE(changes["mode"])
         if "mtime" in changes:
             self._mtime = None
         self._changes.update(changes, ctime=now())
-        return self.current(self._nodes.refresh(self._node))
 
     def times_were_set(self, mtime: int | None) -> None:
         """The node of what is staged was given a time: it holds until the next write."""
-        with self._lock:
+        with self.lock:
             if mtime is not None:
                 self._mtime = None
 
@@ -397,14 +409,14 @@ class Content:
         """
         if not self._staged:
             return
-        with self._nodes.changing, self._lock:
+        with self._nodes.changing, self.lock:
             if self.is_dirty and not self._node.is_unlinked:
                 key = self._node.key()
                 self._put(key, *self._attributes_in_store(key))
 
     def put(self, key: str) -> Stat:
         """Put the data of an unnamed node into the store, where nothing is; errors as for ``commit``."""
-        with self._nodes.changing, self._lock:
+        with self._nodes.changing, self.lock:
             return self._put(key, self._node.stat or Stat(self._node.kind), {}, {})
 
     def _put(self, key: str, stat: Stat, metadata: dict[str, object], xattrs: dict[str, bytes]) -> Stat:
@@ -442,7 +454,7 @@ class Content:
 
     def close(self) -> None:
         """Let go of everything. What was not committed is left where it is staged, if it has a name there."""
-        with self._lock:
+        with self.lock:
             for descriptor in [*self._retired, self._descriptor]:
                 if descriptor >= 0:
                     os.close(descriptor)

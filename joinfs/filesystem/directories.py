@@ -81,6 +81,10 @@ class DirectoryVerbs(State):
                 entries.append(_without_node(self._entry_alone(directory, listed, place, None)))
                 continue
             node = next(nodes)
+            if node is None:
+                entries.append(_without_node(self._entry_alone(directory, listed, place, stat)))
+                name, stat = next(pending, ("", None))
+                continue
             content = node.content
             if content is not None:
                 stat = content.current(stat)

@@ -1,10 +1,9 @@
 """The verbs on open files."""
 
-import errno
 import os
 import stat as stat_module
 
-from joinfs.errors import BadHandle, InvalidArgument, IsADirectory
+from joinfs.errors import BadHandle, InvalidArgument, IsADirectory, StaleNode
 from joinfs.filesystem.handles import FileHandle
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.state import State
@@ -146,7 +145,7 @@ class FileVerbs(State):
             raise BadHandle("opened for writing only")
         data = opened.content.read(offset, size)
         if for_cache and len(data) < size and opened.content.is_cut_at(offset + len(data)):
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # what is missing would become zeros
+            raise StaleNode("others have cut the file, and what is missing would become zeros")
         return data
 
     def write(self, handle: int, offset: int, data: bytes | memoryview, from_cache: bool = False) -> int:

@@ -67,7 +67,7 @@ class NamespaceVerbs(State):
         found = self._nodes[node]
         if not found.is_symlink:
             raise InvalidArgument("not a symlink")
-        return self._store.to_bytes(found.key())
+        return self._nodes.ask(found, self._store.to_bytes)
 
     # ---------------------------------------------------------------- making
 

@@ -114,7 +114,7 @@ class State:
         """The extended attributes of a node outside ``user.``. That there are none is remembered: the kernel asks often."""
         if node.is_unlinked or not node.has_xattrs:
             return {}
-        foreign = self._store.get_xattrs(node.key())
+        foreign = self._nodes.ask(node, self._store.get_xattrs)
         node.has_xattrs = bool(foreign)
         return foreign
 
@@ -156,15 +156,18 @@ class State:
 
     def _release(self, node: Node, content: Content) -> None:
         """Take one handle off; the last one lets go of the content unless it has data to keep."""
-        with self._nodes.lock:
+        with content.lock, self._nodes.lock:
             content.handles -= 1
-            if content.handles == 0 and (not content.is_dirty or node.is_unlinked):
-                if content.is_writable:  # the kernel may have written past us
-                    self._nodes.changed(node)
-                    node.stat = None if node.stat is None else content.current(node.stat)
-                node.content = None
-                content.close()
-                self._nodes.settle(node)
+            if content.handles or (content.is_dirty and not node.is_unlinked):
+                return
+            if content.is_writable and node.stat is not None:
+                node.stat = content.current(node.stat)
+            may_have_written = content.is_writable
+            node.content = None
+            content.close()
+            if may_have_written:  # and the kernel past us
+                self._nodes.changed(node)
+            self._nodes.settle(node)
 
 
 def is_told(node: Node) -> bool:

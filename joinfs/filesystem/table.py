@@ -5,11 +5,13 @@ the table itself and is never held while the store is asked; so finding waits fo
 taken in this order. How far what is known can be believed is ``beliefs``.
 """
 
+import contextlib
 import itertools
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from joinfs.filesystem.attributes import ROOT_INO, hashed, inode_number, number_of_key
 from joinfs.filesystem.beliefs import FOREVER, MOST_LISTED, Beliefs
@@ -20,6 +22,7 @@ from joinfs.stores.keys import check_name
 MOST_ABSENT = 10_000
 # How often the store is asked again because a change overtook its answer.
 MOST_LOOKS = 3
+T = TypeVar("T")
 
 
 class NodeTable(Beliefs):
@@ -104,16 +107,41 @@ class NodeTable(Beliefs):
             return stat
         if node.is_unlinked:
             return Stat(node.kind)  # all that is known of what nobody had open
-        for _ in range(MOST_LOOKS):
-            version = node.version
-            stat = self._store.stat(node.key())
-            with self.lock:
-                if version == node.version:
-                    if self.keeps_sizes and self._is_written_by_others(node, stat):
-                        self.part(node, ours=False)
-                    self.update(node, stat)
-                    return stat
-        return self._store.stat(node.key())
+        with contextlib.suppress(KeyError):  # a verb may be moving it
+            for _ in range(MOST_LOOKS):
+                version = node.version
+                stat = self._store.stat(node.key())
+                with self.lock:
+                    if version == node.version and not self._is_written_by_others(node, stat):
+                        self.update(node, stat)
+                        return stat
+        with self.changing:
+            return self._refresh_at_last(node)
+
+    def _refresh_at_last(self, node: Node) -> Stat:
+        """Ask the store while no verb is half done, and take what it says for this once, though files are written to meanwhile."""
+        if node.is_unlinked:
+            return node.stat or Stat(node.kind)
+        stat = self._store.stat(node.key())
+        with self.lock:
+            if self._is_written_by_others(node, stat):
+                self.part(node, ours=False)
+            self.update(node, stat)
+            node.expires = 0.0
+        return stat
+
+    def ask(self, node: Node, question: Callable[[str], T]) -> T:
+        """Answer what a question to the store says of a node's key; if it is not there, no verb is half done meanwhile.
+
+        Raises:
+            KeyError: It has gone behind our back.
+            StaleNode: It has no key.
+        """
+        try:
+            return question(node.key())
+        except KeyError:
+            with self.changing:
+                return question(node.key())
 
     def owned(self, directory: Node) -> Stat:
         """Answer attributes of a directory of which mode and owner hold: they do not change with what is in it."""
@@ -135,29 +163,44 @@ class NodeTable(Beliefs):
             with self.lock:
                 if version != parent.version:
                     return None
-                self._miss(parent, name)
-            raise
-        with self.lock:
-            if version != parent.version:
-                return None
-            node = self.add_name(parent, name, stat)
-            if count:
-                self.count(node)
-            else:
-                self._consider_idle(node)
-            return node
+                if parent.child(name) is None:
+                    self._miss(parent, name)
+                    raise
+        else:
+            with self.lock:
+                if version != parent.version:
+                    return None
+                if self._goes_on(parent.child(name), stat):
+                    return self._found(parent, name, stat, count)
+        with self.changing:
+            return self._ask_at_last(parent, name, count)
 
     def _ask_at_last(self, parent: Node, name: str, count: bool) -> Node:
-        """Ask the store, and take what it says for this once, though files are written to and others' changes are told meanwhile."""
-        stat = self._store.lookup(parent.prefix() + name)
+        """Ask the store while no verb is half done, and take what it says for this once, though others change it meanwhile."""
+        try:
+            stat = self._store.lookup(parent.prefix() + name)
+        except KeyError:
+            with self.lock:
+                self.remove_name(parent, name, ours=False)
+            raise
         with self.lock:
-            node = self.add_name(parent, name, stat)
+            if not self._goes_on(parent.child(name), stat):
+                self.remove_name(parent, name, ours=False)
+            node = self._found(parent, name, stat, count)
             node.expires = 0.0
-            if count:
-                self.count(node)
-            else:
-                self._consider_idle(node)
             return node
+
+    def _goes_on(self, node: Node | None, stat: Stat) -> bool:
+        """Whether the node that a name is known to stand for, if there is one, can be what has these attributes."""
+        return node is None or (self._is_same(node, stat) and not self._is_written_by_others(node, stat))
+
+    def _found(self, parent: Node, name: str, stat: Stat, count: bool) -> Node:
+        node = self.add_name(parent, name, stat)
+        if count:
+            self.count(node)
+        else:
+            self._consider_idle(node)
+        return node
 
     def _look(self, parent: Node, name: str) -> Stat:
         listing = parent.listing
@@ -168,8 +211,7 @@ class NodeTable(Beliefs):
         return self._store.lookup(parent.prefix() + name)
 
     def _miss(self, parent: Node, name: str) -> None:
-        if parent.child(name) is not None:
-            self.remove_name(parent, name, ours=False)
+        """Nothing stands at a name of which nothing was known."""
         if len(self._absent) >= MOST_ABSENT:
             self._absent.clear()
         self._absent[parent.id, name] = time.monotonic() + self._ttl
@@ -212,13 +254,14 @@ class NodeTable(Beliefs):
         self._idle.pop(parent.id, None)
 
     def _is_same(self, node: Node, stat: Stat) -> bool:
-        if node.kind != stat.kind or (self.keeps_sizes and self._is_written_by_others(node, stat)):
+        if node.kind != stat.kind:
             return False
         number = stat.linked_id
         return number is None or stat.breaks or self._by_file.get(number) in {None, node}
 
     def _is_written_by_others(self, node: Node, stat: Stat) -> bool:
-        if node.stat is None or not node.is_file or (node.content is not None and node.content.is_writable):
+        """Whether a file has other data by now than who keeps sizes knows of it. While a verb is half done that may be ours."""
+        if not self.keeps_sizes or node.stat is None or not node.is_file or (node.content is not None and node.content.is_writable):
             return False
         return node.stat.has_other_data_than(stat)
 
@@ -241,9 +284,12 @@ class NodeTable(Beliefs):
 
     # ---------------------------------------------------------------- many at once
 
-    def take_in(self, parent: Node, entries: Iterable[tuple[str, Stat]]) -> list[Node]:
-        """Answer the nodes of some names in a directory, of which the kernel is told all at once, with these attributes."""
-        nodes = []
+    def take_in(self, parent: Node, entries: Iterable[tuple[str, Stat]]) -> list[Node | None]:
+        """Answer the nodes of some names in a directory, of which the kernel is told all at once, with these attributes.
+
+        None for a name that is known to stand for something else: who looks it up finds out which of the two is so.
+        """
+        nodes: list[Node | None] = []
         prefix = hashed(parent.prefix())
         soon = time.monotonic() + self._ttl
         expires = FOREVER if parent.watched else soon
@@ -255,13 +301,14 @@ class NodeTable(Beliefs):
                     node = self._new_unshared(parent, name, stat, prefix)
                     children = parent.children
                     node.expires = soon if node.is_directory else expires
-                else:
+                elif self._goes_on(node, stat):
                     node = self.add_name(parent, name, stat)
+                else:
+                    nodes.append(None)
+                    continue
                 node.lookups += 1
+                self._idle.pop(node.id, None)
                 nodes.append(node)
-            if self._idle:
-                for node in nodes:
-                    self._idle.pop(node.id, None)
             self._let_go()
         return nodes
 

@@ -5,9 +5,10 @@ whoever writes to the store in this process, past the mount, and whoever changes
 tell only of directories that are watched; a directory is watched before anything in it is shown.
 """
 
+import functools
 import logging
 import threading
-import time
+from collections.abc import Callable
 from typing import Protocol
 
 from joinfs.errors import JoinfsError
@@ -15,13 +16,10 @@ from joinfs.filesystem.lapsing import Lapsing
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.state import State
 from joinfs.stores import Stat
-from joinfs.stores.inotify import Watcher
 from joinfs.stores.keys import ROOT, is_directory_key
+from joinfs.stores.telling import OTHERS, told_since
 
 log = logging.getLogger(__name__)
-
-# Our own changes come back from the medium within this many seconds, and are no news.
-ECHO = 0.25
 
 
 class Kernel(Protocol):
@@ -62,7 +60,7 @@ class Told(State):
                 self._lapsing = None
             return
         self._serving = threading.local()
-        self._nodes.note_changes(ECHO)
+        self._nodes.note_changes()
         self._nodes.keeps_sizes = kernel.keeps_sizes
         self._kernel = kernel
         self._store.subscribe(self._changed)
@@ -171,12 +169,33 @@ class Told(State):
         kernel.entry_changed(directory.parent.id, directory.name)
 
     def _name_changed(self, kernel: Kernel, key: str) -> None:
-        directory, name = self._nodes.nearest(key)
-        if self._is_echo(directory, name):
-            self._nodes.doubt_xattrs(directory, name)  # what we make in a directory is no such event
-            return
-        self._look_again(kernel, directory, name)
+        """What stands at a key has changed.
+
+        Who writes to the store in this process may hold what a verb is waiting for, so it waits for no verb.
+        """
+        since = told_since()
+        if not self._judge(kernel, key, OTHERS if since is None else since, wait=since is not None):
+            threading.Thread(target=self._judge, args=(kernel, key, OTHERS, True), name="joinfs tells late", daemon=True).start()
+
+    def _judge(self, kernel: Kernel, key: str, since: float, wait: bool) -> bool:
+        """Find out what others have changed after ``since``, and tell it. False if verbs would have to be waited for.
+
+        A verb that has changed the store and not yet the nodes would look like others. The kernel is told when verbs go on:
+        it may be waiting for one with what it needs for that.
+        """
+        if not self._nodes.changing.acquire(blocking=wait):
+            return False
+        try:
+            directory, name = self._nodes.nearest(key)
+            if self._is_echo(directory, name, since):
+                self._nodes.doubt_xattrs(directory, name)  # what we make in a directory is no such event
+                return True
+            tell = self._look_again(kernel, directory, name)
+        finally:
+            self._nodes.changing.release()
+        tell()
         self._attributes_changed(kernel, directory)
+        return True
 
     def _attributes_changed(self, kernel: Kernel, directory: Node) -> None:
         """A directory's own attributes changed, and so what the kernel keeps of its listing may be another."""
@@ -186,35 +205,30 @@ class Told(State):
                 directory.listing.disbelieve()
         kernel.node_changed(directory.id, True)
 
-    def _is_echo(self, directory: Node, name: str) -> bool:
+    def _is_echo(self, directory: Node, name: str, since: float) -> bool:
         """Whether we hear of what we did ourselves."""
-        if not isinstance(threading.current_thread(), Watcher):
-            return False
         child = directory.child(name)
-        if child is not None and child.content is not None and child.content.is_writable:
+        if since < OTHERS and child is not None and child.content is not None and child.content.is_writable:
             return True  # it is the kernel that writes, past us
-        return self._nodes.changed_at(directory, name) > time.monotonic() - ECHO
+        return self._nodes.changed_at(directory, name) >= since
 
-    def _look_again(self, kernel: Kernel, directory: Node, name: str) -> None:
-        """Believe nothing of a name any more; have the kernel look it up anew, or only ask for its attributes."""
+    def _look_again(self, kernel: Kernel, directory: Node, name: str) -> Callable[[], None]:
+        """Believe nothing of a name any more; answer how to have the kernel look it up anew, or only ask for its attributes."""
         with self._nodes.lock:
             node = directory.child(name)
             was = None if node is None else node.stat  # it may be looked up anew at once
             self._nodes.disbelieve(directory, name)
         if node is None:
-            kernel.entry_changed(directory.id, name)
-            return
+            return functools.partial(kernel.entry_changed, directory.id, name)
         try:
             is_same = self._is_same(kernel, node, directory.prefix() + name, was)
         except (KeyError, JoinfsError, OSError):
             self._lose_name(directory, name, node)
-            kernel.entry_gone(directory.id, name, node.id)
-            return
+            return functools.partial(kernel.entry_gone, directory.id, name, node.id)
         if is_same:
-            kernel.node_changed(node.id, node.is_file)
-        else:
-            self._lose_name(directory, name, node)
-            kernel.entry_changed(directory.id, name)
+            return functools.partial(kernel.node_changed, node.id, node.is_file)
+        self._lose_name(directory, name, node)
+        return functools.partial(kernel.entry_changed, directory.id, name)
 
     def _lose_name(self, directory: Node, name: str, node: Node) -> None:
         with self._nodes.lock:
@@ -231,4 +245,4 @@ class Told(State):
             return node.kind == stat.kind
         if was is None:  # then the kernel is told to ask for all of it, unless other names of it are other files now
             return not kernel.keeps_sizes and node.linked is None and stat.linked_id is None
-        return not kernel.keeps_sizes and was.file_id == stat.file_id
+        return was.file_id == stat.file_id and not (kernel.keeps_sizes and was.has_other_data_than(stat))

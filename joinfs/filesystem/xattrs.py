@@ -43,7 +43,7 @@ class XattrVerbs(State):
         return foreign[name]
 
     def _metadata(self, node: Node) -> dict[str, Any]:
-        return {} if node.is_unlinked else self._store.get_metadata(node.key())
+        return {} if node.is_unlinked else self._nodes.ask(node, self._store.get_metadata)
 
     def _check_foreign(self, name: str) -> None:
         if not self._is_held(name):

@@ -17,7 +17,7 @@ from joinfs.joined.writing import Writing
 from joinfs.stores import Store
 from joinfs.stores.key_tree import KeyTree
 from joinfs.stores.keys import ROOT, directory_key, is_directory_key, split
-from joinfs.stores.telling import Subscriber, with_all_below
+from joinfs.stores.telling import OTHERS, Subscriber, Watcher, tell_of, told_since, with_all_below
 
 _Place = tuple[int, str]
 
@@ -35,7 +35,7 @@ class Watching(Writing):
         self._remade = 0
         self._remaking_depth = 0
         self._judging = threading.Lock()
-        self._postponed: list[tuple[int, str | None]] = []
+        self._postponed: list[tuple[int, str | None, float]] = []
 
     def subscribe(self, function: Subscriber) -> None:
         """The same; it is told of what is written through the stores of the join as well."""
@@ -163,12 +163,13 @@ class Watching(Writing):
         with self._judging:
             postponed, self._postponed = self._postponed, []
         if ended or postponed:  # not in the thread that wrote: these are others' doings
-            threading.Thread(target=self._tell_late, args=(ended, postponed), name=f"changes of {self.name}", daemon=True).start()
+            Watcher(target=self._tell_late, args=(ended, postponed), name=f"changes of {self.name}", daemon=True).start()
 
-    def _tell_late(self, ended: Iterable[str], postponed: Iterable[tuple[int, str | None]]) -> None:
+    def _tell_late(self, ended: Iterable[str], postponed: Iterable[tuple[int, str | None, float]]) -> None:
         for directory in ended:
             self._tell_all_below(with_all_below(directory))
-        for number, key in postponed:
+        for number, key, since in postponed:
+            tell_of(since)
             self._layer_told(number, key)
 
     # ---------------------------------------------------------------- what a layer tells
@@ -178,8 +179,9 @@ class Watching(Writing):
             return  # a step of a write of our own, which is told when it is done
         for ours in dict.fromkeys(self._in_the_join(number, key)):
             if not self._judged(ours):
+                since = told_since()
                 with self._judging:
-                    self._postponed.append((number, key))
+                    self._postponed.append((number, key, OTHERS if since is None else since))
                 if self._remade % 2 == 0:  # by now: nobody else may come to look
                     self._tell_written(())
 

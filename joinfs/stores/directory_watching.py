@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from joinfs.stores.directory_files import TEMPORARY, encode
 from joinfs.stores.inotify import Event, Inotify
 from joinfs.stores.key_tree import KeyTree
 from joinfs.stores.keys import ROOT, ancestors
-from joinfs.stores.telling import with_all_below
+from joinfs.stores.telling import told_since, with_all_below
 
 _MASK = (
     inotify.CREATE | inotify.DELETE | inotify.MOVED_FROM | inotify.MOVED_TO | inotify.ATTRIB | inotify.CLOSE_WRITE
@@ -31,9 +32,8 @@ _TEMPORARY = encode(TEMPORARY)
 PAUSE = 0.02
 # How often a directory is looked for that others keep replacing.
 MOST_TRIES = 3
-# Seconds within which what the store has written comes back as an event; and how many such keys are kept in mind.
-ECHO = 0.25
-MOST_WRITTEN = 10_000
+# Of so many keys that the store has written it is kept in mind when; as many as inotify queues events, by default.
+MOST_WRITTEN = 16_384
 
 log = logging.getLogger(__name__)
 
@@ -62,20 +62,26 @@ class DirectoryWatching:
         self._closed = self._warned = False
         self._watches: KeyTree[_Watch] = KeyTree()
         self._keys: dict[int, str] = {}
-        self._written: dict[str, float] = {}
+        self._written: OrderedDict[str, float] = OrderedDict()
 
     def written(self, keys: tuple[str, ...]) -> None:
-        """The store itself has just written these keys, and told of it: what comes of them within ``ECHO`` is no news."""
+        """The store itself has just written these keys, and told of it: what has come of them until now is no news."""
         if not self._keys:
             return
         now = time.monotonic()
-        if len(self._written) >= MOST_WRITTEN:
-            self._written = {key: at for key, at in list(self._written.items()) if at > now - ECHO}
         for key in keys:
-            self._written[key.removesuffix("/")] = now
+            self._note_written(key.removesuffix("/"), now)
 
-    def _is_echo(self, key: str, now: float) -> bool:
-        return self._written.get(key, 0.0) > now - ECHO
+    def _note_written(self, key: str, at: float) -> None:
+        self._written.pop(key, None)  # it goes to the end
+        self._written[key] = at
+        if len(self._written) > MOST_WRITTEN:
+            self._written.popitem(last=False)
+
+    def _is_echo(self, key: str) -> bool:
+        """Whether what the thread has read of a key may be of what the store itself wrote."""
+        since = told_since()
+        return since is not None and self._written.get(key, 0.0) >= since
 
     def watch(self, directory: str) -> bool:
         """Watch a directory and those above it; answer whether they are."""
@@ -131,9 +137,9 @@ class DirectoryWatching:
         """What comes of keys that were written before their directory was moved comes under the directory's new key."""
         for key, at in list(self._written.items()):
             if key.startswith(first):
-                self._written[second + key[len(first) :]] = at
+                self._note_written(second + key[len(first) :], at)
             elif swap and key.startswith(second):
-                self._written[first + key[len(second) :]] = at
+                self._note_written(first + key[len(second) :], at)
 
     # ---------------------------------------------------------------- keys and watches
 
@@ -215,7 +221,6 @@ class DirectoryWatching:
                 masks[number, name] = masks.get((number, name), 0) | mask
         changed: dict[str, None] = {}
         ended: set[str] = set()
-        now = time.monotonic()
         with self._lock:
             if any(mask & inotify.OVERFLOW for mask in masks.values()):
                 self._drop_all(ROOT)
@@ -226,7 +231,7 @@ class DirectoryWatching:
                 if directory is not None and not self._is_of_no_name(directory, name, mask):
                     changed[self._take_in(directory, name.decode("utf-8", "surrogateescape"), mask, ended)] = None
         for key in changed:
-            if not self._is_echo(key, now):
+            if not self._is_echo(key):
                 self._tell(key)
         self._tell_ended(ended)
         return False

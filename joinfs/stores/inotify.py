@@ -4,7 +4,6 @@ The thread begins with the first watch, and waits in poll(2) when nothing happen
 once, and then lets a moment pass before it reads on, so that a storm comes in few pieces.
 """
 
-import contextlib
 import ctypes
 import errno
 import logging
@@ -12,8 +11,11 @@ import os
 import select
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+from joinfs.stores.telling import Watcher
 
 MODIFY, ATTRIB, CLOSE_WRITE = 0x2, 0x4, 0x8
 MOVED_FROM, MOVED_TO, CREATE, DELETE, DELETE_SELF, MOVE_SELF = 0x40, 0x80, 0x100, 0x200, 0x400, 0x800
@@ -23,6 +25,8 @@ _HEADER = struct.Struct("=iIII")
 _PIECE = 1 << 16
 # No more than this at a time: the kernel queues 16,384 events, of which the longest has 272 bytes.
 _MOST_PIECES = 64
+# Seconds that a thread takes to wake up, at most, as a rule.
+WAKING = 0.25
 
 log = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,10 +38,6 @@ class Event(NamedTuple):
     watch: int
     mask: int
     name: bytes
-
-
-class Watcher(threading.Thread):
-    """A thread that tells what others do; it also hears of what we do ourselves."""
 
 
 class Inotify:
@@ -60,6 +60,7 @@ class Inotify:
             raise _failed()
         self._end = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = Watcher(target=self._run, name=f"changes of {name}", daemon=True)
+        self._thread.since = time.monotonic()
         self._thread.start()
 
     def add(self, descriptor: int, mask: int) -> int:
@@ -93,13 +94,26 @@ class Inotify:
             both.register(self._end, select.POLLIN)
             both.register(self._descriptor, select.POLLIN)
             again = False
-            while self._end not in dict(both.poll(0 if again else None)):
-                again = self._handle_safely(self._read())
+            while self._end not in self._wait(both, again):
+                began = time.monotonic()
+                events, all_read = self._read()
+                again = self._handle_safely(events) or not all_read
+                if all_read:
+                    self._thread.since = began
                 if wait.poll(self._pause * 1000):
                     break
         finally:
             os.close(self._descriptor)
             os.close(self._end)
+
+    def _wait(self, both: select.poll, again: bool) -> list[int]:
+        """Wait until there is something to read, unless it is to go on; answer the descriptors that have something."""
+        asked = time.monotonic()
+        ready = both.poll(0)
+        if not ready and not again:
+            ready = both.poll()
+            self._thread.since = max(asked, time.monotonic() - WAKING)
+        return [descriptor for descriptor, _ in ready]
 
     def _handle_safely(self, events: list[Event]) -> bool:
         try:
@@ -108,12 +122,15 @@ class Inotify:
             log.exception("what changed in %s could not be told", self._name)
             return False
 
-    def _read(self) -> list[Event]:
+    def _read(self) -> tuple[list[Event], bool]:
+        """What has come, and whether that is all."""
         events: list[Event] = []
-        with contextlib.suppress(BlockingIOError):
+        try:
             for _ in range(_MOST_PIECES):
                 events += _events(os.read(self._descriptor, _PIECE))
-        return events
+        except BlockingIOError:
+            return events, True
+        return events, False
 
 
 def _events(piece: bytes) -> Iterator[Event]:

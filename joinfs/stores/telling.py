@@ -18,6 +18,31 @@ log = logging.getLogger(__name__)
 
 # Called with a key, or None.
 Subscriber = Callable[[str | None], object]
+# In place of the moment since when something can have happened: it is others' doing, whenever that was.
+OTHERS = float("inf")
+
+
+class Watcher(threading.Thread):
+    """A thread that tells what is done to a medium, by others and by ourselves. It holds no lock when it tells.
+
+    Attributes:
+        since: What it tells now was done after this moment, in monotonic seconds, or is ``OTHERS``.
+    """
+
+    since = OTHERS
+
+
+def tell_of(since: float) -> None:
+    """Have what the calling thread, a watcher, tells from now on be of what was done after ``since``."""
+    thread = threading.current_thread()
+    assert isinstance(thread, Watcher), "it tells of others"
+    thread.since = since
+
+
+def told_since() -> float | None:
+    """Answer since when what the calling thread tells may have been done; None if it is no watcher: then it did it itself."""
+    thread = threading.current_thread()
+    return thread.since if isinstance(thread, Watcher) else None
 
 
 class Telling:

@@ -54,9 +54,9 @@ class Stat(NamedTuple):
         values: dict[str, Any] = dict(changes) if ctime is None else {**changes, "ctime": ctime}
         return self._replace(**values)
 
-    def written(self, size: int, atime: int, mtime: int, ctime: int) -> "Stat":
+    def written(self, size: int, atime: int, mtime: int, ctime: int, file_id: int | None) -> "Stat":
         """The same of a file with other data; done for every open file that is looked at, and ``_replace`` takes long."""
-        return tuple.__new__(Stat, (self[0], size, *self[2:5], atime, mtime, ctime, *self[8:]))
+        return tuple.__new__(Stat, (self[0], size, *self[2:5], atime, mtime, ctime, *self[8:10], file_id, *self[11:]))
 
     def has_other_data_than(self, other: "Stat") -> bool:
         """Whether a file has been written between these and those attributes of it, as far as they tell."""
