@@ -1,12 +1,14 @@
 """What the kernel is told about a node, and how its inode number comes about."""
 
 from collections.abc import Container
-from hashlib import blake2b
 from typing import NamedTuple
 
 from joinfs.stores import Stat
+from joinfs.stores.keys import hash_of_key
 
 ROOT_INO = 1
+MOST_INO = (1 << 64) - 1
+_FAR = 0x9E3779B97F4A7C15
 BLOCK = 512
 
 
@@ -53,31 +55,14 @@ def attributes_of(ino: int, stat: Stat, nlink: int) -> Attributes:
 def inode_number(key: str, stat: Stat, taken: Container[int] = ()) -> int:
     """A number of 64 bits for what stands at ``key``, the same whenever and wherever it is asked.
 
-    It is made of the key; where several keys share a file, of the store's number for that file.
+    It is the store's number for it; where the store has none, it is made of the key.
 
     Args:
         key: The key, in the spelling of its kind.
         stat: Its attributes.
-        taken: Numbers that other nodes have; the next free one of the row is answered.
+        taken: Numbers that other nodes have; then another one is answered, which is free.
     """
-    number = stat.linked_id
-    if number is None:
-        return number_of_key(hashed(key.removesuffix("/")), "", taken)
-    return _free(int.from_bytes(blake2b(f"file {number}".encode(), digest_size=8).digest(), "big"), taken)
-
-
-def hashed(prefix: str) -> bytes:
-    """What ``number_of_key`` wants of the beginning of a key, to be used for all the names in a directory."""
-    return b"key " + prefix.encode("utf-8", "surrogateescape")
-
-
-def number_of_key(prefix: bytes, name: str, taken: Container[int]) -> int:
-    """The number of what stands at a key that begins with ``prefix`` and goes on with ``name``; see ``inode_number``."""
-    number = int.from_bytes(blake2b(prefix + name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
-    return number if number > ROOT_INO and number not in taken else _free(number, taken)
-
-
-def _free(number: int, taken: Container[int]) -> int:
+    number = (hash_of_key(key) if stat.file_id is None else stat.file_id) & MOST_INO
     while number <= ROOT_INO or number in taken:
-        number = (number + 1) % (1 << 64)
+        number = (number * _FAR + 1) & MOST_INO  # not the next one: that is some other file's
     return number

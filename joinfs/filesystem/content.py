@@ -119,10 +119,6 @@ class Content:
                 return stat.kind == self._node.kind  # we may be replacing it ourselves
             if unwritten and (was is None or was.has_other_data_than(stat)):
                 return False
-            if self._is_ranged or stat.nlink > 1:
-                return True  # it has no number to tell by
-            if self._descriptor >= 0:
-                return os.fstat(self._descriptor).st_ino == stat.file_id
             return was is not None and was.file_id == stat.file_id
 
     def open_to_read(self) -> None:
@@ -349,11 +345,11 @@ class Content:
                 return stat
             native = os.fstat(self._descriptor)
             if not self._staged:
-                return stat.written(native.st_size, native.st_atime_ns, native.st_mtime_ns, native.st_ctime_ns, native.st_ino)
+                return stat.written(native.st_size, native.st_atime_ns, native.st_mtime_ns, native.st_ctime_ns)
             if self._changes:
                 stat = stat.changed(self._changes)
             mtime = stat.mtime if self._mtime is None else self._mtime
-            return stat.written(native.st_size, stat.atime, mtime, max(stat.ctime, self._mtime or 0), stat.file_id)
+            return stat.written(native.st_size, stat.atime, mtime, max(stat.ctime, self._mtime or 0))
 
     def change(self, changes: dict[str, int]) -> Stat | None:
         """Change attributes of what is written to, and answer them as they are then.

@@ -99,8 +99,13 @@ class DirectoryVerbs(State):
         child = directory.child(name)
         if child is not None:
             return DirectoryEntry(name, child.ino, child.kind, place)
-        mode = 0 if stat is None else stat.mode
-        return DirectoryEntry(name, inode_number(directory.prefix() + name, stat or Stat(mode)), mode, place)
+        key = directory.prefix() + name
+        if stat is None:  # somebody has changed it while the listing was being read
+            try:
+                stat = self._store.lookup(key)
+            except KeyError:
+                stat = Stat(0)
+        return DirectoryEntry(name, inode_number(key, stat), stat.mode, place)
 
     def _listing(self, node: Node, offset: int) -> Listing:
         listing = node.listing

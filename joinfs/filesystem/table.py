@@ -13,8 +13,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from joinfs.filesystem.attributes import ROOT_INO, hashed, inode_number, number_of_key
-from joinfs.filesystem.beliefs import FOREVER, MOST_LISTED, Beliefs
+from joinfs.errors import StaleNode
+from joinfs.filesystem.attributes import ROOT_INO, inode_number
+from joinfs.filesystem.beliefs import FOREVER, MOST_LISTED, OURS, Beliefs
 from joinfs.filesystem.nodes import ROOT, Node
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import check_name
@@ -22,6 +23,7 @@ from joinfs.stores.keys import check_name
 MOST_ABSENT = 10_000
 # How often the store is asked again because a change overtook its answer.
 MOST_LOOKS = 3
+_DIRECTORY = 0o040000
 T = TypeVar("T")
 
 
@@ -43,7 +45,7 @@ class NodeTable(Beliefs):
         self._numbers = itertools.count(ROOT + 1)
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._nodes = {ROOT: self.root}
-        # Inode numbers that are not those of their nodes' keys: of what was renamed or unlinked, or has several names.
+        # Inode numbers that what is found anew is not to have too: of what was unlinked, or was renamed and has it of its key.
         self._taken: dict[int, Node] = {ROOT_INO: self.root}
 
     def __getitem__(self, number: int) -> Node:
@@ -112,7 +114,7 @@ class NodeTable(Beliefs):
                 version = node.version
                 stat = self._store.stat(node.key())
                 with self.lock:
-                    if version == node.version and not self._is_written_by_others(node, stat):
+                    if version == node.version and self._goes_on(node, stat):
                         self.update(node, stat)
                         return stat
         with self.changing:
@@ -124,11 +126,15 @@ class NodeTable(Beliefs):
             return node.stat or Stat(node.kind)
         stat = self._store.stat(node.key())
         with self.lock:
-            if self._is_written_by_others(node, stat):
+            is_same = self._is_same(node, stat)
+            if not is_same or self._is_written_by_others(node, stat):
                 self.part(node, ours=False)
-            self.update(node, stat)
-            node.expires = 0.0
-        return stat
+            if is_same:
+                self.update(node, stat)
+                node.expires = 0.0
+        if not is_same and node.content is None:
+            raise StaleNode(f"node {node.id} was replaced by others")
+        return stat if is_same else node.stat or stat
 
     def ask(self, node: Node, question: Callable[[str], T]) -> T:
         """Answer what a question to the store says of a node's key; if it is not there, no verb is half done meanwhile.
@@ -254,10 +260,18 @@ class NodeTable(Beliefs):
         self._idle.pop(parent.id, None)
 
     def _is_same(self, node: Node, stat: Stat) -> bool:
-        if node.kind != stat.kind:
+        """Whether a node can be what has these attributes."""
+        if node.kind != stat.kind or (node.kind != _DIRECTORY and self._is_replaced(node, stat)):
             return False
         number = stat.linked_id
         return number is None or stat.breaks or self._by_file.get(number) in {None, node}
+
+    def _is_replaced(self, node: Node, stat: Stat) -> bool:
+        """Whether others have put another file in the place of a node's; what we have changed ourselves may be another now."""
+        known = node.stat
+        if known is None or known.file_id is None or known.file_id == stat.file_id or stat.file_id is None:
+            return False
+        return node.expires != OURS and not (node.content is not None and node.content.is_writable)
 
     def _is_written_by_others(self, node: Node, stat: Stat) -> bool:
         """Whether a file has other data by now than who keeps sizes knows of it. While a verb is half done that may be ours."""
@@ -278,8 +292,6 @@ class NodeTable(Beliefs):
         ino = inode_number(prefix + name, stat, () if stat.breaks else self._taken)
         node = Node(next(self._numbers), ino, stat.kind, parent, name)
         self._nodes[node.id] = node
-        if stat.linked_id is not None and not stat.breaks:
-            self._taken.setdefault(ino, node)
         return node
 
     # ---------------------------------------------------------------- many at once
@@ -290,7 +302,7 @@ class NodeTable(Beliefs):
         None for a name that is known to stand for something else: who looks it up finds out which of the two is so.
         """
         nodes: list[Node | None] = []
-        prefix = hashed(parent.prefix())
+        prefix = parent.prefix()
         soon = time.monotonic() + self._ttl
         expires = FOREVER if parent.watched else soon
         with self.lock:
@@ -312,11 +324,9 @@ class NodeTable(Beliefs):
             self._let_go()
         return nodes
 
-    def _new_unshared(self, parent: Node, name: str, stat: Stat, prefix: bytes) -> Node:
+    def _new_unshared(self, parent: Node, name: str, stat: Stat, prefix: str) -> Node:
         """A new node of a file that has one name; all of what ``add_name`` and ``update`` do that it needs."""
-        taken = () if stat.breaks else self._taken
-        number = stat.linked_id if stat.breaks else None
-        ino = number_of_key(prefix, name, taken) if number is None else inode_number(name, stat, taken)
+        ino = inode_number(prefix + name, stat, () if stat.breaks else self._taken)
         node = Node(next(self._numbers), ino, stat.mode & 0o170000, parent, name)
         self._nodes[node.id] = node
         self._enter(parent, name, node)
@@ -339,12 +349,18 @@ class NodeTable(Beliefs):
         if node is None:
             return
         node.drop_name(parent, name)
-        self._taken.setdefault(node.ino, node)
+        if ours or node.stat is None or node.stat.file_id is None:
+            self._guard(node)
         if node.stat is not None and not node.stat.is_directory:
             node.stat = node.stat._replace(nlink=max(node.stat.nlink - 1, 1))
         self.changed(node, ours)
         self._consider_idle(node)
         self._consider_idle(parent)
+
+    def _guard(self, node: Node) -> None:
+        """Have what is found anew not get the inode number of a node, if it could: because it has its key, or its place in the store."""
+        if node.is_unlinked or node.stat is None or node.stat.file_id is None:
+            self._taken.setdefault(node.ino, node)
 
     def part(self, node: Node, ours: bool = True) -> None:
         """Have the names of a file stand for another node, with its inode number, from the next time they are looked up.
@@ -367,7 +383,7 @@ class NodeTable(Beliefs):
             return
         node.drop_name(parent, name)
         node.add_name(new_parent, new_name)
-        self._taken.setdefault(node.ino, node)
+        self._guard(node)
         self._enter(new_parent, new_name, node)
         self.changed(node)
 
@@ -384,7 +400,7 @@ class NodeTable(Beliefs):
         self._enter(other_parent, other_name, one)
         self._absent.clear()
         for node in (one, other):
-            self._taken.setdefault(node.ino, node)
+            self._guard(node)
             self.changed(node)
         self.names_changed(parent, name)
         self.names_changed(other_parent, other_name)

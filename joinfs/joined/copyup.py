@@ -6,10 +6,11 @@ from joinfs.joined.merge import Found
 from joinfs.joined.whiteout import unmarked, unmarked_xattrs
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import split
+from joinfs.stores.value import Metadata
 from joinfs.stores.whole import whole
 
 
-def copy_up(found: Found, upper: Store, key: str, with_data: bool = True) -> Stat:
+def copy_up(found: Found, upper: Store, key: str, marks: Metadata, with_data: bool = True) -> Stat:
     """Put what was found in a lower layer into ``upper`` as ``key``, whole and in one step.
 
     Attributes, metadata and foreign extended attributes come along; the marks of its layer do not. The
@@ -19,6 +20,7 @@ def copy_up(found: Found, upper: Store, key: str, with_data: bool = True) -> Sta
         found: Where it is.
         upper: The first layer; it has the directory that ``key`` is in.
         key: Where it goes, spelled as its kind is.
+        marks: Metadata that it gets beside its own.
         with_data: False if the data is about to be thrown away.
 
     Returns:
@@ -34,7 +36,7 @@ def copy_up(found: Found, upper: Store, key: str, with_data: bool = True) -> Sta
             key,
             found.stat,
             whole(value, f"{found.key!r} in {source.name}") if has_data else None,
-            unmarked(value.metadata if found.metacopy is None else told_by.get_metadata(told_as)),
+            {**unmarked(value.metadata if found.metacopy is None else told_by.get_metadata(told_as)), **marks},
             unmarked_xattrs(told_by.get_xattrs(told_as)),
         )
     _restore_times(upper, above, before)

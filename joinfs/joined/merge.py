@@ -22,11 +22,12 @@ from joinfs.joined.whiteout import (
     is_reserved,
     is_whited_out,
     metacopy,
+    origin_of,
     overlay_redirect,
     read_marks,
 )
 from joinfs.stores import Stat, Store
-from joinfs.stores.keys import ROOT, is_directory_key, split
+from joinfs.stores.keys import ROOT, directory_key, hash_of_key, is_directory_key, split
 
 # How often a directory is listed again because somebody was writing.
 MOST_LISTINGS = 3
@@ -34,6 +35,11 @@ MOST_LISTINGS = 3
 MOST_LOOKING = 8
 # These bits of a mode are set in that of a character device; cheaper to test than its kind.
 _CHARACTER_DEVICE = 0o020000
+# Odd, so that no two numbers of a layer become the same one; and such that those of two layers do not, in practice.
+_SPREAD, _PART = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
+NUMBERS = (1 << 64) - 1
+# In the number of what a lower layer has; the first layer's are its own.
+BELOW = 1 << 64
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -228,7 +234,7 @@ class Merge:
             return None
         if is_overlay_whiteout(part.store, key, stat, part.marks) or not self.stacks.is_quiet(version):
             return None
-        return Found(part.layer, part.store, key + "/" if stat.is_directory else key, told_by(part, stat, alone=True))
+        return Found(part.layer, part.store, key + "/" if stat.is_directory else key, told_by(part, key, stat, alone=True))
 
     def _find_still(self, directory: str, name: str) -> Found | None:
         """What stands at a name in a directory, if that is there."""
@@ -259,7 +265,8 @@ class Merge:
                 return self._with_data(part, name, stat, parts[number + 1 :])
             if stat is not None:
                 slash = "/" if stat.is_directory else ""
-                return Found(part.layer, part.store, f"{part.prefix}{name}{slash}", told_by(part, stat, alone=last))
+                key = f"{part.prefix}{name}{slash}"
+                return Found(part.layer, part.store, key, told_by(part, key, stat, alone=last))
             if hidden:
                 return None
         return None
@@ -273,7 +280,7 @@ class Merge:
         key = part.prefix + name
         marks = metacopy(part.store, key)
         if marks is None:
-            return Found(part.layer, part.store, key, told_by(part, stat, alone=False))
+            return Found(part.layer, part.store, key, told_by(part, key, stat, alone=False))
         elsewhere, renamed = overlay_redirect(marks)
         if elsewhere is None:
             data = self._find_in(below, renamed or name)
@@ -310,7 +317,7 @@ class Merge:
             for part in self.parts(directory):
                 stat = part.store.stat(part.prefix)
                 if not stat.implied:
-                    return Found(part.layer, part.store, part.prefix, told_by(part, stat, alone=False))
+                    return Found(part.layer, part.store, part.prefix, told_by(part, part.prefix, stat, alone=False))
         return found
 
     def locate(self, key: str) -> Found:
@@ -321,7 +328,7 @@ class Merge:
         """
         if key == ROOT:
             top, *others = self.parts(ROOT)
-            stat = told_by(top, top.store.stat(top.prefix), alone=not others)
+            stat = told_by(top, ROOT, top.store.stat(top.prefix), alone=not others)
             found = Found(top.layer, top.store, top.prefix, stat)
             return self._told(found, ROOT) if found.stat.implied else found
         found = self.find(key.removesuffix("/"))
@@ -374,7 +381,7 @@ class Merge:
             elif stat.implied:
                 yield name, self._told(Found(part.layer, part.store, name, stat), f"{directory}{name}/").stat
             else:
-                yield name, told_by(part, stat, alone) if stat.nlink > 1 else stat
+                yield name, told_by(part, f"{part.prefix}{name}", stat, alone)
 
     def _shown_below(
         self, part: Part, found: Iterable[tuple[str, Stat]], directory: str, seen: set[str], last: bool, quiet: bool
@@ -385,7 +392,7 @@ class Merge:
                 continue
             if not last:
                 seen.add(name)
-            place: Found | None = Found(part.layer, part.store, name, told_by(part, stat, alone=last))
+            place: Found | None = Found(part.layer, part.store, name, told_by(part, f"{part.prefix}{name}", stat, alone=last))
             if (part.layer > 0 and not quiet) or (part.marks.metacopies and stat.is_file):
                 place = self._find_still(directory, name)
             if place is not None:
@@ -420,19 +427,31 @@ class _Begun(NamedTuple):
     quiet: bool
 
 
-def told_by(part: Part, stat: Stat, alone: bool) -> Stat:
-    """Attributes as the join tells them.
+def told_by(part: Part, key: str, stat: Stat, alone: bool) -> Stat:
+    """Attributes as the join tells them of what a part of a directory has at a key.
 
-    Names of one file of a lower store are parted when one is changed. Which file it is has the layer's number in it,
-    as two layers may have the same numbers for their files. How many directories are in a directory is not known
-    where others may share in it: ``alone`` says that they do not, or that nothing below shows there.
+    Which file it is has the layer's number in it, as two layers may have the same numbers for their files; what was copied
+    up is the file that it was, where the first layer's directory says that there are such. Names of one file of a lower
+    store are parted when one is changed. How many directories are in a directory is not known where others may share in
+    it: ``alone`` says that they do not, or that nothing below shows there.
     """
-    if stat.is_directory:
-        return stat if alone or stat.nlink <= 1 else stat._replace(nlink=1)
-    number = stat.linked_id
-    if part.layer == 0 or number is None:
-        return stat
-    return stat._replace(file_id=(number << 8) + part.layer, breaks=True)
+    directory = stat.is_directory
+    if directory and not alone and stat.nlink > 1:
+        stat = stat._replace(nlink=1)
+    if part.layer > 0:
+        return stat._replace(file_id=_number_below(part.layer, key, stat.file_id), breaks=stat.nlink > 1 and not directory)
+    if part.marks.impure and key != ROOT:
+        with contextlib.suppress(KeyError):  # it went away behind our back
+            origin = origin_of(part.store, directory_key(key) if directory else key)
+            return stat if origin is None else stat._replace(file_id=origin)
+    return stat
+
+
+def _number_below(layer: int, key: str, number: int | None) -> int:
+    """The number, in the join, of what a lower layer has at a key, under this number if it numbers it."""
+    if number is None:
+        number = hash_of_key(key)
+    return BELOW | (number * _SPREAD + layer * _PART) & NUMBERS
 
 
 def entries_shown(part: Part) -> Listing:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from joinfs.errors import JoinfsError, ReadOnly, Unsupported, UsageError
-from joinfs.joined.merge import Found, Merge
+from joinfs.joined.merge import Found, Merge, told_by
 from joinfs.joined.watching import Watching
 from joinfs.joined.whiteout import OVERLAY, PREFIX, unmarked, unmarked_xattrs
 from joinfs.stores import Capabilities, Stat, Usage, Value
 from joinfs.stores.adapt import as_store
 from joinfs.stores.checking import reason, walk
-from joinfs.stores.keys import check_key, is_directory_key, split
+from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
 from joinfs.stores.metadata import RESERVED, has_all, selected
 
 DIRECTORY_TTL = 1.0
@@ -129,13 +129,15 @@ class JoinedStore(Watching):
     def _stat_in_stack(self, directory: str) -> Stat | None:
         """The attributes of a directory of which it is known what it is made of, if the topmost layer tells them."""
         parts = self._merge.stacks.get(directory)
-        if parts is None or not self.is_connected():
+        above = parts if directory == ROOT else self._merge.stacks.get(split(directory)[0])
+        if parts is None or above is None or not self.is_connected():
             return None
+        top = parts[0]
         try:
-            stat = parts[0].store.stat(parts[0].prefix)
+            stat = top.store.stat(top.prefix)
         except KeyError:
             return None
-        return None if stat.implied else stat
+        return None if stat.implied else told_by(above[0] if top.layer == 0 else top, top.prefix, stat, alone=len(parts) == 1)
 
     def lookup(self, key: str) -> Stat:
         self._check_connected()

@@ -7,12 +7,14 @@ Written, and read in every layer, is the spelling of OCI image layers:
 - ``dir/.wh..wh..opq`` makes ``dir`` opaque: what the layers below have in it is hidden.
 - Other names that begin with ``.wh..wh.`` are bookkeeping, of AUFS or of a store, and are no one's.
 
-Two marks are joinfs's own and stand in the metadata of a directory:
+Some marks are joinfs's own and stand in metadata, of a directory:
 
 - ``joinfs.redirect``: below this layer the directory goes on under that key. It outranks a whiteout of
   the directory's name. (A renamed merged directory.)
   Before there is one in a layer, its root gets ``joinfs.redirects``.
 - ``joinfs.whiteouts``: a list of hidden names that are too long to have ``.wh.`` put before them.
+- ``joinfs.impure``: things in it may have ``joinfs.origin``: the number that a file or directory had
+  in the layer that it was copied up from, which it keeps. (So inode numbers stay.)
 
 Layers may also carry the kernel's overlayfs marks, which are read and never written: a character device
 0/0 is a whiteout; ``{user,trusted}.overlay.opaque`` is ``y`` on an opaque directory, or ``x`` on one
@@ -41,8 +43,12 @@ OPAQUE = ".wh..wh..opq"
 REDIRECT = RESERVED + "redirect"
 REDIRECTS = RESERVED + "redirects"
 LONG_WHITEOUTS = RESERVED + "whiteouts"
+IMPURE = RESERVED + "impure"
+ORIGIN = RESERVED + "origin"
 OVERLAY = "overlay."
 TRUSTED_OVERLAY = "trusted.overlay."
+# No number that an origin can have has more.
+MOST_DIGITS = 60
 WHITEOUT_MODE = stat_module.S_IFREG | 0o600
 
 
@@ -57,6 +63,7 @@ class Marks(NamedTuple):
         redirects: Of a root: directories of the layer may have redirects.
         renamed: They have it under this name instead, in the same directory.
         metacopies: Files in it may be without their data; of a root: those in the layer.
+        impure: What is in it may have the number of something that it was copied up from.
     """
 
     opaque: bool = False
@@ -66,6 +73,7 @@ class Marks(NamedTuple):
     redirects: bool = False
     renamed: str | None = None
     metacopies: bool = False
+    impure: bool = False
 
 
 NO_MARKS = Marks()
@@ -127,6 +135,7 @@ def read_marks(store: Store, directory: str) -> Marks:
         bool(metadata.get(REDIRECTS)) or bool(overlay),
         renamed,
         bool(overlay),
+        bool(metadata.get(IMPURE)),
     )
 
 
@@ -168,6 +177,12 @@ def unmarked(metadata: Metadata) -> Metadata:
     if not metadata:
         return metadata
     return {name: value for name, value in metadata.items() if not name.startswith((RESERVED, OVERLAY))}
+
+
+def origin_of(store: Store, key: str) -> int | None:
+    """Answer the number that a key of a layer had where it was copied up from; None if it was not."""
+    origin = store.get_metadata(key, (ORIGIN,)).get(ORIGIN)
+    return int(origin) if isinstance(origin, str) and origin.isascii() and origin.isdigit() and len(origin) <= MOST_DIGITS else None
 
 
 def unmarked_xattrs(xattrs: dict[str, bytes]) -> dict[str, bytes]:

@@ -18,6 +18,8 @@ from joinfs.joined.copyup import copy_up
 from joinfs.joined.merge import Found, Merge, told_by
 from joinfs.joined.stacks import Part
 from joinfs.joined.whiteout import (
+    IMPURE,
+    ORIGIN,
     OVERLAY,
     REDIRECT,
     REDIRECTS,
@@ -63,7 +65,7 @@ class Writing(Store):
         if not stat.is_directory:
             return self._put_value(key, there, stat, data, metadata, xattrs, buffer_size)
         if there is None:
-            return self._as_found(key, self._make_directory(key, stat, metadata, xattrs))
+            return self._make_directory(key, stat, metadata, xattrs)
         self._copy_up(there, key)
         made = self._upper.put(key, stat, None, {**unmarked(metadata), **self._marks_of(key)}, xattrs)
         return self._as_found(key, made)
@@ -85,7 +87,7 @@ class Writing(Store):
     def _set_in_first(self, key: str, data: BinaryIO, metadata: Metadata | None, buffer_size: int) -> Metadata:
         """Set what the first store has; it keeps by itself what is to be kept."""
         if metadata is not None:
-            self._upper.set(key, (data, unmarked(metadata)), buffer_size)
+            self._upper.set(key, (data, {**unmarked(metadata), **self._marks_of(key)}), buffer_size)
             return metadata
         self._upper.set_data(key, data, buffer_size)
         return self.get_metadata(key) if self._heard() else {}
@@ -96,7 +98,7 @@ class Writing(Store):
                 made = self._upper.make(key, stat, target)
                 if stat.is_directory:
                     self._merge.stacks.remember(key, (Part(0, self._upper, key),))
-                return self._as_found(key, made)
+                return made
         except KeyExists:
             if self._standing(key) is not None:  # else it is a mark
                 raise
@@ -182,6 +184,7 @@ class Writing(Store):
         self._check_replaceable(target, new)
         self._ensure_directory(split(new)[0])
         self._make_movable(found, old)
+        self._expect_origin(old, new)
         if is_directory_key(old):
             self._merge.stacks.unsettle()
         if target is not None and target.stat.is_directory:
@@ -199,6 +202,8 @@ class Writing(Store):
     def _exchange(self, first: str, second: str) -> None:
         for key in (first, second):
             self._make_movable(self._merge.locate(key), key)
+        self._expect_origin(first, second)
+        self._expect_origin(second, first)
         self._merge.stacks.unsettle()
         for key in (first, second):
             self._hide_below(key)
@@ -215,10 +220,11 @@ class Writing(Store):
         self._copy_up(found, old)
         self._ensure_directory(split(new)[0])
         whited_out = self._is_whited_out(new)
+        self._expect_origin(old, new)
         stat = self._upper.link(old, new)
         if whited_out:
             remove_whiteout(self._upper, *split(new))
-        return stat
+        return self._as_found(new, stat)
 
     def _exclusive(self, *keys: str) -> "_Exclusive":
         return _Exclusive(self)
@@ -246,10 +252,8 @@ class Writing(Store):
 
     def _as_found(self, key: str, stat: Stat) -> Stat:
         """Attributes that the first store has answered, as they are when ``key`` is looked for."""
-        if not stat.is_directory:
-            return stat
         parts = self._merge.parts(split(key)[0] if key else ROOT)
-        return told_by(parts[0], stat, alone=len(parts) == 1)
+        return told_by(parts[0], key, stat, alone=len(parts) == 1)
 
     def _standing(self, key: str) -> Found | None:
         """What stands at ``key``, of either kind; None if nothing does.
@@ -269,8 +273,9 @@ class Writing(Store):
         if found.layer == 0:
             return
         self._ensure_directory(split(key)[0])
+        origin = self._origin_for(found, key)
         lower_parts = [p for p in self._merge.parts(key) if p.layer > 0] if found.stat.is_directory else []
-        copy_up(found, self._upper, key, with_data)
+        copy_up(found, self._upper, key, origin, with_data)
         if found.stat.is_directory:
             part = Part(0, self._upper, key, read_marks(self._upper, key))
             self._merge.stacks.remember(key, (part, *lower_parts))
@@ -295,7 +300,8 @@ class Writing(Store):
                 self._make_directory(key, new_stat(DEFAULT_DIRECTORY_MODE, *self._default_owner()), {}, {})
                 continue
             top = parts[0]
-            self._copy_up(Found(top.layer, top.store, top.prefix, top.store.stat(top.prefix)), key)
+            stat = told_by(top, top.prefix, top.store.stat(top.prefix), alone=len(parts) == 1)
+            self._copy_up(Found(top.layer, top.store, top.prefix, stat), key)
 
     def _has_directory(self, directory: str) -> bool:
         try:
@@ -328,10 +334,11 @@ class Writing(Store):
         buffer_size: int,
     ) -> Stat:
         whited_out = there is None and self._is_whited_out(key)
-        made = self._upper.put(key, stat, data, unmarked(metadata), xattrs, buffer_size)
+        origin = {} if there is None else self._origin_for(there, key)
+        made = self._upper.put(key, stat, data, {**unmarked(metadata), **origin}, xattrs, buffer_size)
         if whited_out:
             remove_whiteout(self._upper, *split(key))
-        return made
+        return made if there is None else self._as_found(key, made)
 
     def _is_whited_out(self, key: str) -> bool:
         """Whether the first store has a whiteout of ``key``, where nothing stands now."""
@@ -402,10 +409,44 @@ class Writing(Store):
 
     def _marks_of(self, key: str) -> Metadata:
         """The marks in the metadata of a key of the first store."""
-        if not is_directory_key(key):
+        if not is_directory_key(key) and not self._is_impure(split(key)[0]):
             return {}
         metadata = self._upper.get_metadata(key)
         return {n: v for n, v in metadata.items() if n.startswith((RESERVED, OVERLAY))}
+
+    # ---------------------------------------------------------------- numbers that are kept
+
+    def _origin_for(self, found: Found, key: str) -> Metadata:
+        """The mark for what takes the place of what was found, so that it keeps its number; its directory expects it then.
+
+        A file that has other names, which are not changed with it, gets a number of its own.
+        """
+        if found.layer == 0 or key == ROOT:
+            return self._marks_of(key)
+        can = self._upper.capabilities
+        if found.stat.breaks or not (can.metadata_on_all if found.stat.is_special else can.metadata):
+            return {}
+        self._make_impure(split(key)[0])
+        return {ORIGIN: str(found.stat.file_id)}
+
+    def _expect_origin(self, old: str, new: str) -> None:
+        """Have the directory of ``new`` expect what the one of ``old`` does, before something goes from there to there."""
+        if self._is_impure(split(old)[0]):
+            self._make_impure(split(new)[0])
+
+    def _is_impure(self, directory: str) -> bool:
+        top = self._merge.parts(directory)[0]
+        return top.layer == 0 and top.marks.impure
+
+    def _make_impure(self, directory: str) -> None:
+        """Have a directory of the first store say that what is in it may have the number of something else."""
+        if self._is_impure(directory):
+            return
+        if directory == ROOT:
+            self._copy_up(self._merge.locate(ROOT), ROOT)  # or its attributes would hide those below
+        self._upper.update_metadata(directory, {IMPURE: True})
+        top, *lower_parts = self._merge.parts(directory)
+        self._merge.stacks.remember(directory, (top._replace(marks=top.marks._replace(impure=True)), *lower_parts))
 
     def _check_replaceable(self, target: Found | None, new: str) -> None:
         if target is None:

@@ -7,6 +7,7 @@ medium has other keys too spell those with :mod:`joinfs.stores.escape`.
 """
 
 import functools
+from hashlib import blake2b
 
 from joinfs.errors import InvalidKey, NameTooLong
 
@@ -57,6 +58,11 @@ def is_directory_key(key: str) -> bool:
 def directory_key(key: str) -> str:
     """The same place as a directory's key: ``a`` and ``a/`` both give ``a/``."""
     return key if is_directory_key(key) else key + "/"
+
+
+def hash_of_key(key: str) -> int:
+    """A number of 64 bits for a place, whether it is spelled as a directory's or not; the same always and everywhere."""
+    return int.from_bytes(blake2b(key.removesuffix("/").encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
 def split(key: str) -> tuple[str, str]:

@@ -22,8 +22,8 @@ class Stat(NamedTuple):
         atime, mtime, ctime, birth: Nanoseconds since the epoch.
         nlink: How many keys share the data. Of a directory: 2, and the number of directories in it, as
             stat(2) has it; 1 where the store does not count them.
-        file_id: Names the data within its store where it may have several names or where the store
-            knows it for good (an inode number); None where only the key names it.
+        file_id: Names the file or directory within its store, whatever keys it has and gets (an inode number); None
+            where only the key names it. In a join it stays the same when something is copied up.
         implied: Of a directory: nobody said what its attributes are, it is there because something is in it.
             In a join those of a store further down count then, if it has some.
         breaks: Of a file with several keys: only until one of them is changed, which then has a file of its own.
@@ -54,9 +54,9 @@ class Stat(NamedTuple):
         values: dict[str, Any] = dict(changes) if ctime is None else {**changes, "ctime": ctime}
         return self._replace(**values)
 
-    def written(self, size: int, atime: int, mtime: int, ctime: int, file_id: int | None) -> "Stat":
+    def written(self, size: int, atime: int, mtime: int, ctime: int) -> "Stat":
         """The same of a file with other data; done for every open file that is looked at, and ``_replace`` takes long."""
-        return tuple.__new__(Stat, (self[0], size, *self[2:5], atime, mtime, ctime, *self[8:10], file_id, *self[11:]))
+        return tuple.__new__(Stat, (self[0], size, *self[2:5], atime, mtime, ctime, *self[8:]))
 
     def has_other_data_than(self, other: "Stat") -> bool:
         """Whether a file has been written between these and those attributes of it, as far as they tell."""
@@ -81,6 +81,11 @@ class Stat(NamedTuple):
     def is_file(self) -> bool:
         """Whether this is a regular file."""
         return self.kind == stat_module.S_IFREG
+
+    @property
+    def is_special(self) -> bool:
+        """Whether this is neither a regular file nor a directory."""
+        return not self.is_file and not self.is_directory
 
     @property
     def is_symlink(self) -> bool:

@@ -6,8 +6,10 @@ SEMANTICS.md, Keys and paths; Owners and modes; Times; Inode numbers; Listing; R
 import ctypes
 import errno
 import os
+import random
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -152,6 +154,86 @@ def test_an_inode_number_stays_over_a_remount(mount, upper, lower):
         with mount(upper, lower) as mnt:
             numbers.append([(mnt / name).lstat().st_ino for name in ("d", "d/f", "d/s/deep", "link")])
     assert numbers[0] == numbers[1]
+
+
+class Numbered:
+    """A tree that is changed at random, and what inode number each thing in it had first."""
+
+    def __init__(self, mnt, seed):
+        self.mnt, self.chance = mnt, random.Random(seed)
+        self.numbers = self.seen()
+
+    def seen(self):
+        found = {}
+        for above, directories, files in os.walk(self.mnt):
+            listed = {entry.name: entry.inode() for entry in os.scandir(above)}
+            for name in [*directories, *files]:
+                path = os.path.join(above, name)
+                found[os.path.relpath(path, self.mnt)] = os.lstat(path).st_ino
+                assert listed[name] == os.lstat(path).st_ino, path
+        return found
+
+    def change(self):
+        paths = sorted(path for path in self.numbers if not (self.mnt / path).is_symlink())
+        path = self.chance.choice(paths)
+        file = self.mnt / path
+        what = self.chance.choice(["chmod", "xattr", "write", "rename", "rename", "rename", "create", "delete", "replace"])
+        if what == "chmod":
+            file.chmod(0o755)
+        elif what == "xattr":
+            os.setxattr(file, "user.k", b"v")
+        elif what == "rename":
+            directories = ["", *(p for p in paths if (self.mnt / p).is_dir() and not f"{p}/".startswith(f"{path}/"))]
+            self.rename(path, os.path.join(self.chance.choice(directories), f"r{self.chance.randrange(10**6)}"))
+        elif file.is_dir():
+            self.create(os.path.join(path, f"c{self.chance.randrange(10**6)}"))
+        elif what == "write":
+            with file.open("ab") as opened:
+                opened.write(b"more")
+        elif what == "delete":
+            file.unlink()
+            del self.numbers[path]
+        elif what == "replace":  # as an editor does
+            self.create(path + ".new")
+            self.rename(path + ".new", path)
+
+    def create(self, path):
+        (self.mnt / path).write_bytes(b"new")
+        self.numbers[path] = (self.mnt / path).stat().st_ino
+
+    def rename(self, path, new):
+        (self.mnt / path).rename(self.mnt / new)
+        below = f"{path}/"
+        moved = {p: number for p, number in self.numbers.items() if p == path or p.startswith(below)}
+        for p in moved:
+            del self.numbers[p]
+        self.numbers.update((new + p[len(path) :], number) for p, number in moved.items())
+
+    def check(self):
+        assert self.seen() == self.numbers
+        assert len(set(self.numbers.values())) == len(self.numbers)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_inode_numbers_stay_whatever_is_done_and_over_remounts(mount, upper, lower, user, seed):
+    for number in range(12):
+        path = lower / f"t{number % 3}" / f"u{number % 2}" / f"f{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"lower")
+    if user.uid is not None:
+        for path in lower.rglob("*"):
+            os.chown(path, user.uid, user.uid, follow_symlinks=False)
+    tree = None
+    for _ in range(3):
+        with mount(upper, lower) as mnt:
+            tree = tree or Numbered(mnt, seed)
+            tree.check()
+            for _ in range(25):
+                tree.change()
+            tree.check()
+            if os.geteuid() == 0:
+                Path("/proc/sys/vm/drop_caches").write_text("2")
+            tree.check()
 
 
 def test_hard_links_are_one_file(mnt):
