@@ -72,7 +72,7 @@ class Beliefs:
 
     def _until(self, parent: Node | None, stat: Stat) -> float:
         """How long attributes are believed: where others' changes are told, until they are."""
-        told = parent is not None and parent.watched and (stat.nlink <= 1 or stat.breaks)
+        told = parent is not None and parent.watched and (stat.nlink <= 1 or stat.breaks or stat.steady)
         return FOREVER if told and not stat.is_directory else time.monotonic() + self._ttl
 
     def _remember(self, node: Node) -> None:

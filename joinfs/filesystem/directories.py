@@ -89,7 +89,7 @@ class DirectoryVerbs(State):
             if content is not None:
                 stat = content.current(stat)
             # Directories are not watched before somebody looks into them.
-            told = watched and (bool(node.watched) if node.kind == directory.kind else node.linked is None)
+            told = watched and (bool(node.watched) if node.kind == directory.kind else node.linked is None or stat.steady)
             entries.append(_new_tuple(ListedNode, (name, node.ino, place, node.id, stat, told)))
             stats[name] = None  # the node has it
             name, stat = next(pending, ("", None))

@@ -174,4 +174,4 @@ def is_told(node: Node) -> bool:
     """Whether we are told if others change a node, or what its name stands for."""
     if node.is_directory:
         return bool(node.watched) and (node.parent is None or bool(node.parent.watched))
-    return node.parent is not None and bool(node.parent.watched) and node.linked is None
+    return node.parent is not None and bool(node.parent.watched) and (node.linked is None or (node.stat is not None and node.stat.steady))

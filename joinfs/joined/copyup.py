@@ -43,6 +43,14 @@ def copy_up(found: Found, upper: Store, key: str, marks: Metadata, with_data: bo
     return copy
 
 
+def link_up(upper: Store, copy: str, key: str) -> None:
+    """Give something in the first layer a key that it has in the join already; its directory keeps its times."""
+    above = split(key)[0]
+    before = upper.stat(above)
+    upper.link(copy, key)
+    _restore_times(upper, above, before)
+
+
 def _restore_times(upper: Store, directory: str, before: Stat) -> None:
     """Put back a directory's times; one that we write to but do not own has none of ours to keep.
 

@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from joinfs.errors import CorruptStore
+from joinfs.joined.links import DIRECTORY as COPIES
+from joinfs.joined.links import LINKS, Links, links_shown
 from joinfs.joined.stacks import MOST_LOOKS, Part, Stack, Stacks
 from joinfs.joined.whiteout import (
     NO_MARKS,
+    ORIGIN,
     fits,
     hidden_name,
     is_overlay_whiteout,
     is_reserved,
     is_whited_out,
     metacopy,
-    origin_of,
+    origin_in,
     overlay_redirect,
     read_marks,
 )
@@ -48,7 +51,8 @@ log = logging.getLogger(__name__)
 class Found(NamedTuple):
     """Where a key of the join is: in layer number ``layer``, as ``key`` there, which is spelled as its kind is.
 
-    ``metacopy`` is the key of the layer above that tells of it, where that has all but its data.
+    ``metacopy`` is the key of the layer above that tells of it, where that has all but its data. ``source`` are its attributes
+    in that layer, if it has several keys there and stays one file: then ``store`` and ``key`` are those of its copy, if there is one.
     """
 
     layer: int
@@ -56,6 +60,12 @@ class Found(NamedTuple):
     key: str
     stat: Stat
     metacopy: tuple[Store, str] | None = None
+    source: Stat | None = None
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is in the first store, as the copy of a file that has this key and others below."""
+        return self.source is not None and self.key.startswith(COPIES)
 
     @property
     def told_at(self) -> tuple[Store, str]:
@@ -76,6 +86,7 @@ class Merge:
 
     Attributes:
         stacks: What was found out.
+        links: The copies of files that have several keys in a lower layer.
     """
 
     def __init__(self, layers: Sequence[Store], ttl: float) -> None:
@@ -84,6 +95,7 @@ class Merge:
         self._looking: set[str] = set()
         self._overlaid: dict[int, bool] = {}
         self.stacks = Stacks(layers, ttl)
+        self.links = Links(layers[0])
 
     def parts(self, directory: str) -> Stack:
         """Answer the stack of a directory of the join.
@@ -234,7 +246,26 @@ class Merge:
             return None
         if is_overlay_whiteout(part.store, key, stat, part.marks) or not self.stacks.is_quiet(version):
             return None
-        return Found(part.layer, part.store, key + "/" if stat.is_directory else key, told_by(part, key, stat, alone=True))
+        return self._found_at(part, key, stat, alone=True)
+
+    def _found_at(self, part: Part, key: str, stat: Stat, alone: bool) -> Found:
+        """What a part of a directory has at a key; a file with several keys in a lower layer may have been copied up through another."""
+        told = told_by(part, key, stat, alone)
+        if told.breaks and self.links.stays_one(stat.mode):
+            return self._one_of_several(Found(part.layer, part.store, key, told._replace(breaks=False, steady=True), source=stat))
+        return Found(part.layer, part.store, key + "/" if stat.is_directory else key, told)
+
+    def _one_of_several(self, found: Found) -> Found:
+        number, source = found.stat.file_id, found.source
+        assert number is not None, "it has one in a join"
+        assert source is not None, "that is why we are asked"
+        copy = self.links.find(number, source) if self.links.any() else None
+        if copy is None:
+            return found
+        if copy.is_record:
+            return found._replace(stat=found.stat._replace(nlink=copy.left))
+        stat = copy.stat._replace(file_id=number, nlink=copy.stat.nlink - 1 + copy.left)
+        return found._replace(store=self._layers[0], key=copy.key, stat=stat)
 
     def _find_still(self, directory: str, name: str) -> Found | None:
         """What stands at a name in a directory, if that is there."""
@@ -264,9 +295,7 @@ class Merge:
             if stat is not None and part.marks.metacopies and stat.is_file and stat.size:
                 return self._with_data(part, name, stat, parts[number + 1 :])
             if stat is not None:
-                slash = "/" if stat.is_directory else ""
-                key = f"{part.prefix}{name}{slash}"
-                return Found(part.layer, part.store, key, told_by(part, key, stat, alone=last))
+                return self._found_at(part, part.prefix + name, stat, alone=last)
             if hidden:
                 return None
         return None
@@ -380,8 +409,12 @@ class Merge:
                     yield name, place.stat
             elif stat.implied:
                 yield name, self._told(Found(part.layer, part.store, name, stat), f"{directory}{name}/").stat
+            elif stat.nlink == 1 and part.layer > 0 and stat.file_id is not None:
+                yield name, stat.numbered(number_below(part.layer, stat.file_id))
+            elif stat.nlink > 1 or part.layer > 0 or part.marks.impure:
+                yield name, self._found_at(part, part.prefix + name, stat, alone).stat
             else:
-                yield name, told_by(part, f"{part.prefix}{name}", stat, alone)
+                yield name, stat
 
     def _shown_below(
         self, part: Part, found: Iterable[tuple[str, Stat]], directory: str, seen: set[str], last: bool, quiet: bool
@@ -392,7 +425,7 @@ class Merge:
                 continue
             if not last:
                 seen.add(name)
-            place: Found | None = Found(part.layer, part.store, name, told_by(part, f"{part.prefix}{name}", stat, alone=last))
+            place: Found | None = self._found_at(part, part.prefix + name, stat, alone=last)
             if (part.layer > 0 and not quiet) or (part.marks.metacopies and stat.is_file):
                 place = self._find_still(directory, name)
             if place is not None:
@@ -431,26 +464,27 @@ def told_by(part: Part, key: str, stat: Stat, alone: bool) -> Stat:
     """Attributes as the join tells them of what a part of a directory has at a key.
 
     Which file it is has the layer's number in it, as two layers may have the same numbers for their files; what was copied
-    up is the file that it was, where the first layer's directory says that there are such. Names of one file of a lower
-    store are parted when one is changed. How many directories are in a directory is not known where others may share in
-    it: ``alone`` says that they do not, or that nothing below shows there.
+    up is the file that it was, where the first layer's directory says that there are such. How many directories are in a
+    directory is not known where others may share in it: ``alone`` says that they do not, or that nothing below shows there.
     """
     directory = stat.is_directory
     if directory and not alone and stat.nlink > 1:
         stat = stat._replace(nlink=1)
     if part.layer > 0:
-        return stat._replace(file_id=_number_below(part.layer, key, stat.file_id), breaks=stat.nlink > 1 and not directory)
-    if part.marks.impure and key != ROOT:
-        with contextlib.suppress(KeyError):  # it went away behind our back
-            origin = origin_of(part.store, directory_key(key) if directory else key)
-            return stat if origin is None else stat._replace(file_id=origin)
-    return stat
+        number = number_below(part.layer, hash_of_key(key) if stat.file_id is None else stat.file_id)
+        return stat.numbered(number, breaks=stat.nlink > 1 and not directory)
+    if not part.marks.impure or key == ROOT:
+        return stat
+    try:
+        metadata = part.store.get_metadata(directory_key(key) if directory else key, (ORIGIN, LINKS))
+    except KeyError:  # it went away behind our back
+        return stat
+    origin = origin_in(metadata)
+    return stat if origin is None else stat._replace(file_id=origin, nlink=links_shown(stat, metadata))
 
 
-def _number_below(layer: int, key: str, number: int | None) -> int:
-    """The number, in the join, of what a lower layer has at a key, under this number if it numbers it."""
-    if number is None:
-        number = hash_of_key(key)
+def number_below(layer: int, number: int) -> int:
+    """The number, in the join, of what a lower layer has under this number."""
     return BELOW | (number * _SPREAD + layer * _PART) & NUMBERS
 
 

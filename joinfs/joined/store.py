@@ -73,6 +73,7 @@ class JoinedStore(Watching):
             opened.pop_all()
         self._known_capabilities = None
         self._merge.stacks.forget()
+        self._merge.links.forget()
 
     def disconnect(self) -> None:
         """Disconnect every store, those after one that fails included."""
@@ -188,7 +189,7 @@ class JoinedStore(Watching):
         names = None if select is None else list(select)
         if any(name.startswith((RESERVED, OVERLAY)) for name in kwargs):
             return iter(())
-        if self._merge.has_redirects():
+        if self._merge.has_redirects() or self._merge.links.any():
             return super().query(names, **kwargs)
         return self._query(names, kwargs)
 
@@ -251,7 +252,7 @@ class JoinedStore(Watching):
 
     def _alone(self, key: str) -> Found | None:
         """Where a value is if it is anywhere: in the one layer that has its directory. None if there are several, or marks."""
-        if is_directory_key(key) or PREFIX in key:
+        if is_directory_key(key) or PREFIX in key or self._merge.links.any():
             return None
         above, name = split(key)
         parts = self._merge.parts(above)
@@ -287,7 +288,7 @@ class JoinedStore(Watching):
             self._upper.sync()
         else:
             found = self._find(key)
-            if found.layer == 0:
+            if found.store is self._upper:
                 self._upper.sync(found.key)
 
     def origin(self, key: str) -> dict[str, str]:

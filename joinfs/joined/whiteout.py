@@ -179,9 +179,9 @@ def unmarked(metadata: Metadata) -> Metadata:
     return {name: value for name, value in metadata.items() if not name.startswith((RESERVED, OVERLAY))}
 
 
-def origin_of(store: Store, key: str) -> int | None:
-    """Answer the number that a key of a layer had where it was copied up from; None if it was not."""
-    origin = store.get_metadata(key, (ORIGIN,)).get(ORIGIN)
+def origin_in(metadata: Metadata) -> int | None:
+    """Answer the number that something had where it was copied up from, whose metadata this is; None if it was not."""
+    origin = metadata.get(ORIGIN)
     return int(origin) if isinstance(origin, str) and origin.isascii() and origin.isdigit() and len(origin) <= MOST_DIGITS else None
 
 

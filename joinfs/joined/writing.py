@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from joinfs.errors import DirectoryNotEmpty, IsADirectory, KeyExists, NotADirectory, Unsupported
-from joinfs.joined.copyup import copy_up
+from joinfs.joined.copyup import copy_up, link_up
 from joinfs.joined.merge import Found, Merge, told_by
 from joinfs.joined.stacks import Part
 from joinfs.joined.whiteout import (
@@ -129,6 +129,7 @@ class Writing(Store):
             self._white_out(key)
             if found.metacopy is not None and found.metacopy[0] is self._upper:
                 self._upper.delete(key)
+            self._lost_a_key(found)
             return
         if is_directory_key(key) and any(True for _ in self._merge.list(key)):
             raise DirectoryNotEmpty(f"{key!r} has entries")
@@ -140,10 +141,11 @@ class Writing(Store):
             self._remove(key)
         if is_directory_key(key):
             self._merge.stacks.forget()
+        self._lost_a_key(found)
 
     def _delete_alone(self, key: str) -> bool:
         """Delete a value of a directory that the first store has alone, where it hides nothing. False if it is not so."""
-        if is_directory_key(key) or is_reserved(split(key)[1]):
+        if is_directory_key(key) or is_reserved(split(key)[1]) or self._merge.links.any():
             return False
         parts = self._merge.parts(split(key)[0])
         if parts[0].layer > 0 or len(parts) > 1 or parts[0].marks.empty_files:
@@ -194,6 +196,8 @@ class Writing(Store):
         whited_out = target is None and self._is_whited_out(new)
         self._hide_below(old)
         self._upper.rename(old, new)
+        if target is not None:
+            self._lost_a_key(target)
         if whited_out and not is_directory_key(new):
             remove_whiteout(self._upper, *split(new))
         if is_directory_key(old):
@@ -273,12 +277,37 @@ class Writing(Store):
         if found.layer == 0:
             return
         self._ensure_directory(split(key)[0])
+        if found.source is not None:
+            self._link_up(found, found.source, key, with_data)
+            return
         origin = self._origin_for(found, key)
         lower_parts = [p for p in self._merge.parts(key) if p.layer > 0] if found.stat.is_directory else []
         copy_up(found, self._upper, key, origin, with_data)
         if found.stat.is_directory:
             part = Part(0, self._upper, key, read_marks(self._upper, key))
             self._merge.stacks.remember(key, (part, *lower_parts))
+
+    def _link_up(self, found: Found, source: Stat, key: str, with_data: bool) -> None:
+        """Have a file of a lower store that has several keys in the first one under this one as well; the others show what it becomes."""
+        number = found.stat.file_id
+        assert number is not None, "it has one in a join"
+        self._make_impure(split(key)[0])
+        place = found.key
+        if not found.is_copy:
+            place = self._merge.links.key_to_copy(number)
+            copy_up(found, self._upper, place, self._merge.links.marks(number, source), with_data)
+        link_up(self._upper, place, key)
+        self._merge.links.count_down(number, source)
+
+    def _lost_a_key(self, found: Found) -> None:
+        """Something is not found any more where it was found: of what has several keys it is counted."""
+        links, number = self._merge.links, found.stat.file_id
+        if number is None or found.stat.is_directory:
+            return
+        if found.layer > 0 and found.source is not None:
+            links.count_down(number, found.source)
+        elif found.layer == 0 and links.any():
+            links.tidy(number)
 
     def _ensure_directory(self, directory: str) -> None:
         """Have a directory of the join in the first store too: copied up, or made if it is not there.
@@ -334,11 +363,18 @@ class Writing(Store):
         buffer_size: int,
     ) -> Stat:
         whited_out = there is None and self._is_whited_out(key)
+        if there is not None and there.source is not None and there.stat.kind == stat.kind:
+            self._copy_up(there, key)  # its other keys show what is put here
+            there = there._replace(layer=0)
         origin = {} if there is None else self._origin_for(there, key)
         made = self._upper.put(key, stat, data, {**unmarked(metadata), **origin}, xattrs, buffer_size)
         if whited_out:
             remove_whiteout(self._upper, *split(key))
-        return made if there is None else self._as_found(key, made)
+        if there is None:
+            return made
+        if there.layer > 0:
+            self._lost_a_key(there)
+        return self._as_found(key, made)
 
     def _is_whited_out(self, key: str) -> bool:
         """Whether the first store has a whiteout of ``key``, where nothing stands now."""

@@ -76,6 +76,7 @@ def stat_of(native: os.stat_result) -> Stat:
         native.st_ino,
         False,
         False,
+        False,
     )
     return _new_tuple(Stat, fields)  # this is done for every entry of every listing: Stat(...) takes half as long again
 

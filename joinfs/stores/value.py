@@ -27,7 +27,8 @@ class Stat(NamedTuple):
         implied: Of a directory: nobody said what its attributes are, it is there because something is in it.
             In a join those of a store further down count then, if it has some.
         breaks: Of a file with several keys: only until one of them is changed, which then has a file of its own.
-            (Those of the lower stores of a join.)
+            (Those of the lower stores of a join, whose first store has no links.)
+        steady: Of a file with several keys: nobody changes it without being told of it at any of them. (Those of the lower stores of a join.)
     """
 
     mode: int
@@ -43,6 +44,7 @@ class Stat(NamedTuple):
     file_id: int | None = None
     implied: bool = False
     breaks: bool = False
+    steady: bool = False
 
     @property
     def linked_id(self) -> int | None:
@@ -57,6 +59,10 @@ class Stat(NamedTuple):
     def written(self, size: int, atime: int, mtime: int, ctime: int) -> "Stat":
         """The same of a file with other data; done for every open file that is looked at, and ``_replace`` takes long."""
         return tuple.__new__(Stat, (self[0], size, *self[2:5], atime, mtime, ctime, *self[8:]))
+
+    def numbered(self, file_id: int, breaks: bool = False) -> "Stat":
+        """The same of a file with another number; done for every entry of a listing, and ``_replace`` takes long."""
+        return tuple.__new__(Stat, (*self[:10], file_id, self[11], breaks, False))
 
     def has_other_data_than(self, other: "Stat") -> bool:
         """Whether a file has been written between these and those attributes of it, as far as they tell."""

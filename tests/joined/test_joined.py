@@ -510,7 +510,7 @@ def test_files_of_two_stores_that_have_the_same_number_there_are_two(tmp_path):
     with JoinedStore(stores) as join:
         told = [join.stat(f"{number}/{name}") for number in range(3) for name in "ab"]
         assert len({stat.file_id for stat in told}) == 3
-        assert [stat.breaks for stat in told] == [False, False, True, True, True, True]
+        assert [stat.steady for stat in told] == [False, False, True, True, True, True]
         assert told == [dict(join.list(f"{number}/"))[name] for number in range(3) for name in "ab"]
         operations = Operations(join)
         entries = [operations.lookup(operations.lookup(1, str(number)).node, name) for number in range(3) for name in "ab"]

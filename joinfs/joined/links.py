@@ -1,0 +1,138 @@
+"""Hard links of lower stores: what has several keys there stays one file when it is changed.
+
+Its first change copies it up once, as ``.wh..wh.links/NUMBER`` in the first store, and each key through which it is
+changed is from then on a further link of that copy. The other keys are where they were, in the lower store, and
+show the copy; they are counted in its metadata, as the links that it has there are not all that it has in the join.
+A key that is deleted before there is a copy leaves a record in its place, which counts.
+
+In the metadata of the copy, or of the record, stand
+
+- ``joinfs.links``: how many keys the lower store has that are not links of the copy, and not hidden.
+- ``joinfs.source``: the size and time of the file when that began. Another file may have its number by now.
+- ``joinfs.record``: there is no copy.
+"""
+
+from typing import NamedTuple
+
+from joinfs.joined.whiteout import BOOKKEEPING, ORIGIN
+from joinfs.stores import Stat, Store
+from joinfs.stores.metadata import RESERVED
+from joinfs.stores.value import Metadata, new_stat
+
+DIRECTORY = BOOKKEEPING + "links/"
+LINKS = RESERVED + "links"
+SOURCE = RESERVED + "source"
+RECORD = RESERVED + "record"
+_DIRECTORY_MODE, _RECORD_MODE = 0o040700, 0o100600
+
+
+class Copy(NamedTuple):
+    """The copy of a file that has several keys, in the first store, or a record that there is none.
+
+    Attributes:
+        key: Where it is.
+        stat: Its attributes; the link count is that of the first store.
+        left: How many keys the lower store has that are not links of it, and not hidden.
+        is_record: Whether it has nothing but that.
+    """
+
+    key: str
+    stat: Stat
+    left: int
+    is_record: bool
+
+
+class Links:
+    """The copies in the first store of files that have several keys in a lower one.
+
+    Args:
+        upper: The first store.
+    """
+
+    def __init__(self, upper: Store) -> None:
+        self._upper = upper
+        self._any: bool | None = None
+
+    def forget(self) -> None:
+        """Look again whether there are any."""
+        self._any = None
+
+    def any(self) -> bool:
+        """Whether there are any."""
+        if self._any is None:
+            self._any = self._upper.capabilities.hard_links and self._upper.exists(DIRECTORY)
+        return self._any
+
+    def stays_one(self, mode: int) -> bool:
+        """Whether a file of that kind stays one when it is changed; the first store may have no links, or no metadata for it."""
+        can = self._upper.capabilities
+        return can.hard_links and (can.metadata_on_all if mode & 0o170000 != 0o100000 else can.metadata)
+
+    def find(self, number: int, source: Stat) -> Copy | None:
+        """Answer the copy, or record, of the file that has a number in the join.
+
+        Args:
+            number: The number.
+            source: The attributes of the file in the lower store.
+        """
+        key = _key(number)
+        try:
+            stat = self._upper.lookup(key)
+            metadata = self._upper.get_metadata(key, (LINKS, SOURCE, RECORD))
+        except KeyError:
+            return None
+        left = metadata.get(LINKS)
+        if not isinstance(left, int) or metadata.get(SOURCE) != _source(source):
+            return None
+        return Copy(key, stat, left, bool(metadata.get(RECORD)))
+
+    # ---------------------------------------------------------------- writing
+
+    def key_to_copy(self, number: int) -> str:
+        """Answer where a copy goes; what it goes into is there then."""
+        if not self.any():
+            self._upper.put(DIRECTORY, new_stat(_DIRECTORY_MODE, *self._upper._default_owner()))
+            self._any = True
+        return _key(number)
+
+    def marks(self, number: int, source: Stat) -> Metadata:
+        """The metadata of a copy that nothing is linked to yet."""
+        record = self.find(number, source)
+        left = source.nlink if record is None else record.left
+        return {ORIGIN: str(number), LINKS: left, SOURCE: _source(source)}
+
+    def count_down(self, number: int, source: Stat) -> None:
+        """A key of the lower store is a link of the copy now, or hidden."""
+        found = self.find(number, source)
+        if found is not None:
+            self._upper.update_metadata(found.key, {LINKS: max(found.left - 1, 0)})
+            self.tidy(number)
+        else:
+            marks = {**self.marks(number, source), LINKS: source.nlink - 1, RECORD: True}
+            stat = new_stat(_RECORD_MODE, *self._upper._default_owner())
+            self._upper.put(self.key_to_copy(number), stat, None, marks)
+
+    def tidy(self, number: int) -> None:
+        """A file has lost a link: if nothing shows its copy any more, that goes too."""
+        key = _key(number)
+        try:
+            stat = self._upper.lookup(key)
+            left = self._upper.get_metadata(key, (LINKS,)).get(LINKS)
+        except KeyError:
+            return
+        if stat.nlink == 1 and left == 0:
+            self._upper.delete(key)
+
+
+def links_shown(stat: Stat, metadata: Metadata) -> int:
+    """How many links a file of the first store has in the join, whose marks these are."""
+    left = metadata.get(LINKS)
+    return stat.nlink - 1 + left if isinstance(left, int) and left >= 0 and stat.nlink > 1 else stat.nlink
+
+
+def _key(number: int) -> str:
+    return f"{DIRECTORY}{number:x}"
+
+
+def _source(stat: Stat) -> str:
+    return f"{stat.size} {stat.mtime}"

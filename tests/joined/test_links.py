@@ -1,0 +1,180 @@
+"""Hard links of lower stores, which stay one file when it is changed. SEMANTICS.md, Hard links."""
+
+import io
+import random
+
+import pytest
+
+from joinfs.joined.links import DIRECTORY
+from joinfs.joined.store import JoinedStore
+from joinfs.stores.directory import DirectoryStore
+from joinfs.stores.mapping import MappingStore
+from joinfs.stores.memory import MemoryStore
+from joinfs.stores.sqlite import SQLiteStore
+
+GROUPS = [["a", "b"], ["c", "d/c", "d/e/c"], ["d/f", "d/g", "h/f", "h/g"], ["alone"]]
+
+
+def put(store, key, data):
+    store.set(key, (io.BytesIO(data), {}))
+
+
+def filled(lower):
+    for number, keys in enumerate(GROUPS):
+        put(lower, keys[0], b"lower %d" % number)
+        for key in keys[1:]:
+            lower.link(keys[0], key)
+    return lower
+
+
+@pytest.fixture(params=["memory", "directory", "sqlite"])
+def lower(request, tmp_path):
+    (tmp_path / "lower").mkdir()
+    makers = {"memory": MemoryStore, "directory": lambda: DirectoryStore(tmp_path / "lower"), "sqlite": lambda: SQLiteStore(tmp_path / "l.db")}
+    store = makers[request.param]()
+    with store:
+        filled(store)
+    yield store
+    store.connect()
+    assert [{store.to_bytes(key) for key in keys} for keys in GROUPS] == [{b"lower %d" % number} for number in range(len(GROUPS))]
+    store.disconnect()
+
+
+@pytest.fixture(params=["memory", "directory", "sqlite"])
+def upper(request, tmp_path):
+    (tmp_path / "upper").mkdir()
+    makers = {"memory": MemoryStore, "directory": lambda: DirectoryStore(tmp_path / "upper"), "sqlite": lambda: SQLiteStore(tmp_path / "u.db")}
+    return makers[request.param]()
+
+
+@pytest.fixture
+def join(upper, lower):
+    with JoinedStore([upper, lower]) as join:
+        yield join
+
+
+def copies(join):
+    return [name for name, _ in join.layers[0].list(DIRECTORY)] if join.layers[0].exists(DIRECTORY) else []
+
+
+def test_what_is_written_through_one_key_shows_at_all(join):
+    number = join.stat("c").file_id
+    join.set_data("d/c", io.BytesIO(b"changed"))
+    assert [join.to_bytes(key) for key in GROUPS[1]] == [b"changed"] * 3
+    join.set_stat("c", mode=0o600)
+    join.update_metadata("d/e/c", {"colour": "red"})
+    for key in GROUPS[1]:
+        stat = join.stat(key)
+        assert (stat.mode & 0o7777, stat.nlink, stat.file_id) == (0o600, 3, number)
+        assert join.get_metadata(key) == {"colour": "red"}
+        assert join.read(key, 0, 100) == b"changed"
+    assert join.lookup("a").nlink == 2
+    assert {name: stat.nlink for name, stat in join.list("")} | {"d": 0, "h": 0} == {"a": 2, "b": 2, "c": 3, "d": 0, "h": 0, "alone": 1}
+    assert list(join.query_keys(colour="red")) == sorted(GROUPS[1])
+
+
+def test_nothing_of_it_is_a_key(join):
+    join.set_data("a", io.BytesIO(b"changed"))
+    assert len(copies(join)) == 1
+    assert {name for name, _ in join.list("")} == {"a", "b", "c", "d", "h", "alone"}
+    assert not join.exists(DIRECTORY)
+    assert list(join.check()) == []
+
+
+def test_names_that_are_deleted_are_not_counted(join):
+    join.delete("c")
+    assert {join.stat(key).nlink for key in ("d/c", "d/e/c")} == {2}
+    join.set_data("d/c", io.BytesIO(b"changed"))
+    assert {join.stat(key).nlink for key in ("d/c", "d/e/c")} == {2}
+    join.delete("d/c")
+    assert (join.stat("d/e/c").nlink, join.to_bytes("d/e/c")) == (1, b"changed")
+    join.delete("d/e/c")
+    assert copies(join) == []
+
+
+def test_a_file_of_that_number_that_is_another_is_not_taken_for_it(join, lower):
+    join.set_data("a", io.BytesIO(b"changed"))
+    put(lower, "b", b"another by now")
+    assert (join.to_bytes("a"), join.to_bytes("b")) == (b"changed", b"another by now")
+    put(lower, "b", b"lower 0")
+
+
+def test_where_the_first_store_has_no_links_they_are_parted(lower):
+    with JoinedStore([MappingStore({}), lower]) as join:
+        assert join.stat("a").breaks
+        put(join, "a", b"changed")
+        assert (join.to_bytes("a"), join.to_bytes("b")) == (b"changed", b"lower 0")
+
+
+def test_the_copy_is_the_first_stores_whichever_has_the_file(join):
+    with JoinedStore([MemoryStore(), *join.layers]) as three:
+        three.set_data("a", io.BytesIO(b"changed"))
+        assert (three.to_bytes("b"), join.layers[1].to_bytes("b")) == (b"changed", b"lower 0")
+
+
+class File:
+    def __init__(self, data):
+        self.data, self.mode = data, 0o644
+
+
+class Reference:
+    """What keys there are, and which of them are one file."""
+
+    def __init__(self):
+        self.files = {key: file for number, keys in enumerate(GROUPS) for file in [File(b"lower %d" % number)] for key in keys}
+
+    def seen(self):
+        names = list(self.files.values())
+        return {key: (file.data, names.count(file), [k for k, f in sorted(self.files.items()) if f is file]) for key, file in self.files.items()}
+
+
+def seen(join, prefix=""):
+    found, numbers = {}, {}
+
+    def walk(prefix):
+        for name, stat in sorted(join.list(prefix)):
+            if stat.is_directory:
+                walk(f"{prefix}{name}/")
+                continue
+            key = prefix + name
+            assert stat._replace(atime=0) == join.stat(key)._replace(atime=0), key
+            numbers.setdefault(stat.file_id, []).append(key)
+            found[key] = (join.to_bytes(key), stat.nlink, numbers[stat.file_id])
+
+    walk("")
+    return {key: (data, links, sorted(keys)) for key, (data, links, keys) in found.items()}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_done_it_is_as_if_the_lower_store_were_written_to(join, seed):
+    chance, reference = random.Random(seed), Reference()
+    for step in range(40):
+        files = reference.files
+        key = chance.choice(sorted(files))
+        new = chance.choice([*sorted(files), f"d/n{step}", f"n{step}", f"h/n{step}"])
+        what = chance.choice(["put", "data", "stat", "delete", "rename", "link", "again"])
+        if what == "put":
+            put(join, key, b"put %d" % step)
+            files[key].data = b"put %d" % step
+        elif what == "data":
+            join.set_data(key, io.BytesIO(b"data %d" % step))
+            files[key].data = b"data %d" % step
+        elif what == "stat":
+            join.set_stat(key, mtime=step)
+        elif what == "delete" and len(files) > 3:
+            join.delete(key)
+            del files[key]
+        elif what == "rename" and files.get(new) is not files[key]:
+            join.rename(key, new)
+            files[new] = files.pop(key)
+        elif what == "link" and new not in files:
+            join.link(key, new)
+            files[new] = files[key]
+        elif what == "again" and join.layers[0].capabilities.persistent:
+            join.disconnect()
+            join.connect()
+        assert seen(join) == reference.seen(), what
+    for key in list(reference.files):
+        join.delete(key)
+    assert copies(join) == []
+    assert list(join.check()) == []
