@@ -14,16 +14,16 @@ from typing import NamedTuple, TypeVar
 
 from joinfs.errors import CorruptStore
 from joinfs.joined.links import DIRECTORY as COPIES
-from joinfs.joined.links import LINKS, Links, links_shown
+from joinfs.joined.links import Links, links_shown
 from joinfs.joined.stacks import MOST_LOOKS, Part, Stack, Stacks
 from joinfs.joined.whiteout import (
     NO_MARKS,
-    ORIGIN,
     fits,
     hidden_name,
     is_overlay_whiteout,
     is_reserved,
     is_whited_out,
+    marks_of_one,
     metacopy,
     origin_in,
     overlay_redirect,
@@ -476,11 +476,11 @@ def told_by(part: Part, key: str, stat: Stat, alone: bool) -> Stat:
     if not part.marks.impure or key == ROOT:
         return stat
     try:
-        metadata = part.store.get_metadata(directory_key(key) if directory else key, (ORIGIN, LINKS))
+        marks = marks_of_one(part.store, directory_key(key) if directory else key, stat)
     except KeyError:  # it went away behind our back
         return stat
-    origin = origin_in(metadata)
-    return stat if origin is None else stat._replace(file_id=origin, nlink=links_shown(stat, metadata))
+    origin = origin_in(marks)
+    return stat if origin is None else stat._replace(file_id=origin, nlink=links_shown(stat, marks))
 
 
 def number_below(layer: int, number: int) -> int:

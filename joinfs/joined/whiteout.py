@@ -14,7 +14,8 @@ Some marks are joinfs's own and stand in metadata, of a directory:
   Before there is one in a layer, its root gets ``joinfs.redirects``.
 - ``joinfs.whiteouts``: a list of hidden names that are too long to have ``.wh.`` put before them.
 - ``joinfs.impure``: things in it may have ``joinfs.origin``: the number that a file or directory had
-  in the layer that it was copied up from, which it keeps. (So inode numbers stay.)
+  in the layer that it was copied up from, which it keeps. (So inode numbers stay.) Where symlinks and
+  special files can have no metadata they have ``trusted.joinfs.origin``, if who writes may set it.
 
 Layers may also carry the kernel's overlayfs marks, which are read and never written: a character device
 0/0 is a whiteout; ``{user,trusted}.overlay.opaque`` is ``y`` on an opaque directory, or ``x`` on one
@@ -31,7 +32,7 @@ import stat as stat_module
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from joinfs.errors import InvalidKey, KeyExists
+from joinfs.errors import InvalidKey, KeyExists, Unsupported
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import MAX_NAME, check_key, is_encodable
 from joinfs.stores.metadata import RESERVED
@@ -47,6 +48,7 @@ IMPURE = RESERVED + "impure"
 ORIGIN = RESERVED + "origin"
 OVERLAY = "overlay."
 TRUSTED_OVERLAY = "trusted.overlay."
+TRUSTED_MARKS = "trusted." + RESERVED
 # No number that an origin can have has more.
 MOST_DIGITS = 60
 WHITEOUT_MODE = stat_module.S_IFREG | 0o600
@@ -179,15 +181,38 @@ def unmarked(metadata: Metadata) -> Metadata:
     return {name: value for name, value in metadata.items() if not name.startswith((RESERVED, OVERLAY))}
 
 
+def keep_origin(store: Store, key: str, number: int) -> None:
+    """Mark something that can have no metadata with the number that it had where it was copied up from, if that can be."""
+    with contextlib.suppress(PermissionError, Unsupported):
+        store.set_xattr(key, TRUSTED_MARKS + ORIGIN.removeprefix(RESERVED), b"%d" % number)
+
+
+def marks_of_one(store: Store, key: str, stat: Stat) -> Metadata:
+    """Answer the marks of something in an impure directory, as metadata.
+
+    Raises:
+        KeyError: It is not there.
+    """
+    if stat.is_special and not store.capabilities.metadata_on_all:
+        xattrs = store.get_xattrs(key) if store.capabilities.xattrs else {}
+        return {name.removeprefix("trusted."): value.decode("ascii", "replace") for name, value in xattrs.items() if name.startswith(TRUSTED_MARKS)}
+    return marked(store.get_metadata(key))
+
+
 def origin_in(metadata: Metadata) -> int | None:
     """Answer the number that something had where it was copied up from, whose metadata this is; None if it was not."""
     origin = metadata.get(ORIGIN)
     return int(origin) if isinstance(origin, str) and origin.isascii() and origin.isdigit() and len(origin) <= MOST_DIGITS else None
 
 
+def marked(metadata: Metadata) -> Metadata:
+    """The rest of it."""
+    return {name: value for name, value in metadata.items() if name.startswith((RESERVED, OVERLAY))}
+
+
 def unmarked_xattrs(xattrs: dict[str, bytes]) -> dict[str, bytes]:
-    """The extended attributes without overlayfs's marks."""
-    return {name: value for name, value in xattrs.items() if not name.startswith(TRUSTED_OVERLAY)}
+    """The extended attributes without joinfs's marks and overlayfs's."""
+    return {name: value for name, value in xattrs.items() if not name.startswith((TRUSTED_OVERLAY, TRUSTED_MARKS))}
 
 
 def metacopy(store: Store, key: str) -> dict[str, str] | None:

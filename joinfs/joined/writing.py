@@ -20,14 +20,15 @@ from joinfs.joined.stacks import Part
 from joinfs.joined.whiteout import (
     IMPURE,
     ORIGIN,
-    OVERLAY,
     REDIRECT,
     REDIRECTS,
     check_not_reserved,
     fits,
     is_reserved,
     is_whited_out,
+    keep_origin,
     make_opaque,
+    marked,
     read_marks,
     remove_whiteout,
     unmarked,
@@ -36,7 +37,6 @@ from joinfs.joined.whiteout import (
 from joinfs.stores import Stat, Store
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE
 from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
-from joinfs.stores.metadata import RESERVED
 from joinfs.stores.value import Metadata, new_stat
 
 
@@ -281,8 +281,12 @@ class Writing(Store):
             self._link_up(found, found.source, key, with_data)
             return
         origin = self._origin_for(found, key)
+        number = found.stat.file_id
         lower_parts = [p for p in self._merge.parts(key) if p.layer > 0] if found.stat.is_directory else []
         copy_up(found, self._upper, key, origin, with_data)
+        if not origin and found.stat.is_special and number is not None and not found.stat.breaks:
+            self._make_impure(split(key)[0])
+            keep_origin(self._upper, key, number)
         if found.stat.is_directory:
             part = Part(0, self._upper, key, read_marks(self._upper, key))
             self._merge.stacks.remember(key, (part, *lower_parts))
@@ -447,8 +451,7 @@ class Writing(Store):
         """The marks in the metadata of a key of the first store."""
         if not is_directory_key(key) and not self._is_impure(split(key)[0]):
             return {}
-        metadata = self._upper.get_metadata(key)
-        return {n: v for n, v in metadata.items() if n.startswith((RESERVED, OVERLAY))}
+        return marked(self._upper.get_metadata(key))
 
     # ---------------------------------------------------------------- numbers that are kept
 
