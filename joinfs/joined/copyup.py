@@ -2,7 +2,7 @@
 
 import contextlib
 
-from joinfs.joined.merge import Found
+from joinfs.joined.found import Found
 from joinfs.joined.whiteout import unmarked, unmarked_xattrs
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import split

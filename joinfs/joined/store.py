@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from joinfs.errors import JoinfsError, ReadOnly, Unsupported, UsageError
-from joinfs.joined.merge import Found, Merge, told_by
+from joinfs.joined.found import Found, told_by
+from joinfs.joined.merge import Merge
 from joinfs.joined.watching import Watching
 from joinfs.joined.whiteout import OVERLAY, PREFIX, unmarked, unmarked_xattrs
 from joinfs.stores import Capabilities, Stat, Usage, Value

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from joinfs.joined.merge import Found
+from joinfs.joined.found import Found
 from joinfs.joined.stacks import Part, Stack
 from joinfs.joined.whiteout import OPAQUE, hidden_name, is_reserved
 from joinfs.joined.writing import Writing

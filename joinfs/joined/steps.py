@@ -1,0 +1,270 @@
+"""The steps that writes to a join are made of; each of them leaves what is seen as it was, or is the one that changes it."""
+
+from typing import BinaryIO
+
+from joinfs.errors import NotADirectory
+from joinfs.joined.copyup import copy_up, link_up
+from joinfs.joined.found import Found, told_by
+from joinfs.joined.merge import Merge
+from joinfs.joined.stacks import Part
+from joinfs.joined.whiteout import (
+    IMPURE,
+    ORIGIN,
+    REDIRECT,
+    REDIRECTS,
+    fits,
+    is_whited_out,
+    keep_origin,
+    make_opaque,
+    marked,
+    read_marks,
+    remove_whiteout,
+    unmarked,
+    white_out,
+)
+from joinfs.stores import Stat, Store
+from joinfs.stores.base import DEFAULT_DIRECTORY_MODE
+from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
+from joinfs.stores.value import Metadata, new_stat
+
+
+class Steps(Store):
+    """The part of JoinedStore that copies up, hides and marks in the first store."""
+
+    _upper: Store
+    _merge: Merge
+
+    # ---------------------------------------------------------------- what is there
+
+    def _as_found(self, key: str, stat: Stat) -> Stat:
+        """Attributes that the first store has answered, as they are when ``key`` is looked for."""
+        parts = self._merge.parts(split(key)[0] if key else ROOT)
+        return told_by(parts[0], key, stat, alone=len(parts) == 1)
+
+    def _standing(self, key: str) -> Found | None:
+        """What stands at ``key``, of either kind; None if nothing does.
+
+        Raises:
+            NotADirectory: Something on the way is not a directory.
+        """
+        if key == ROOT:
+            return self._merge.locate(ROOT)
+        try:
+            return self._merge.find(key.removesuffix("/"))
+        except KeyError:
+            return None
+
+    def _copy_up(self, found: Found, key: str, with_data: bool = True) -> None:
+        """Have ``key`` in the first store, with the directories above it."""
+        if found.layer == 0:
+            return
+        self._ensure_directory(split(key)[0])
+        if found.source is not None:
+            self._link_up(found, found.source, key, with_data)
+            return
+        origin = self._origin_for(found, key)
+        number = found.stat.file_id
+        lower_parts = [p for p in self._merge.parts(key) if p.layer > 0] if found.stat.is_directory else []
+        copy_up(found, self._upper, key, origin, with_data)
+        if not origin and found.stat.is_special and number is not None and not found.stat.breaks:
+            self._make_impure(split(key)[0])
+            keep_origin(self._upper, key, number)
+        if found.stat.is_directory:
+            part = Part(0, self._upper, key, read_marks(self._upper, key))
+            self._merge.stacks.remember(key, (part, *lower_parts))
+
+    def _link_up(self, found: Found, source: Stat, key: str, with_data: bool) -> None:
+        """Have a file of a lower store that has several keys in the first one under this one as well; the others show what it becomes."""
+        number = found.stat.file_id
+        assert number is not None, "it has one in a join"
+        self._make_impure(split(key)[0])
+        place = found.key
+        if not found.is_copy:
+            place = self._merge.links.key_to_copy(number)
+            copy_up(found, self._upper, place, self._merge.links.marks(number, source), with_data)
+        link_up(self._upper, place, key)
+        self._merge.links.count_down(number, source)
+
+    def _lost_a_key(self, found: Found) -> None:
+        """Something is not found any more where it was found: of what has several keys it is counted."""
+        links, number = self._merge.links, found.stat.file_id
+        if number is None or found.stat.is_directory:
+            return
+        if found.layer > 0 and found.source is not None:
+            links.count_down(number, found.source)
+        elif found.layer == 0 and links.any():
+            links.tidy(number)
+
+    def _ensure_directory(self, directory: str) -> None:
+        """Have a directory of the join in the first store too: copied up, or made if it is not there.
+
+        Raises:
+            NotADirectory: Something on the way is not a directory.
+        """
+        missing: list[str] = []
+        for key in reversed([*ancestors(directory), directory] if directory != ROOT else []):
+            if self._has_directory(key):
+                break
+            missing.append(key)
+        for key in reversed(missing):
+            try:
+                parts = self._merge.parts(key)
+            except KeyError:
+                if self._standing(key) is not None:
+                    raise NotADirectory(f"{key.removesuffix('/')!r} is not a directory") from None
+                self._make_directory(key, new_stat(DEFAULT_DIRECTORY_MODE, *self._default_owner()), {}, {})
+                continue
+            top = parts[0]
+            stat = told_by(top, top.prefix, top.store.stat(top.prefix), alone=len(parts) == 1)
+            self._copy_up(Found(top.layer, top.store, top.prefix, stat), key)
+
+    def _has_directory(self, directory: str) -> bool:
+        try:
+            return self._merge.parts(directory)[0].layer == 0
+        except KeyError:
+            return False
+
+    def _make_directory(self, key: str, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes]) -> Stat:
+        """Make a directory where nothing stands; what a lower store has there stays hidden.
+
+        The whiteout beside it hides that until the directory is opaque itself.
+        """
+        whited_out = self._is_whited_out(key)
+        made = self._upper.put(key, stat, None, unmarked(metadata), xattrs)
+        if whited_out:
+            make_opaque(self._upper, key)
+            remove_whiteout(self._upper, *split(key))
+            made = self._upper.set_stat(key, mtime=made.mtime, atime=made.atime)
+        self._merge.stacks.remember(key, (Part(0, self._upper, key, read_marks(self._upper, key)),))
+        return made
+
+    def _put_value(
+        self,
+        key: str,
+        there: Found | None,
+        stat: Stat,
+        data: BinaryIO | None,
+        metadata: Metadata,
+        xattrs: dict[str, bytes],
+        buffer_size: int,
+    ) -> Stat:
+        whited_out = there is None and self._is_whited_out(key)
+        if there is not None and there.source is not None and there.stat.kind == stat.kind:
+            self._copy_up(there, key)  # its other keys show what is put here
+            there = there._replace(layer=0)
+        origin = {} if there is None else self._origin_for(there, key)
+        made = self._upper.put(key, stat, data, {**unmarked(metadata), **origin}, xattrs, buffer_size)
+        if whited_out:
+            remove_whiteout(self._upper, *split(key))
+        if there is None:
+            return made
+        if there.layer > 0:
+            self._lost_a_key(there)
+        return self._as_found(key, made)
+
+    def _is_whited_out(self, key: str) -> bool:
+        """Whether the first store has a whiteout of ``key``, where nothing stands now."""
+        return self._merge.below(key) is not None and is_whited_out(self._upper, *split(key))
+
+    def _hide_below(self, key: str) -> None:
+        """White out ``key`` if lower stores have something there; what the first store has is seen still."""
+        if self._merge.below(key) is not None:
+            self._white_out(key)
+
+    def _white_out(self, key: str) -> None:
+        directory, name = split(key)
+        self._ensure_directory(directory)
+        white_out(self._upper, directory, name)
+        if not fits(name):
+            self._merge.stacks.forget()
+
+    def _make_movable(self, found: Found, key: str) -> None:
+        """Have ``key`` in the first store such that it can be moved in one step.
+
+        A merged directory gets a redirect: to where its lower part is looked for now, so nothing is seen
+        of it; and there it is looked for still when the directory has moved.
+        """
+        lower_key = self._lower_key(key) if is_directory_key(key) else ROOT
+        self._copy_up(found, key)
+        if not is_directory_key(key):
+            return
+        top, *lower_parts = self._merge.parts(key)
+        if lower_parts and top.marks.redirect is None:
+            self._expect_redirects()
+            metadata = self._upper.get_metadata(key)
+            self._upper.set_metadata(key, {**metadata, REDIRECT: lower_key})
+            top = top._replace(marks=top.marks._replace(redirect=lower_key))
+            self._merge.stacks.remember(key, (top, *lower_parts))
+
+    def _expect_redirects(self) -> None:
+        """Have the first store's root say that there are redirects."""
+        if not self._merge.parts(ROOT)[0].marks.redirects:
+            self._copy_up(self._merge.locate(ROOT), ROOT)  # or its attributes would hide those below
+            self._upper.set_metadata(ROOT, {**self._upper.get_metadata(ROOT), REDIRECTS: True})
+            self._merge.stacks.forget()
+
+    def _lower_key(self, directory: str) -> str:
+        """The key under which the stores below the first are asked for a directory of the join."""
+        below = ""
+        while directory != ROOT:
+            top = self._merge.parts(directory)[0]
+            if top.layer == 0 and top.marks.redirect is not None:
+                return top.marks.redirect + below
+            directory, name = split(directory)
+            if top.layer == 0 and top.marks.renamed is not None:
+                name = top.marks.renamed
+            below = f"{name}/{below}"
+        return below
+
+    def _clear_marks(self, directory: str) -> None:
+        """Empty an empty directory of the first store of its marks; nothing below shows meanwhile.
+
+        Its name must be whited out already if a lower store has it: so the redirect, which outranks
+        that, goes first, and the whiteouts inside after it.
+        """
+        marks = self._marks_of(directory)
+        if marks:
+            metadata = self._upper.get_metadata(directory)
+            self._upper.set_metadata(directory, {n: v for n, v in metadata.items() if n not in marks})
+        for name, _ in tuple(self._upper.list(directory)):
+            self._upper.delete(directory + name)
+
+    def _marks_of(self, key: str) -> Metadata:
+        """The marks in the metadata of a key of the first store."""
+        if not is_directory_key(key) and not self._is_impure(split(key)[0]):
+            return {}
+        return marked(self._upper.get_metadata(key))
+
+    # ---------------------------------------------------------------- numbers that are kept
+
+    def _origin_for(self, found: Found, key: str) -> Metadata:
+        """The mark for what takes the place of what was found, so that it keeps its number; its directory expects it then.
+
+        A file that has other names, which are not changed with it, gets a number of its own.
+        """
+        if found.layer == 0 or key == ROOT:
+            return self._marks_of(key)
+        can = self._upper.capabilities
+        if found.stat.breaks or not (can.metadata_on_all if found.stat.is_special else can.metadata):
+            return {}
+        self._make_impure(split(key)[0])
+        return {ORIGIN: str(found.stat.file_id)}
+
+    def _expect_origin(self, old: str, new: str) -> None:
+        """Have the directory of ``new`` expect what the one of ``old`` does, before something goes from there to there."""
+        if self._is_impure(split(old)[0]):
+            self._make_impure(split(new)[0])
+
+    def _is_impure(self, directory: str) -> bool:
+        top = self._merge.parts(directory)[0]
+        return top.layer == 0 and top.marks.impure
+
+    def _make_impure(self, directory: str) -> None:
+        """Have a directory of the first store say that what is in it may have the number of something else."""
+        if self._is_impure(directory):
+            return
+        if directory == ROOT:
+            self._copy_up(self._merge.locate(ROOT), ROOT)  # or its attributes would hide those below
+        self._upper.update_metadata(directory, {IMPURE: True})
+        top, *lower_parts = self._merge.parts(directory)
+        self._merge.stacks.remember(directory, (top._replace(marks=top.marks._replace(impure=True)), *lower_parts))
