@@ -4,20 +4,18 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from joinfs.joined.links import DIRECTORY as COPIES
 from joinfs.joined.links import links_shown
 from joinfs.joined.stacks import Part
 from joinfs.joined.whiteout import fits, hidden_name, is_overlay_whiteout, is_reserved, is_whited_out, marks_of_one, origin_in
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import ROOT, directory_key, hash_of_key
+from joinfs.stores.value import Metadata
 
 # These bits of a mode are set in that of a character device; cheaper to test than its kind.
 _CHARACTER_DEVICE = 0o020000
 # Odd, so that no two numbers of a layer become the same one; and such that those of two layers do not, in practice.
 _SPREAD, _PART = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 NUMBERS = (1 << 64) - 1
-# In the number of what a lower layer has; the first layer's are its own.
-BELOW = 1 << 64
 # What is shown, and the names that are hidden.
 Listing = tuple[Iterable[tuple[str, Stat]], set[str]]
 
@@ -26,7 +24,8 @@ class Found(NamedTuple):
     """Where a key of the join is: in layer number ``layer``, as ``key`` there, which is spelled as its kind is.
 
     ``metacopy`` is the key of the layer above that tells of it, where that has all but its data. ``source`` are its attributes
-    in that layer, if it has several keys there and stays one file: then ``store`` and ``key`` are those of its copy, if there is one.
+    in that layer, if it has several keys there and stays one file; ``is_copy`` then says that ``store`` and ``key`` are those of its
+    copy in the first store.
     """
 
     layer: int
@@ -35,11 +34,7 @@ class Found(NamedTuple):
     stat: Stat
     metacopy: tuple[Store, str] | None = None
     source: Stat | None = None
-
-    @property
-    def is_copy(self) -> bool:
-        """Whether it is in the first store, as the copy of a file that has this key and others below."""
-        return self.source is not None and self.key.startswith(COPIES)
+    is_copy: bool = False
 
     @property
     def told_at(self) -> tuple[Store, str]:
@@ -47,32 +42,31 @@ class Found(NamedTuple):
         return self.metacopy or (self.store, self.key)
 
 
-def told_by(part: Part, key: str, stat: Stat, alone: bool) -> Stat:
+def told_by(part: Part, key: str, stat: Stat, alone: bool, depth: int) -> Stat:
     """Attributes as the join tells them of what a part of a directory has at a key.
 
-    Which file it is has the layer's number in it, as two layers may have the same numbers for their files; what was copied
-    up is the file that it was, where the first layer's directory says that there are such. How many directories are in a
-    directory is not known where others may share in it: ``alone`` says that they do not, or that nothing below shows there.
+    Which file it is has in it how many layers there are from its layer down, as two layers may have the same numbers for
+    their files, and layers are added at the top. What was copied up is the file that it was, where its directory says that
+    there are such; but below the first layer files with several keys are told apart by their own numbers, as layers
+    may come from different joins. How many directories are in a directory is not known where others may share in it:
+    ``alone`` says that they do not, or that nothing below shows there.
     """
-    directory = stat.is_directory
-    if directory and not alone and stat.nlink > 1:
-        stat = stat._replace(nlink=1)
-    if part.layer > 0:
-        number = number_below(part.layer, hash_of_key(key) if stat.file_id is None else stat.file_id)
-        return stat.numbered(number, breaks=stat.nlink > 1 and not directory)
-    if not part.marks.impure or key == ROOT:
-        return stat
-    try:
-        marks = marks_of_one(part.store, directory_key(key) if directory else key, stat)
-    except KeyError:  # it went away behind our back
-        return stat
-    origin = origin_in(marks)
-    return stat if origin is None else stat._replace(file_id=origin, nlink=links_shown(stat, marks))
+    marks: Metadata = {}
+    if part.marks.impure and key != ROOT:
+        with contextlib.suppress(KeyError):  # it went away behind our back
+            marks = marks_of_one(part.store, directory_key(key) if stat.is_directory else key, stat)
+    links = stat.nlink
+    if links > 1:
+        links = (links if alone else 1) if stat.is_directory else links_shown(stat, marks)
+    origin = origin_in(marks) if links == 1 or part.layer == 0 or stat.is_directory else None
+    if origin is None:
+        origin = number_in_join(depth, hash_of_key(key) if stat.file_id is None else stat.file_id)
+    return stat.numbered(origin, links)
 
 
-def number_below(layer: int, number: int) -> int:
-    """The number, in the join, of what a lower layer has under this number."""
-    return BELOW | (number * _SPREAD + layer * _PART) & NUMBERS
+def number_in_join(depth: int, number: int) -> int:
+    """The number, in the join, of what has this number in a layer from which down there are so many."""
+    return (number * _SPREAD + depth * _PART) & NUMBERS
 
 
 def entries_shown(part: Part) -> Listing:

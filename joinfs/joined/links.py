@@ -3,15 +3,18 @@
 Its first change copies it up once, as ``.wh..wh.links/NUMBER`` in the first store, and each key through which it is
 changed is from then on a further link of that copy. The other keys are where they were, in the lower store, and
 show the copy; they are counted in its metadata, as the links that it has there are not all that it has in the join.
-A key that is deleted before there is a copy leaves a record in its place, which counts.
+A key that is deleted before there is a copy leaves a record in its place, which counts. A layer that was a first store
+once has such copies still.
 
 In the metadata of the copy, or of the record, stand
 
 - ``joinfs.links``: how many keys the lower store has that are not links of the copy, and not hidden.
 - ``joinfs.source``: the size and time of the file when that began. Another file may have its number by now.
 - ``joinfs.record``: there is no copy.
+- ``joinfs.place``: of a copy, what it was made from: how many layers there were from that one down, ``/``, and the key.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from joinfs.joined.whiteout import BOOKKEEPING, ORIGIN
@@ -23,6 +26,7 @@ DIRECTORY = BOOKKEEPING + "links/"
 LINKS = RESERVED + "links"
 SOURCE = RESERVED + "source"
 RECORD = RESERVED + "record"
+PLACE = RESERVED + "place"
 _DIRECTORY_MODE, _RECORD_MODE = 0o040700, 0o100600
 
 
@@ -43,14 +47,17 @@ class Copy(NamedTuple):
 
 
 class Links:
-    """The copies in the first store of files that have several keys in a lower one.
+    """The copies in a layer of files that have several keys in a lower one.
 
     Args:
-        upper: The first store.
+        store: The layer; where copies are made, the first store.
+
+    Attributes:
+        store: The layer.
     """
 
-    def __init__(self, upper: Store) -> None:
-        self._upper = upper
+    def __init__(self, store: Store) -> None:
+        self.store = store
         self._any: bool | None = None
 
     def forget(self) -> None:
@@ -60,12 +67,12 @@ class Links:
     def any(self) -> bool:
         """Whether there are any."""
         if self._any is None:
-            self._any = self._upper.capabilities.hard_links and self._upper.exists(DIRECTORY)
+            self._any = self.store.capabilities.hard_links and self.store.exists(DIRECTORY)
         return self._any
 
     def stays_one(self, mode: int) -> bool:
         """Whether a file of that kind stays one when it is changed; the first store may have no links, or no metadata for it."""
-        can = self._upper.capabilities
+        can = self.store.capabilities
         return can.hard_links and (can.metadata_on_all if mode & 0o170000 != 0o100000 else can.metadata)
 
     def find(self, number: int, source: Stat) -> Copy | None:
@@ -73,12 +80,14 @@ class Links:
 
         Args:
             number: The number.
-            source: The attributes of the file in the lower store.
+            source: The attributes of the file below.
         """
+        if not self.any():
+            return None
         key = _key(number)
         try:
-            stat = self._upper.lookup(key)
-            metadata = self._upper.get_metadata(key, (LINKS, SOURCE, RECORD))
+            stat = self.store.lookup(key)
+            metadata = self.store.get_metadata(key, (LINKS, SOURCE, RECORD))
         except KeyError:
             return None
         left = metadata.get(LINKS)
@@ -91,37 +100,45 @@ class Links:
     def key_to_copy(self, number: int) -> str:
         """Answer where a copy goes; what it goes into is there then."""
         if not self.any():
-            self._upper.put(DIRECTORY, new_stat(_DIRECTORY_MODE, *self._upper._default_owner()))
+            self.store.put(DIRECTORY, new_stat(_DIRECTORY_MODE, *self.store._default_owner()))
             self._any = True
         return _key(number)
 
-    def marks(self, number: int, source: Stat) -> Metadata:
+    def marks(self, number: int, source: Stat, place: str) -> Metadata:
         """The metadata of a copy that nothing is linked to yet."""
         record = self.find(number, source)
         left = source.nlink if record is None else record.left
-        return {ORIGIN: str(number), LINKS: left, SOURCE: _source(source)}
+        return {ORIGIN: str(number), LINKS: left, SOURCE: _source(source), PLACE: place}
 
     def count_down(self, number: int, source: Stat) -> None:
         """A key of the lower store is a link of the copy now, or hidden."""
         found = self.find(number, source)
         if found is not None:
-            self._upper.update_metadata(found.key, {LINKS: max(found.left - 1, 0)})
+            self.store.update_metadata(found.key, {LINKS: max(found.left - 1, 0)})
             self.tidy(number)
         else:
-            marks = {**self.marks(number, source), LINKS: source.nlink - 1, RECORD: True}
-            stat = new_stat(_RECORD_MODE, *self._upper._default_owner())
-            self._upper.put(self.key_to_copy(number), stat, None, marks)
+            marks = {LINKS: source.nlink - 1, SOURCE: _source(source), RECORD: True}
+            stat = new_stat(_RECORD_MODE, *self.store._default_owner())
+            self.store.put(self.key_to_copy(number), stat, None, marks)
 
     def tidy(self, number: int) -> None:
         """A file has lost a link: if nothing shows its copy any more, that goes too."""
         key = _key(number)
         try:
-            stat = self._upper.lookup(key)
-            left = self._upper.get_metadata(key, (LINKS,)).get(LINKS)
+            stat = self.store.lookup(key)
+            left = self.store.get_metadata(key, (LINKS,)).get(LINKS)
         except KeyError:
             return
         if stat.nlink == 1 and left == 0:
-            self._upper.delete(key)
+            self.store.delete(key)
+
+
+    def places(self) -> Iterator[tuple[int, str]]:
+        """Yield the number of each copy that keys below show, and what it was made from."""
+        for name, _ in self.store.list(DIRECTORY) if self.any() else ():
+            metadata = self.store.get_metadata(DIRECTORY + name, (LINKS, PLACE))
+            if metadata.get(LINKS) and PLACE in metadata:
+                yield int(name, 16), str(metadata[PLACE])
 
 
 def links_shown(stat: Stat, metadata: Metadata) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from joinfs.errors import CorruptStore
-from joinfs.joined.found import Found, Listing, entries_shown, hides, look, number_below, told_by
+from joinfs.joined.found import Found, Listing, entries_shown, hides, look, number_in_join, told_by
 from joinfs.joined.links import Links
 from joinfs.joined.stacks import MOST_LOOKS, Part, Stack, Stacks
 from joinfs.joined.whiteout import (
@@ -25,7 +25,7 @@ from joinfs.joined.whiteout import (
     read_marks,
 )
 from joinfs.stores import Stat, Store
-from joinfs.stores.keys import ROOT, is_directory_key, split
+from joinfs.stores.keys import ROOT, hash_of_key, is_directory_key, split
 
 # How often a directory is listed again because somebody was writing.
 MOST_LISTINGS = 3
@@ -45,7 +45,7 @@ class Merge:
 
     Attributes:
         stacks: What was found out.
-        links: The copies of files that have several keys in a lower layer.
+        links: For each layer, the copies that it has of files that have several keys in a lower layer.
     """
 
     def __init__(self, layers: Sequence[Store], ttl: float) -> None:
@@ -54,7 +54,7 @@ class Merge:
         self._looking: set[str] = set()
         self._overlaid: dict[int, bool] = {}
         self.stacks = Stacks(layers, ttl)
-        self.links = Links(layers[0])
+        self.links = tuple(Links(layer) for layer in layers)
 
     def parts(self, directory: str) -> Stack:
         """Answer the stack of a directory of the join.
@@ -208,23 +208,43 @@ class Merge:
         return self._found_at(part, key, stat, alone=True)
 
     def _found_at(self, part: Part, key: str, stat: Stat, alone: bool) -> Found:
-        """What a part of a directory has at a key; a file with several keys in a lower layer may have been copied up through another."""
-        told = told_by(part, key, stat, alone)
-        if told.breaks and self.links.stays_one(stat.mode):
-            return self._one_of_several(Found(part.layer, part.store, key, told._replace(breaks=False, steady=True), source=stat))
+        """What a part of a directory has at a key."""
+        told = self.told_by(part, key, stat, alone)
+        if part.layer > 0 and stat.nlink > 1 and not stat.is_directory:
+            return self._one_of_several(Found(part.layer, part.store, key, told), told)
         return Found(part.layer, part.store, key + "/" if stat.is_directory else key, told)
 
-    def _one_of_several(self, found: Found) -> Found:
-        number, source = found.stat.file_id, found.source
-        assert number is not None, "it has one in a join"
-        assert source is not None, "that is why we are asked"
-        copy = self.links.find(number, source) if self.links.any() else None
-        if copy is None:
-            return found
-        if copy.is_record:
-            return found._replace(stat=found.stat._replace(nlink=copy.left))
-        stat = copy.stat._replace(file_id=number, nlink=copy.stat.nlink - 1 + copy.left)
-        return found._replace(store=self._layers[0], key=copy.key, stat=stat)
+    def _one_of_several(self, found: Found, source: Stat) -> Found:
+        """Where a file is that has several keys in a lower layer: it may have been copied up through another one."""
+        for layer in reversed(range(found.layer)):
+            links, number = self.links[layer], source.file_id
+            assert number is not None, "it has one in a join"
+            copy = links.find(number, source)
+            if copy is None:
+                continue
+            if copy.is_record:
+                source = source._replace(nlink=copy.left)
+                continue
+            stat = copy.stat._replace(nlink=copy.stat.nlink - 1 + copy.left)
+            if layer == 0:
+                return Found(found.layer, links.store, copy.key, stat._replace(file_id=number), source=source, is_copy=True)
+            source = self._numbered(layer, copy.key, stat)
+            found = Found(layer, links.store, copy.key, source)
+        if source.nlink > 1 and not self.links[0].stays_one(source.mode):
+            return found._replace(stat=source._replace(breaks=True))
+        return found._replace(stat=source._replace(steady=source.nlink > 1), source=source)
+
+    def told_by(self, part: Part, key: str, stat: Stat, alone: bool) -> Stat:
+        """Attributes as the join tells them; see ``found``."""
+        return told_by(part, key, stat, alone, len(self._layers) - part.layer)
+
+    def told_new(self, key: str, stat: Stat) -> Stat:
+        """The same of something that the first layer has just made."""
+        return self._numbered(0, key, stat)
+
+    def _numbered(self, layer: int, key: str, stat: Stat) -> Stat:
+        number = hash_of_key(key) if stat.file_id is None else stat.file_id
+        return stat.numbered(number_in_join(len(self._layers) - layer, number), stat.nlink)
 
     def _find_still(self, directory: str, name: str) -> Found | None:
         """What stands at a name in a directory, if that is there."""
@@ -268,7 +288,7 @@ class Merge:
         key = part.prefix + name
         marks = metacopy(part.store, key)
         if marks is None:
-            return Found(part.layer, part.store, key, told_by(part, key, stat, alone=False))
+            return Found(part.layer, part.store, key, self.told_by(part, key, stat, alone=False))
         elsewhere, renamed = overlay_redirect(marks)
         if elsewhere is None:
             data = self._find_in(below, renamed or name)
@@ -291,6 +311,15 @@ class Merge:
         if target is not None and not self._resolve(target, last.layer + 1) and last.layer + 1 < len(self._layers):
             yield f"{directory!r} goes on as {target!r} in the stores below {last.store.name}, where there is no such directory"
 
+    def check_links(self) -> Iterator[str]:
+        """Yield a sentence for each copy of a file with several keys that is not found by the others any more."""
+        for number, place in self.links[0].places():
+            depth, _, key = place.partition("/")
+            layer = len(self._layers) - int(depth)
+            found = self._find_in((next(self._root(layer)),), key) if 0 < layer < len(self._layers) else None
+            if found is None or not found.is_copy or found.stat.file_id != number:
+                yield f"{key!r} was changed through one of its hard links, and is not the same file any more in the stores below: the others show what it was"
+
     def holders(self, key: str) -> Iterator[Found]:
         """Yield what each layer that shares in the directory of ``key`` has there, hidden or not."""
         above, name = split(key)
@@ -305,7 +334,7 @@ class Merge:
             for part in self.parts(directory):
                 stat = part.store.stat(part.prefix)
                 if not stat.implied:
-                    return Found(part.layer, part.store, part.prefix, told_by(part, part.prefix, stat, alone=False))
+                    return Found(part.layer, part.store, part.prefix, self.told_by(part, part.prefix, stat, alone=False))
         return found
 
     def locate(self, key: str) -> Found:
@@ -316,7 +345,7 @@ class Merge:
         """
         if key == ROOT:
             top, *others = self.parts(ROOT)
-            stat = told_by(top, ROOT, top.store.stat(top.prefix), alone=not others)
+            stat = self.told_by(top, ROOT, top.store.stat(top.prefix), alone=not others)
             found = Found(top.layer, top.store, top.prefix, stat)
             return self._told(found, ROOT) if found.stat.implied else found
         found = self.find(key.removesuffix("/"))
@@ -359,6 +388,7 @@ class Merge:
     ) -> Iterator[tuple[str, Stat]]:
         """What a part shows that nothing is above of; its names are added to ``seen``."""
         alone = seen is None
+        depth = len(self._layers) - part.layer
         for name, stat in found:
             if seen is not None:
                 seen.add(name)
@@ -368,12 +398,10 @@ class Merge:
                     yield name, place.stat
             elif stat.implied:
                 yield name, self._told(Found(part.layer, part.store, name, stat), f"{directory}{name}/").stat
-            elif stat.nlink == 1 and part.layer > 0 and stat.file_id is not None:
-                yield name, stat.numbered(number_below(part.layer, stat.file_id))
-            elif stat.nlink > 1 or part.layer > 0 or part.marks.impure:
-                yield name, self._found_at(part, part.prefix + name, stat, alone).stat
+            elif stat.nlink == 1 and stat.file_id is not None and not part.marks.impure:  # as nearly always
+                yield name, stat.numbered(number_in_join(depth, stat.file_id), 1)
             else:
-                yield name, stat
+                yield name, self._found_at(part, part.prefix + name, stat, alone).stat
 
     def _shown_below(
         self, part: Part, found: Iterable[tuple[str, Stat]], directory: str, seen: set[str], last: bool, quiet: bool

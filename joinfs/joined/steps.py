@@ -4,7 +4,7 @@ from typing import BinaryIO
 
 from joinfs.errors import NotADirectory
 from joinfs.joined.copyup import copy_up, link_up
-from joinfs.joined.found import Found, told_by
+from joinfs.joined.found import Found
 from joinfs.joined.merge import Merge
 from joinfs.joined.stacks import Part
 from joinfs.joined.whiteout import (
@@ -31,6 +31,7 @@ from joinfs.stores.value import Metadata, new_stat
 class Steps(Store):
     """The part of JoinedStore that copies up, hides and marks in the first store."""
 
+    layers: tuple[Store, ...]
     _upper: Store
     _merge: Merge
 
@@ -39,7 +40,7 @@ class Steps(Store):
     def _as_found(self, key: str, stat: Stat) -> Stat:
         """Attributes that the first store has answered, as they are when ``key`` is looked for."""
         parts = self._merge.parts(split(key)[0] if key else ROOT)
-        return told_by(parts[0], key, stat, alone=len(parts) == 1)
+        return self._merge.told_by(parts[0], key, stat, alone=len(parts) == 1)
 
     def _standing(self, key: str) -> Found | None:
         """What stands at ``key``, of either kind; None if nothing does.
@@ -80,14 +81,16 @@ class Steps(Store):
         self._make_impure(split(key)[0])
         place = found.key
         if not found.is_copy:
-            place = self._merge.links.key_to_copy(number)
-            copy_up(found, self._upper, place, self._merge.links.marks(number, source), with_data)
+            links = self._merge.links[0]
+            place = links.key_to_copy(number)
+            made_from = f"{len(self.layers) - found.layer}/{found.key}"
+            copy_up(found, self._upper, place, links.marks(number, source, made_from), with_data)
         link_up(self._upper, place, key)
-        self._merge.links.count_down(number, source)
+        self._merge.links[0].count_down(number, source)
 
     def _lost_a_key(self, found: Found) -> None:
         """Something is not found any more where it was found: of what has several keys it is counted."""
-        links, number = self._merge.links, found.stat.file_id
+        links, number = self._merge.links[0], found.stat.file_id
         if number is None or found.stat.is_directory:
             return
         if found.layer > 0 and found.source is not None:
@@ -108,15 +111,13 @@ class Steps(Store):
             missing.append(key)
         for key in reversed(missing):
             try:
-                parts = self._merge.parts(key)
+                self._merge.parts(key)
             except KeyError:
                 if self._standing(key) is not None:
                     raise NotADirectory(f"{key.removesuffix('/')!r} is not a directory") from None
                 self._make_directory(key, new_stat(DEFAULT_DIRECTORY_MODE, *self._default_owner()), {}, {})
                 continue
-            top = parts[0]
-            stat = told_by(top, top.prefix, top.store.stat(top.prefix), alone=len(parts) == 1)
-            self._copy_up(Found(top.layer, top.store, top.prefix, stat), key)
+            self._copy_up(self._merge.locate(key), key)
 
     def _has_directory(self, directory: str) -> bool:
         try:
@@ -136,7 +137,7 @@ class Steps(Store):
             remove_whiteout(self._upper, *split(key))
             made = self._upper.set_stat(key, mtime=made.mtime, atime=made.atime)
         self._merge.stacks.remember(key, (Part(0, self._upper, key, read_marks(self._upper, key)),))
-        return made
+        return self._merge.told_new(key, made)
 
     def _put_value(
         self,
@@ -157,7 +158,7 @@ class Steps(Store):
         if whited_out:
             remove_whiteout(self._upper, *split(key))
         if there is None:
-            return made
+            return self._merge.told_new(key, made)
         if there.layer > 0:
             self._lost_a_key(there)
         return self._as_found(key, made)

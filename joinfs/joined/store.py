@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from joinfs.errors import JoinfsError, ReadOnly, Unsupported, UsageError
-from joinfs.joined.found import Found, told_by
+from joinfs.joined.found import Found
 from joinfs.joined.merge import Merge
 from joinfs.joined.watching import Watching
 from joinfs.joined.whiteout import OVERLAY, PREFIX, unmarked, unmarked_xattrs
@@ -74,7 +74,8 @@ class JoinedStore(Watching):
             opened.pop_all()
         self._known_capabilities = None
         self._merge.stacks.forget()
-        self._merge.links.forget()
+        for links in self._merge.links:
+            links.forget()
 
     def disconnect(self) -> None:
         """Disconnect every store, those after one that fails included."""
@@ -139,7 +140,10 @@ class JoinedStore(Watching):
             stat = top.store.stat(top.prefix)
         except KeyError:
             return None
-        return None if stat.implied else told_by(above[0] if top.layer == 0 else top, top.prefix, stat, alone=len(parts) == 1)
+        if stat.implied:
+            return None
+        part = next((part for part in above if part.layer == top.layer), top)
+        return self._merge.told_by(part, top.prefix, stat, alone=len(parts) == 1)
 
     def lookup(self, key: str) -> Stat:
         self._check_connected()
@@ -190,7 +194,7 @@ class JoinedStore(Watching):
         names = None if select is None else list(select)
         if any(name.startswith((RESERVED, OVERLAY)) for name in kwargs):
             return iter(())
-        if self._merge.has_redirects() or self._merge.links.any():
+        if self._merge.has_redirects() or any(links.any() for links in self._merge.links):
             return super().query(names, **kwargs)
         return self._query(names, kwargs)
 
@@ -253,7 +257,7 @@ class JoinedStore(Watching):
 
     def _alone(self, key: str) -> Found | None:
         """Where a value is if it is anywhere: in the one layer that has its directory. None if there are several, or marks."""
-        if is_directory_key(key) or PREFIX in key or self._merge.links.any():
+        if is_directory_key(key) or PREFIX in key or any(links.any() for links in self._merge.links):
             return None
         above, name = split(key)
         parts = self._merge.parts(above)
@@ -270,6 +274,7 @@ class JoinedStore(Watching):
         """The same, of each layer, and of what they are joined to; what is wrong in a layer begins with its name."""
         for layer in self.layers:
             yield from (f"{layer.name}: {sentence}" for sentence in layer.check())
+        yield from self._merge.check_links()
         for key, stat in walk(self):
             if isinstance(stat, str):
                 yield stat

@@ -83,7 +83,7 @@ class Writing(Steps):
                 made = self._upper.make(key, stat, target)
                 if stat.is_directory:
                     self._merge.stacks.remember(key, (Part(0, self._upper, key),))
-                return made
+                return self._merge.told_new(key, made)
         except KeyExists:
             if self._standing(key) is not None:  # else it is a mark
                 raise
@@ -94,7 +94,8 @@ class Writing(Steps):
             raise Unsupported(f"{self._upper.name} does not keep {key!r} in a local file")
         try:
             if self._is_free_below(key):
-                return self._upper.make_local(key, stat)
+                made, descriptor = self._upper.make_local(key, stat)
+                return self._merge.told_new(key, made), descriptor
         except KeyExists:
             if self._standing(key) is not None:
                 raise
@@ -130,7 +131,7 @@ class Writing(Steps):
 
     def _delete_alone(self, key: str) -> bool:
         """Delete a value of a directory that the first store has alone, where it hides nothing. False if it is not so."""
-        if is_directory_key(key) or is_reserved(split(key)[1]) or self._merge.links.any():
+        if is_directory_key(key) or is_reserved(split(key)[1]) or self._merge.links[0].any():
             return False
         parts = self._merge.parts(split(key)[0])
         if parts[0].layer > 0 or len(parts) > 1 or parts[0].marks.empty_files:

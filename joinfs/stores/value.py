@@ -60,9 +60,9 @@ class Stat(NamedTuple):
         """The same of a file with other data; done for every open file that is looked at, and ``_replace`` takes long."""
         return tuple.__new__(Stat, (self[0], size, *self[2:5], atime, mtime, ctime, *self[8:]))
 
-    def numbered(self, file_id: int, breaks: bool = False) -> "Stat":
+    def numbered(self, file_id: int, nlink: int) -> "Stat":
         """The same of a file with another number; done for every entry of a listing, and ``_replace`` takes long."""
-        return tuple.__new__(Stat, (*self[:10], file_id, self[11], breaks, False))
+        return tuple.__new__(Stat, (*self[:9], nlink, file_id, *self[11:]))
 
     def has_other_data_than(self, other: "Stat") -> bool:
         """Whether a file has been written between these and those attributes of it, as far as they tell."""

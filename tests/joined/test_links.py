@@ -145,11 +145,14 @@ def seen(join, prefix=""):
     return {key: (data, links, sorted(keys)) for key, (data, links, keys) in found.items()}
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_whatever_is_done_it_is_as_if_the_lower_store_were_written_to(join, seed):
-    chance, reference = random.Random(seed), Reference()
-    for step in range(40):
-        files = reference.files
+class Machine:
+    """Does the same to a join and to the reference."""
+
+    def __init__(self, join, seed):
+        self.join, self.chance, self.reference = join, random.Random(seed), Reference()
+
+    def step(self, step):
+        join, chance, files = self.join, self.chance, self.reference.files
         key = chance.choice(sorted(files))
         new = chance.choice([*sorted(files), f"d/n{step}", f"n{step}", f"h/n{step}"])
         what = chance.choice(["put", "data", "stat", "delete", "rename", "link", "again"])
@@ -170,11 +173,54 @@ def test_whatever_is_done_it_is_as_if_the_lower_store_were_written_to(join, seed
         elif what == "link" and new not in files:
             join.link(key, new)
             files[new] = files[key]
-        elif what == "again" and join.layers[0].capabilities.persistent:
-            join.disconnect()
-            join.connect()
-        assert seen(join) == reference.seen(), what
-    for key in list(reference.files):
+        elif what == "again":
+            self.again()
+        assert seen(self.join) == self.reference.seen(), what
+
+    def again(self):
+        if self.join.layers[0].capabilities.persistent:
+            self.join.disconnect()
+            self.join.connect()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_done_it_is_as_if_the_lower_store_were_written_to(join, seed):
+    machine = Machine(join, seed)
+    for step in range(40):
+        machine.step(step)
+    for key in list(machine.reference.files):
         join.delete(key)
     assert copies(join) == []
     assert list(join.check()) == []
+
+
+class Rotating(Machine):
+    """The first store becomes a lower one, now and then."""
+
+    def again(self):
+        self.join = JoinedStore([MemoryStore(), *self.join.layers])
+        self.join.connect()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_that_is_so_when_first_stores_become_lower_ones(seed):
+    with MemoryStore() as lower:
+        machine = Rotating(JoinedStore([MemoryStore(), filled(lower)]), seed)
+        machine.join.connect()
+        for step in range(40):
+            machine.step(step)
+        assert list(machine.join.check()) == []
+
+
+def test_a_lower_store_that_was_copied_has_other_numbers_and_that_is_found(join, lower):
+    join.set_data("a", io.BytesIO(b"changed"))
+    lower.delete("b")
+    put(lower, "c.new", b"")  # takes the number that "a" may get back
+    data = lower.to_bytes("a")
+    lower.delete("a")
+    put(lower, "another", b"")
+    put(lower, "a", data)
+    lower.link("a", "b")
+    assert any("hard links" in sentence for sentence in join.check())
+    lower.delete("c.new")
+    lower.delete("another")
