@@ -83,6 +83,11 @@ class Content:
         return self._writable
 
     @property
+    def holds_file(self) -> bool:
+        """Whether it is read from the file that there was when it was first read; else from what its key stands for."""
+        return self._descriptor >= 0
+
+    @property
     def has_changes(self) -> bool:
         """Whether it has attributes that the store does not have yet."""
         return bool(self._changes)
@@ -119,7 +124,7 @@ class Content:
                 return stat.kind == self._node.kind  # we may be replacing it ourselves
             if unwritten and (was is None or was.has_other_data_than(stat)):
                 return False
-            return was is not None and was.file_id == stat.file_id
+            return not self.holds_file or (was is not None and was.file_id == stat.file_id)
 
     def open_to_read(self) -> None:
         """Have something to read from. Its own lock is not held."""

@@ -268,10 +268,12 @@ class NodeTable(Beliefs):
 
     def _is_replaced(self, node: Node, stat: Stat) -> bool:
         """Whether others have put another file in the place of a node's; what we have changed ourselves may be another now."""
-        known = node.stat
+        known, content = node.stat, node.content
         if known is None or known.file_id is None or known.file_id == stat.file_id or stat.file_id is None:
             return False
-        return node.expires != OURS and not (node.content is not None and node.content.is_writable)
+        if content is not None and (content.is_writable or not content.holds_file):
+            return False
+        return node.expires != OURS
 
     def _is_written_by_others(self, node: Node, stat: Stat) -> bool:
         """Whether a file has other data by now than who keeps sizes knows of it. While a verb is half done that may be ours."""
