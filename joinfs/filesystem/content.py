@@ -124,7 +124,7 @@ class Content:
                 return stat.kind == self._node.kind  # we may be replacing it ourselves
             if unwritten and (was is None or was.has_other_data_than(stat)):
                 return False
-            return not self.holds_file or (was is not None and was.file_id == stat.file_id)
+            return self._is_ranged or (was is not None and was.file_id == stat.file_id)
 
     def open_to_read(self) -> None:
         """Have something to read from. Its own lock is not held."""
