@@ -4,9 +4,18 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from joinfs.joined.links import links_shown
+from joinfs.joined.links import LINKS, links_shown
 from joinfs.joined.stacks import Part
-from joinfs.joined.whiteout import fits, hidden_name, is_overlay_whiteout, is_reserved, is_whited_out, marks_of_one, origin_in
+from joinfs.joined.whiteout import (
+    ORIGIN,
+    fits,
+    hidden_name,
+    is_overlay_whiteout,
+    is_reserved,
+    is_whited_out,
+    marks_of_one,
+    origin_in,
+)
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import ROOT, directory_key, hash_of_key
 from joinfs.stores.value import Metadata
@@ -54,7 +63,8 @@ def told_by(part: Part, key: str, stat: Stat, alone: bool, depth: int) -> Stat:
     marks: Metadata = {}
     if part.marks.impure and key != ROOT:
         with contextlib.suppress(KeyError):  # it went away behind our back
-            marks = marks_of_one(part.store, directory_key(key) if stat.is_directory else key, stat)
+            names = (ORIGIN,) if stat.nlink == 1 or stat.is_directory else (ORIGIN, LINKS)
+            marks = marks_of_one(part.store, directory_key(key) if stat.is_directory else key, stat, names)
     links = stat.nlink
     if links > 1:
         links = (links if alone else 1) if stat.is_directory else links_shown(stat, marks)

@@ -29,7 +29,7 @@ See Also:
 
 import contextlib
 import stat as stat_module
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from joinfs.errors import InvalidKey, KeyExists, Unsupported
@@ -187,8 +187,8 @@ def keep_origin(store: Store, key: str, number: int) -> None:
         store.set_xattr(key, TRUSTED_MARKS + ORIGIN.removeprefix(RESERVED), b"%d" % number)
 
 
-def marks_of_one(store: Store, key: str, stat: Stat) -> Metadata:
-    """Answer the marks of something in an impure directory, as metadata.
+def marks_of_one(store: Store, key: str, stat: Stat, names: Sequence[str]) -> Metadata:
+    """Answer some marks of something in an impure directory, as metadata.
 
     Raises:
         KeyError: It is not there.
@@ -196,7 +196,7 @@ def marks_of_one(store: Store, key: str, stat: Stat) -> Metadata:
     if stat.is_special and not store.capabilities.metadata_on_all:
         xattrs = store.get_xattrs(key) if store.capabilities.xattrs else {}
         return {name.removeprefix("trusted."): value.decode("ascii", "replace") for name, value in xattrs.items() if name.startswith(TRUSTED_MARKS)}
-    return marked(store.get_metadata(key))
+    return store.get_metadata(key, names)
 
 
 def origin_in(metadata: Metadata) -> int | None:

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import stat as stat_module
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from joinfs.errors import NameTooLong, NoSuchAttribute, OutOfSpace, Unsupported
@@ -86,6 +86,18 @@ class FileAttributes:
         if not (stat.is_file or stat.is_directory):
             return {}
         return self._decoded(self._all(inside(directory, name), prefix_wanted=True))
+
+    def metadata_called(self, directory: int, name: bytes, stat: Stat, names: Iterable[str]) -> Metadata:
+        """As much of the metadata of a name in a directory as is called that; asked for by name, as most have none of it."""
+        found: dict[str, bytes] = {}
+        place = inside(directory, name)
+        for wanted in names if stat.is_file or stat.is_directory else ():
+            with contextlib.suppress(OSError, ValueError):  # it has none of that name, or there can be none
+                found[wanted] = os.getxattr(place, _xattr_name(wanted), follow_symlinks=False)
+        if found:
+            with contextlib.suppress(OSError):
+                found[_TYPES] = os.getxattr(place, _TYPES, follow_symlinks=False)
+        return self._decoded({name if name == _TYPES else _USER + name: data for name, data in found.items()})
 
     def metadata_of(self, descriptor: int) -> Metadata:
         """The metadata of an open regular file or directory."""

@@ -323,6 +323,10 @@ class DirectoryReading(Store):
         return self._open(key, flags & (os.O_ACCMODE | os.O_TRUNC | os.O_DIRECT))
 
     def get_metadata(self, key: str, select: Any = None) -> Metadata:
+        if select is not None and key != ROOT:
+            with self._at(key) as (directory, name):
+                stat = self._of_kind(stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False)), key)
+                return self._attributes.metadata_called(directory, name, stat, select)
         with self._pinned_whole(key) as pinned:
             metadata = self._attributes.metadata_through(pinned, self._of_kind(stat_of(os.fstat(pinned)), key))
         return selected(metadata, select)
