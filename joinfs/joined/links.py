@@ -51,13 +51,15 @@ class Links:
 
     Args:
         store: The layer; where copies are made, the first store.
+        makes_copies: Whether it is to get any.
 
     Attributes:
         store: The layer.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, makes_copies: bool) -> None:
         self.store = store
+        self._makes_copies = makes_copies
         self._any: bool | None = None
 
     def forget(self) -> None:
@@ -73,7 +75,7 @@ class Links:
     def stays_one(self, mode: int) -> bool:
         """Whether a file of that kind stays one when it is changed; the first store may have no links, or no metadata for it."""
         can = self.store.capabilities
-        return can.hard_links and (can.metadata_on_all if mode & 0o170000 != 0o100000 else can.metadata)
+        return self._makes_copies and can.hard_links and (can.metadata_on_all if mode & 0o170000 != 0o100000 else can.metadata)
 
     def find(self, number: int, source: Stat) -> Copy | None:
         """Answer the copy, or record, of the file that has a number in the join.

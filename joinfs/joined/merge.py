@@ -42,19 +42,20 @@ class Merge:
     Args:
         layers: The stores, the first with priority.
         ttl: Seconds for which what a directory is made of is believed.
+        keeps_links: Whether files with several keys in a lower layer stay one, if the first layer can do that.
 
     Attributes:
         stacks: What was found out.
         links: For each layer, the copies that it has of files that have several keys in a lower layer.
     """
 
-    def __init__(self, layers: Sequence[Store], ttl: float) -> None:
+    def __init__(self, layers: Sequence[Store], ttl: float, keeps_links: bool) -> None:
         self._layers = layers
         self._lock = threading.Lock()
         self._looking: set[str] = set()
         self._overlaid: dict[int, bool] = {}
         self.stacks = Stacks(layers, ttl)
-        self.links = tuple(Links(layer) for layer in layers)
+        self.links = tuple(Links(layer, keeps_links) for layer in layers)
 
     def parts(self, directory: str) -> Stack:
         """Answer the stack of a directory of the join.

@@ -1,5 +1,7 @@
 """The steps that writes to a join are made of; each of them leaves what is seen as it was, or is the one that changes it."""
 
+import abc
+import contextlib
 from typing import BinaryIO
 
 from joinfs.errors import NotADirectory
@@ -10,22 +12,72 @@ from joinfs.joined.stacks import Part
 from joinfs.joined.whiteout import (
     IMPURE,
     ORIGIN,
-    REDIRECT,
     REDIRECTS,
-    fits,
-    is_whited_out,
     keep_origin,
-    make_opaque,
     marked,
     read_marks,
-    remove_whiteout,
     unmarked,
-    white_out,
 )
 from joinfs.stores import Stat, Store
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE
 from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
 from joinfs.stores.value import Metadata, new_stat
+
+
+class Marking(abc.ABC):
+    """How the first store's entries come to hide what is below, in one spelling.
+
+    Args:
+        steps: The join.
+        upper: Its first store.
+    """
+
+    def __init__(self, steps: "Steps", upper: Store) -> None:
+        self._steps, self._upper = steps, upper
+
+    @abc.abstractmethod
+    def is_whited_out(self, key: str) -> bool:
+        """Whether the first store has a whiteout of ``key``, where nothing stands now."""
+
+    @abc.abstractmethod
+    def uncover(self, key: str) -> None:
+        """Something was put at a key that was whited out: the whiteout goes."""
+
+    @abc.abstractmethod
+    def delete(self, key: str, in_upper: bool, hides: bool) -> None:
+        """Delete what is at ``key``, a value or a directory that shows nothing.
+
+        Args:
+            key: Where.
+            in_upper: Whether the first store has something there.
+            hides: Whether something below would show then.
+        """
+
+    @abc.abstractmethod
+    def move(self, old: str, new: str, target: Found | None, hides: bool) -> None:
+        """Move what the first store has at ``old``, over what is at ``new`` in the join, of the same kind.
+
+        Args:
+            old, new: From where to where.
+            target: What is there.
+            hides: Whether something below would show at ``old`` then.
+        """
+
+    @abc.abstractmethod
+    def exchange(self, first: str, second: str) -> None:
+        """Swap two that the first store has."""
+
+    @abc.abstractmethod
+    def link(self, old: str, new: str, whited_out: bool) -> Stat:
+        """Give a file of the first store another key, where nothing is, and answer its attributes."""
+
+    @abc.abstractmethod
+    def make_directory(self, key: str, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes], whited_out: bool) -> Stat:
+        """Make a directory in the first store where nothing is; nothing below shows in it if it was whited out."""
+
+    @abc.abstractmethod
+    def redirect(self, directory: str, lower_key: str) -> None:
+        """Have a directory of the first store go on below under another key."""
 
 
 class Steps(Store):
@@ -34,6 +86,7 @@ class Steps(Store):
     layers: tuple[Store, ...]
     _upper: Store
     _merge: Merge
+    _marking: Marking
 
     # ---------------------------------------------------------------- what is there
 
@@ -126,16 +179,8 @@ class Steps(Store):
             return False
 
     def _make_directory(self, key: str, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes]) -> Stat:
-        """Make a directory where nothing stands; what a lower store has there stays hidden.
-
-        The whiteout beside it hides that until the directory is opaque itself.
-        """
-        whited_out = self._is_whited_out(key)
-        made = self._upper.put(key, stat, None, unmarked(metadata), xattrs)
-        if whited_out:
-            make_opaque(self._upper, key)
-            remove_whiteout(self._upper, *split(key))
-            made = self._upper.set_stat(key, mtime=made.mtime, atime=made.atime)
+        """Make a directory where nothing stands; what a lower store has there stays hidden."""
+        made = self._marking.make_directory(key, stat, unmarked(metadata), xattrs, self._is_whited_out(key))
         self._merge.stacks.remember(key, (Part(0, self._upper, key, read_marks(self._upper, key)),))
         return self._merge.told_new(key, made)
 
@@ -156,7 +201,7 @@ class Steps(Store):
         origin = {} if there is None else self._origin_for(there, key)
         made = self._upper.put(key, stat, data, {**unmarked(metadata), **origin}, xattrs, buffer_size)
         if whited_out:
-            remove_whiteout(self._upper, *split(key))
+            self._marking.uncover(key)
         if there is None:
             return self._merge.told_new(key, made)
         if there.layer > 0:
@@ -165,19 +210,7 @@ class Steps(Store):
 
     def _is_whited_out(self, key: str) -> bool:
         """Whether the first store has a whiteout of ``key``, where nothing stands now."""
-        return self._merge.below(key) is not None and is_whited_out(self._upper, *split(key))
-
-    def _hide_below(self, key: str) -> None:
-        """White out ``key`` if lower stores have something there; what the first store has is seen still."""
-        if self._merge.below(key) is not None:
-            self._white_out(key)
-
-    def _white_out(self, key: str) -> None:
-        directory, name = split(key)
-        self._ensure_directory(directory)
-        white_out(self._upper, directory, name)
-        if not fits(name):
-            self._merge.stacks.forget()
+        return self.hides_below(key) and self._marking.is_whited_out(key)
 
     def _make_movable(self, found: Found, key: str) -> None:
         """Have ``key`` in the first store such that it can be moved in one step.
@@ -192,8 +225,7 @@ class Steps(Store):
         top, *lower_parts = self._merge.parts(key)
         if lower_parts and top.marks.redirect is None:
             self._expect_redirects()
-            metadata = self._upper.get_metadata(key)
-            self._upper.set_metadata(key, {**metadata, REDIRECT: lower_key})
+            self._marking.redirect(key, lower_key)
             top = top._replace(marks=top.marks._replace(redirect=lower_key))
             self._merge.stacks.remember(key, (top, *lower_parts))
 
@@ -217,7 +249,48 @@ class Steps(Store):
             below = f"{name}/{below}"
         return below
 
-    def _clear_marks(self, directory: str) -> None:
+    def _marks_of(self, key: str) -> Metadata:
+        """The marks in the metadata of a key of the first store."""
+        if not is_directory_key(key) and not self._is_impure(split(key)[0]):
+            return {}
+        return marked(self._upper.get_metadata(key))
+
+    # ---------------------------------------------------------------- for Marking
+
+    def hides_below(self, key: str) -> bool:
+        """Whether something below would show at ``key`` if the first store had nothing there."""
+        return self._merge.below(key) is not None
+
+    def has(self, directory: str) -> bool:
+        """Whether the first store has its part of a directory."""
+        return self._has_directory(directory)
+
+    def is_alone(self, directory: str) -> bool:
+        """Whether the first store has a directory alone."""
+        return len(self._merge.parts(directory)) == 1
+
+    def have(self, found: Found, key: str) -> None:
+        """Have something in the first store."""
+        self._copy_up(found, key)
+
+    def have_directory(self, directory: str) -> None:
+        """Have a directory in the first store."""
+        self._ensure_directory(directory)
+
+    def forget(self) -> None:
+        """Believe nothing of what directories are made of."""
+        self._merge.stacks.forget()
+
+    def remove_hidden(self, key: str) -> None:
+        """Take something that is hidden below, or is not there, out of the first store as well."""
+        if not is_directory_key(key):
+            self._upper.delete(key)
+            return
+        self.clear_marks(key)
+        with contextlib.suppress(KeyError):  # without a marker it went with the last mark
+            self._upper.delete(key)
+
+    def clear_marks(self, directory: str) -> None:
         """Empty an empty directory of the first store of its marks; nothing below shows meanwhile.
 
         Its name must be whited out already if a lower store has it: so the redirect, which outranks
@@ -229,12 +302,6 @@ class Steps(Store):
             self._upper.set_metadata(directory, {n: v for n, v in metadata.items() if n not in marks})
         for name, _ in tuple(self._upper.list(directory)):
             self._upper.delete(directory + name)
-
-    def _marks_of(self, key: str) -> Metadata:
-        """The marks in the metadata of a key of the first store."""
-        if not is_directory_key(key) and not self._is_impure(split(key)[0]):
-            return {}
-        return marked(self._upper.get_metadata(key))
 
     # ---------------------------------------------------------------- numbers that are kept
 

@@ -11,12 +11,15 @@ from typing import Any, TypeVar
 
 from joinfs.errors import JoinfsError, ReadOnly, Unsupported, UsageError
 from joinfs.joined.found import Found
+from joinfs.joined.marking import ImageMarking, OverlayMarking
 from joinfs.joined.merge import Merge
+from joinfs.joined.steps import Marking
 from joinfs.joined.watching import Watching
 from joinfs.joined.whiteout import OVERLAY, PREFIX, unmarked, unmarked_xattrs
 from joinfs.stores import Capabilities, Stat, Usage, Value
 from joinfs.stores.adapt import as_store
 from joinfs.stores.checking import reason, walk
+from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
 from joinfs.stores.metadata import RESERVED, has_all, selected
 
@@ -40,6 +43,8 @@ class JoinedStore(Watching):
             joined stores hears what is written to that one.
         directory_ttl: Seconds for which what a directory is made of is believed without asking the
             stores again. Writes through their own methods are seen at once all the same.
+        whiteouts: How the first store hides what is below: ``oci``, as layers of container images do, or, of a directory,
+            ``overlay``, as the kernel's overlayfs does, which then mounts it as its own upper layer.
 
     Raises:
         UsageError: There is no store, or the same one twice, or something that is none.
@@ -49,7 +54,12 @@ class JoinedStore(Watching):
     """
 
     def __init__(
-        self, stores: Sequence[Any], event_manager: Any = None, *, directory_ttl: float = DIRECTORY_TTL
+        self,
+        stores: Sequence[Any],
+        event_manager: Any = None,
+        *,
+        directory_ttl: float = DIRECTORY_TTL,
+        whiteouts: str = "oci",
     ) -> None:
         given = tuple(stores)
         if not given:
@@ -59,8 +69,18 @@ class JoinedStore(Watching):
         super().__init__([as_store(store) for store in given], event_manager)
         self._upper = self.layers[0]
         self._known_capabilities: Capabilities | None = None
-        self._merge = Merge(self.layers, directory_ttl)
+        self._merge = Merge(self.layers, directory_ttl, keeps_links=whiteouts == "oci")
+        self._marking = self._marking_called(whiteouts)
         self.name = " + ".join(layer.name for layer in self.layers)
+
+    def _marking_called(self, whiteouts: str) -> Marking:
+        if whiteouts == "oci":
+            return ImageMarking(self, self._upper)
+        if whiteouts != "overlay":
+            raise UsageError(f"whiteouts={whiteouts}: there are 'oci' and 'overlay'")
+        if not isinstance(self._upper, DirectoryStore):
+            raise UsageError(f"whiteouts=overlay: the first store, {self._upper.name}, is no directory, which alone overlayfs can mount")
+        return OverlayMarking(self, self._upper, trusted=os.geteuid() == 0)
 
     # ---------------------------------------------------------------- connection
 

@@ -17,7 +17,7 @@ Some marks are joinfs's own and stand in metadata, of a directory:
   in the layer that it was copied up from, which it keeps. (So inode numbers stay.) Where symlinks and
   special files can have no metadata they have ``trusted.joinfs.origin``, if who writes may set it.
 
-Layers may also carry the kernel's overlayfs marks, which are read and never written: a character device
+Layers may also carry the kernel's overlayfs marks, which are read, and written instead of these if that is wanted: a character device
 0/0 is a whiteout; ``{user,trusted}.overlay.opaque`` is ``y`` on an opaque directory, or ``x`` on one
 whose empty files with ``{user,trusted}.overlay.whiteout`` are whiteouts; ``redirect`` is where the layers below
 have a directory, ``/`` and a path, or a name in the same directory; ``metacopy`` is on a file without its data,

@@ -20,7 +20,6 @@ from joinfs.joined.steps import Steps
 from joinfs.joined.whiteout import (
     check_not_reserved,
     is_reserved,
-    remove_whiteout,
     unmarked,
 )
 from joinfs.stores import Stat
@@ -112,7 +111,7 @@ class Writing(Steps):
             return
         found = self._merge.locate(key)
         if found.layer > 0 and not is_directory_key(key):
-            self._white_out(key)
+            self._marking.delete(key, in_upper=False, hides=True)
             if found.metacopy is not None and found.metacopy[0] is self._upper:
                 self._upper.delete(key)
             self._lost_a_key(found)
@@ -122,9 +121,7 @@ class Writing(Steps):
         if is_directory_key(key):
             self._merge.stacks.unsettle()
         in_upper = found.layer == 0 or (is_directory_key(key) and self._merge.parts(key)[0].layer == 0)
-        self._hide_below(key)
-        if in_upper:
-            self._remove(key)
+        self._marking.delete(key, in_upper, self.hides_below(key))
         if is_directory_key(key):
             self._merge.stacks.forget()
         self._lost_a_key(found)
@@ -139,15 +136,6 @@ class Writing(Steps):
         # A mark of overlayfs that stands there hides nothing, so it can go, and is then what was not there.
         self._upper.delete(key)
         return True
-
-    def _remove(self, key: str) -> None:
-        """Take something that is hidden below, or is not there, out of the first store as well."""
-        if not is_directory_key(key):
-            self._upper.delete(key)
-            return
-        self._clear_marks(key)
-        with contextlib.suppress(KeyError):  # without a marker it went with the last mark
-            self._upper.delete(key)
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
         self._copy_up(self._merge.locate(key), key)
@@ -175,17 +163,9 @@ class Writing(Steps):
         self._expect_origin(old, new)
         if is_directory_key(old):
             self._merge.stacks.unsettle()
-        if target is not None and target.stat.is_directory:
-            self._copy_up(target, new)
-            self._hide_below(new)
-            self._clear_marks(new)
-        whited_out = target is None and self._is_whited_out(new)
-        self._hide_below(old)
-        self._upper.rename(old, new)
+        self._marking.move(old, new, target, self.hides_below(old))
         if target is not None:
             self._lost_a_key(target)
-        if whited_out and not is_directory_key(new):
-            remove_whiteout(self._upper, *split(new))
         if is_directory_key(old):
             self._merge.stacks.forget()
 
@@ -195,9 +175,7 @@ class Writing(Steps):
         self._expect_origin(first, second)
         self._expect_origin(second, first)
         self._merge.stacks.unsettle()
-        for key in (first, second):
-            self._hide_below(key)
-        self._upper.exchange(first, second)
+        self._marking.exchange(first, second)
         self._merge.stacks.forget()
 
     def _link(self, old: str, new: str) -> Stat:
@@ -209,12 +187,8 @@ class Writing(Steps):
             raise KeyExists(f"{new!r} is there already")
         self._copy_up(found, old)
         self._ensure_directory(split(new)[0])
-        whited_out = self._is_whited_out(new)
         self._expect_origin(old, new)
-        stat = self._upper.link(old, new)
-        if whited_out:
-            remove_whiteout(self._upper, *split(new))
-        return self._as_found(new, stat)
+        return self._as_found(new, self._marking.link(old, new, self._is_whited_out(new)))
 
     def _exclusive(self, *keys: str) -> "_Exclusive":
         return _Exclusive(self)

@@ -387,6 +387,15 @@ class Store(Announcing, BulkMethods, Reading):
             raise
         self._delete_tree(old)
 
+    def rename_whited_out(self, old: str, new: str) -> None:
+        """The same, and in the same step a character device 0/0 at ``old``, without a ``/`` at its end: overlayfs's whiteout.
+
+        Errors as for ``rename``.
+        """
+        with self.transaction("rename and leave a whiteout"):
+            self.rename(old, new)
+            self.put(old.removesuffix("/"), new_stat(stat_module.S_IFCHR, *self._default_owner()))
+
     def exchange(self, first: str, second: str) -> None:
         """Swap what stands at two keys, of any kinds, each spelled as its kind is.
 

@@ -14,7 +14,7 @@ _OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08
 _RESOLVE = _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
 PATH_BYTES = 3800  # of components at a time: the kernel takes 4,095 bytes of path
-_RENAME_EXCHANGE = 2
+_RENAME_EXCHANGE, _RENAME_WHITEOUT = 2, 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -78,6 +78,12 @@ def exchange(first_directory: int, first: bytes, second_directory: int, second: 
     """
     if _libc.renameat2(first_directory, first, second_directory, second, _RENAME_EXCHANGE) != 0:
         raise _failed(first)
+
+
+def rename_whited_out(old_directory: int, old: bytes, new_directory: int, new: bytes) -> None:
+    """Move a name and leave overlayfs's whiteout there in the same step; renameat2(2) with ``RENAME_WHITEOUT``. Errors as for ``exchange``."""
+    if _libc.renameat2(old_directory, old, new_directory, new, _RENAME_WHITEOUT) != 0:
+        raise _failed(old)
 
 
 def sync_filesystem(descriptor: int) -> None:
