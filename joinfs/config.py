@@ -29,6 +29,7 @@ class MountOptions:
         atime: Let the kernel ask for access times.
         attr_timeout, entry_timeout: Seconds for which the kernel believes attributes, and names; None is the driver's choice.
         negative_timeout: Seconds for which the kernel believes that a name is not there; None likewise.
+        whiteouts: How the first store hides what is below, ``oci`` or ``overlay``; see ``JoinedStore``.
         lower_ttl: Seconds for which it believes anything where nobody tells us if it changes.
         passthrough: Let the kernel read and write local files past us, where it can.
         staging: The directory in which data is kept until it is put into the first store; None is ``staging_place``.
@@ -45,6 +46,7 @@ class MountOptions:
     attr_timeout: float | None = None
     entry_timeout: float | None = None
     negative_timeout: float | None = None
+    whiteouts: str = "oci"
     lower_ttl: float = 1.0
     passthrough: bool = True
     staging: str | None = None
@@ -89,6 +91,12 @@ def _word(name: str, value: str) -> str:
     return value
 
 
+def _spelling(name: str, value: str) -> str:
+    if value not in {"oci", "overlay"}:
+        raise UsageError(f"-o {name}={value}: give oci (as in container images) or overlay (as the kernel's overlayfs has them)")
+    return value
+
+
 _FLAGS: dict[str, dict[str, Any]] = {
     "ro": {"read_only": True},
     "rw": {"read_only": False},
@@ -113,6 +121,7 @@ _VALUES: dict[str, Callable[[str, str], Any]] = {
     "lower_ttl": _seconds,
     "fsname": _word,
     "staging": _word,
+    "whiteouts": _spelling,
 }
 
 

@@ -39,7 +39,9 @@ log = logging.getLogger(__name__)
 STARTED = b"ready"
 
 
-def open_join(specs: tuple[StoreSpec, ...], directory_ttl: float = DIRECTORY_TTL, read_only: bool = False) -> JoinedStore:
+def open_join(
+    specs: tuple[StoreSpec, ...], directory_ttl: float = DIRECTORY_TTL, read_only: bool = False, whiteouts: str = "oci"
+) -> JoinedStore:
     """Answer the join of some stores; not connected yet.
 
     Raises:
@@ -50,7 +52,7 @@ def open_join(specs: tuple[StoreSpec, ...], directory_ttl: float = DIRECTORY_TTL
         store = open_store(spec.url, connect=False, read_only=read_only)
         store.name = spec.name or store.name
         stores.append(store)
-    return JoinedStore(stores, directory_ttl=directory_ttl)
+    return JoinedStore(stores, directory_ttl=directory_ttl, whiteouts=whiteouts)
 
 
 def check(specs: tuple[StoreSpec, ...]) -> Iterator[str]:
@@ -91,6 +93,8 @@ def mount(store: Store, mountpoint: str | os.PathLike[str], *, driver: str = "au
         MountError: The machine would not mount; or, at the end, the mount is in use, and stays.
         StoreError, OSError: At the end: something could not be committed.
     """
+    if "whiteouts" in options:
+        raise UsageError("whiteouts is for the join: JoinedStore(stores, whiteouts=...)")
     texts = [option_text(name, value) for name, value in options.items()]
     config = MountConfig(stores=(), mountpoint=os.fspath(mountpoint), options=parse_options(texts), driver=driver)
     place = check_mountpoint(config.mountpoint)
@@ -214,7 +218,7 @@ def serve(config: MountConfig, on_ready: Callable[[str], None]) -> None:
     """
     _prepare_process()
     mountpoint = check_mountpoint(config.mountpoint)
-    join = open_join(config.stores, config.options.lower_ttl)
+    join = open_join(config.stores, config.options.lower_ttl, whiteouts=config.options.whiteouts)
     check_apart(join, mountpoint)
     check_upper_apart(join)
     check_machine(config.options.allow_other)

@@ -215,6 +215,11 @@ def unmarked_xattrs(xattrs: dict[str, bytes]) -> dict[str, bytes]:
     return {name: value for name, value in xattrs.items() if not name.startswith((TRUSTED_OVERLAY, TRUSTED_MARKS))}
 
 
+def marked_xattrs(xattrs: dict[str, bytes]) -> dict[str, bytes]:
+    """The rest of them."""
+    return {name: value for name, value in xattrs.items() if name.startswith((TRUSTED_OVERLAY, TRUSTED_MARKS))}
+
+
 def metacopy(store: Store, key: str) -> dict[str, str] | None:
     """Answer overlayfs's marks of a file whose data the layers below have; None if it has its own."""
     marks = _overlay_marks(store, key, store.get_metadata(key))

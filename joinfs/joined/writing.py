@@ -20,6 +20,7 @@ from joinfs.joined.steps import Steps
 from joinfs.joined.whiteout import (
     check_not_reserved,
     is_reserved,
+    marked_xattrs,
     unmarked,
 )
 from joinfs.stores import Stat
@@ -51,7 +52,8 @@ class Writing(Steps):
         if there is None:
             return self._make_directory(key, stat, metadata, xattrs)
         self._copy_up(there, key)
-        made = self._upper.put(key, stat, None, {**unmarked(metadata), **self._marks_of(key)}, xattrs)
+        marks = marked_xattrs(self._kept_xattrs(key))
+        made = self._upper.put(key, stat, None, {**unmarked(metadata), **self._marks_of(key)}, {**xattrs, **marks})
         return self._as_found(key, made)
 
     def _set(self, key: str, data: BinaryIO | None, metadata: Metadata | None, buffer_size: int) -> Metadata:
@@ -111,9 +113,7 @@ class Writing(Steps):
             return
         found = self._merge.locate(key)
         if found.layer > 0 and not is_directory_key(key):
-            self._marking.delete(key, in_upper=False, hides=True)
-            if found.metacopy is not None and found.metacopy[0] is self._upper:
-                self._upper.delete(key)
+            self._marking.delete(key, found.metacopy is not None and found.metacopy[0] is self._upper, hides=True)
             self._lost_a_key(found)
             return
         if is_directory_key(key) and any(True for _ in self._merge.list(key)):

@@ -240,6 +240,13 @@ class FileAttributes:
             else:
                 os.utime(_through(descriptor), ns=times)
 
+    def drop_foreign_but(self, descriptor: int, kept: Mapping[str, bytes]) -> None:
+        """Remove the attributes outside ``user.`` that are not among these, but for those that the host does not let go of."""
+        for name in os.listxattr(descriptor):
+            if not name.startswith(_USER) and decode(name) not in kept:
+                with contextlib.suppress(OSError):
+                    os.removexattr(descriptor, name)
+
     def set_foreign(self, directory: int, file_name: bytes, name: str, value: bytes | None) -> None:
         """Set or remove (None) one attribute outside ``user.``."""
         place = inside(directory, file_name)

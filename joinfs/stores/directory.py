@@ -232,6 +232,7 @@ class DirectoryStore(DirectoryMaking):
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         try:
             self._attributes.replace_metadata(descriptor, metadata)
+            self._attributes.drop_foreign_but(descriptor, xattrs)
             self._attributes.apply(descriptor, stat, {}, xattrs)
         finally:
             os.close(descriptor)
@@ -292,6 +293,7 @@ class DirectoryStore(DirectoryMaking):
             copy_range(source, target, size)
             os.ftruncate(target, size)
             self._attributes.replace_metadata(target, metadata)
+            self._attributes.drop_foreign_but(target, xattrs)
             self._attributes.apply(target, stat, {}, xattrs)
 
     def _delete(self, key: str) -> None:

@@ -1,5 +1,6 @@
 """What the kernel's overlayfs has written is read as it reads it. SEMANTICS.md, Marks of other systems."""
 
+import io
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from joinfs.errors import CorruptStore
 from joinfs.joined.store import JoinedStore
 from joinfs.stores.directory import DirectoryStore
+from joinfs.stores.value import new_stat
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount overlayfs")
 
@@ -170,3 +172,92 @@ def test_a_copy_without_data_is_never_read_as_zeros(place):
         for use in (join.to_bytes, lambda key: join.read(key, 0, 10), lambda key: join.open_local(key, os.O_RDONLY)):
             with pytest.raises(CorruptStore, match="without its data"):
                 use("f")
+
+
+# -------------------------------------------------------------------- and the reverse
+
+
+class OverlayJoin:
+    """A join that writes overlayfs's marks into the upper layer of an overlay."""
+
+    def __init__(self, overlay, chance):
+        stores = [DirectoryStore(path) for path in (overlay.upper, *overlay.lowers)]
+        self.join, self.chance = JoinedStore(stores, whiteouts="overlay"), chance
+
+    def keys(self, directory=""):
+        found = []
+        for name, told in self.join.list(directory):
+            key = f"{directory}{name}/" if told.is_directory else directory + name
+            found += [key, *(self.keys(key) if told.is_directory else ())]
+        return sorted(found)
+
+    def delete(self, key):
+        if key.endswith("/"):
+            for name, told in list(self.join.list(key)):
+                self.delete(f"{key}{name}/" if told.is_directory else key + name)
+        self.join.delete(key)
+
+    def change(self):
+        join, chance, keys = self.join, self.chance, self.keys()
+        key = chance.choice(keys)
+        new = chance.choice(["", *(k for k in keys if k.endswith("/"))]) + f"new{chance.randrange(100)}"
+        other = chance.choice(keys)
+        slash = "/" if key.endswith("/") else ""
+        what = chance.choice(["rename", "rename", "over", "delete", "attributes", "write", "make", "make", "mkdir", "link", "exchange"])
+        if what == "rename" and not join.exists(new) and not join.exists(new + "/") and not new.startswith(key):
+            join.rename(key, new + slash)
+        elif what == "over" and other.endswith("/") == bool(slash) and not other.startswith(key) and not key.startswith(other):
+            for name, told in list(join.list(other)) if slash else ():
+                self.delete(f"{other}{name}/" if told.is_directory else other + name)
+            join.rename(key, other)
+        elif what == "delete":
+            self.delete(key)
+        elif what == "attributes":
+            join.set_stat(key, mode=0o700)
+            if slash or join.stat(key).is_file:
+                join.update_metadata(key, {"changed": "1"})
+        elif what == "write" and not slash:
+            join.set_data(key, io.BytesIO(b"written"))
+        elif what == "make" and not join.exists(new + "/"):
+            join.set(new, (io.BytesIO(b"made"), {}))
+        elif what == "mkdir" and not join.exists(new) and not join.exists(new + "/"):
+            join.make(new + "/", new_stat(stat.S_IFDIR | 0o755))
+            join.set(new + "/inside", (io.BytesIO(b"made"), {}))
+        elif what == "link" and not slash and not join.exists(new) and not join.exists(new + "/"):
+            join.link(key, new)
+        elif what == "exchange" and not other.startswith(key) and not key.startswith(other):
+            join.exchange(key, other)
+
+
+def without_marks(shown):
+    """What is shown but for joinfs's numbers, which are the user's attributes to overlayfs."""
+    return {
+        path: (*rest, {name: value for name, value in xattrs.items() if not name.startswith("user.joinfs.")})
+        for path, (*rest, xattrs) in shown.items()
+    }
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_an_overlay_shows_what_a_join_that_writes_its_marks_has_made(place, seed):
+    chance = random.Random(seed)
+    for name in ("bottom", "lower"):
+        (place / name).mkdir()
+        fill(place / name, chance)
+    for lowers, upper in ((["lower", "bottom"], "middle"), (["middle", "lower", "bottom"], "upper")):
+        overlay = Overlay(place, lowers, upper)
+        for _ in range(3):  # each goes on with what the other has left
+            writing = OverlayJoin(overlay, chance)
+            with writing.join as join:
+                for _ in range(12):
+                    writing.change()
+                shown = in_join(join)
+                assert list(join.check()) == []
+            with overlay as mnt:
+                assert without_marks(in_mount(mnt)) == without_marks(shown)
+                for _ in range(8):
+                    change(mnt, chance)
+                shown = in_mount(mnt)
+            with overlay.join() as join:
+                assert without_marks(in_join(join)) == without_marks(shown)
+        left = [name for path in (overlay.upper, place) for _, _, names in os.walk(path) for name in names if name.startswith(".wh.")]
+        assert left == []
