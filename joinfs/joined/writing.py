@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from joinfs.errors import DirectoryNotEmpty, IsADirectory, KeyExists, NotADirectory, Unsupported
+from joinfs.errors import DirectoryNotEmpty, IsADirectory, KeyExists, NotADirectory, NotPermitted, Unsupported
 from joinfs.joined.found import Found
 from joinfs.joined.stacks import Part
 from joinfs.joined.steps import Steps
@@ -148,6 +148,8 @@ class Writing(Steps):
     def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
         if not self._upper.capabilities.xattrs:
             raise Unsupported(f"{self._upper.name} holds no extended attributes outside 'user.'")
+        if marked_xattrs({name: b""}):
+            raise NotPermitted(f"{name} is a mark of the join's own")
         self._copy_up(self._merge.locate(key), key)
         self._upper.set_xattr(key, name, value)
 

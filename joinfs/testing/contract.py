@@ -433,6 +433,21 @@ class StoreContract(ReadingContract, TogetherContract):
         with pytest.raises(NoSuchAttribute):
             store.set_xattr("a", "trusted.x", None)
 
+    def test_put_replaces_foreign_xattrs(self, store: Store) -> None:
+        if not store.capabilities.xattrs:
+            pytest.skip("no such attributes")
+        for key in ("a", "linked", "d/"):
+            store.put(key, Stat(DIRECTORY if key == "d/" else FILE), None)
+        if store.capabilities.hard_links:
+            store.link("linked", "other")
+        for key in ("a", "linked", "d/"):
+            try:
+                store.set_xattr(key, "trusted.x", b"1")
+            except PermissionError:
+                pytest.skip("needs root, for trusted attributes")
+            store.put(key, Stat(DIRECTORY if key == "d/" else FILE), None, xattrs={"trusted.y": b"2"})
+            assert store.get_xattrs(key) == {"trusted.y": b"2"}, key
+
     # ---------------------------------------------------------------- queries
 
     def test_queries_match_exactly(self, store: Store) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from joinfs.errors import CorruptStore
+from joinfs.errors import CorruptStore, NotPermitted, UsageError
 from joinfs.joined.store import JoinedStore
 from joinfs.stores.directory import DirectoryStore
+from joinfs.stores.memory import MemoryStore
 from joinfs.stores.value import new_stat
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount overlayfs")
@@ -227,6 +228,26 @@ class OverlayJoin:
             join.link(key, new)
         elif what == "exchange" and not other.startswith(key) and not key.startswith(other):
             join.exchange(key, other)
+
+
+def test_its_marks_are_not_the_users(place):
+    (place / "lower" / "d").mkdir(parents=True)
+    (place / "upper").mkdir()
+    with JoinedStore([DirectoryStore(place / "upper"), DirectoryStore(place / "lower")], whiteouts="overlay") as join:
+        join.set("d/f", (io.BytesIO(b""), {}))
+        for name in ("trusted.overlay.opaque", "trusted.joinfs.origin"):
+            with pytest.raises(NotPermitted):
+                join.set_xattr("d/", name, b"y")
+        join.rename("d/", "e/")
+        assert join.get_xattrs("e/") == {}
+        assert os.getxattr(place / "upper" / "e", "trusted.overlay.redirect") == b"/d"
+
+
+def test_only_a_directory_can_have_them():
+    with pytest.raises(UsageError, match="no directory"):
+        JoinedStore([MemoryStore()], whiteouts="overlay")
+    with pytest.raises(UsageError, match="'oci' and 'overlay'"):
+        JoinedStore([MemoryStore()], whiteouts="none")
 
 
 def without_marks(shown):

@@ -241,7 +241,10 @@ class JoinMachine(RuleBasedStateMachine):
         return DirectoryStore(self.scratch / "upper")
 
     def make_actor(self):
-        return self.actor_class(JoinedStore([self.upper, *self.lowers]))
+        return self.actor_class(self.make_join())
+
+    def make_join(self):
+        return JoinedStore([self.upper, *self.lowers], whiteouts="overlay" if self.upper_kind == "overlay" else "oci")
 
     def both(self, action, *arguments):
         """Do it to the model and to the join: both do it, or both refuse for the same reason."""
@@ -316,7 +319,7 @@ class JoinMachine(RuleBasedStateMachine):
     @rule(steps=STEPS)
     def crash(self, steps):
         """The process ends in the midst of a transaction: nothing of it was."""
-        if self.upper_kind not in {"directory", "sqlite"}:
+        if self.upper_kind not in {"directory", "overlay", "sqlite"}:
             return
         self.actor.close()
         self.upper.disconnect()
@@ -324,7 +327,7 @@ class JoinMachine(RuleBasedStateMachine):
         if child == 0:
             with contextlib.suppress(BaseException):
                 self.upper.connect()
-                join = JoinedStore([self.upper, *self.lowers])
+                join = self.make_join()
                 with join.transaction("never ends"):
                     actor = StoreActor(join)
                     with contextlib.suppress(RollBack), join.transaction("a part"):
@@ -394,14 +397,14 @@ class JoinMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("actor", [StoreActor, FilesystemActor])
-@pytest.mark.parametrize("upper", ["memory", "directory", "sqlite", "flat"])
+@pytest.mark.parametrize("upper", ["memory", "directory", "overlay", "sqlite", "flat"])
 @pytest.mark.timeout(600)
 def test_the_join_is_what_the_model_says(upper, actor):
     machine = type("Machine", (JoinMachine,), {"upper_kind": upper, "actor_class": actor})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=int(os.environ.get("JOINFS_EXAMPLES", "60")), stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 
