@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mounted.conftest import make_directory
+
 GIT = {
     "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@a", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@a",
     "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nonexistent", "PATH": os.environ["PATH"],
@@ -198,3 +200,36 @@ def test_three_kinds_of_stores_are_one_directory(mount, user, scratch, lower):
         assert (mnt / "sub" / "from-zip").read_text() == "zippedmore\n"
     with zipfile.ZipFile(archive) as zipped:
         assert zipped.read("sub/from-zip") == b"zipped"
+
+
+CHANGES = """
+set -e
+mv sub moved && mkdir sub && echo new > sub/f1
+mv moved/deep moved/deeper && rm moved/f2 && ln moved/f3 sub/linked && mv moved/f4 moved/f5
+rm -r empty && mkdir empty && echo in > empty/it
+rm run.sh && cp -p moved/f6 run.sh && chmod 700 run.sh
+rm link && ln -s moved/f7 link
+rm -r moved/deeper && mkdir moved/deeper && mv moved/f8 moved/deeper
+mv moved/deeper . && rmdir deeper 2>/dev/null || mv deeper sub
+sed -i s/line/LINE/ moved/f9
+"""
+
+
+def undated(place):
+    return {path: [*about[:4], *(a for a in about[4:] if not isinstance(a, int) or isinstance(a, bool))] for path, about in described(place).items()}
+
+
+@pytest.mark.parametrize("whiteouts", ["oci", "overlay"])
+def test_what_hides_leaves_what_a_plain_directory_has(mount, user, lower, scratch, whiteouts):
+    upper, plain = scratch / "upper", scratch / "plain"
+    make_directory(user, upper)
+    user.run(["cp", "-a", lower, plain])
+    user.run(["sh", "-c", CHANGES], cwd=plain)
+    options = ["-o", f"whiteouts={whiteouts}"]
+    with mount(f"dir:{upper}", lower, options=options) as mnt:
+        user.run(["sh", "-c", CHANGES], cwd=mnt)
+    with mount(f"dir:{upper}", lower, options=options) as mnt:
+        assert undated(mnt) == undated(plain)
+    marks = [path for path in upper.rglob("*") if path.name.startswith(".wh.") or path.is_char_device()]
+    assert marks
+    assert {path.is_char_device() for path in marks} == {whiteouts == "overlay"}
