@@ -30,6 +30,7 @@ class MountOptions:
         attr_timeout, entry_timeout: Seconds for which the kernel believes attributes, and names; None is the driver's choice.
         negative_timeout: Seconds for which the kernel believes that a name is not there; None likewise.
         whiteouts: How the first store hides what is below, ``oci`` or ``overlay``; see ``JoinedStore``.
+        metacopy: Leave the data of large files below when their attributes change; see ``JoinedStore``.
         lower_ttl: Seconds for which it believes anything where nobody tells us if it changes.
         passthrough: Let the kernel read and write local files past us, where it can.
         staging: The directory in which data is kept until it is put into the first store; None is ``staging_place``.
@@ -47,6 +48,7 @@ class MountOptions:
     entry_timeout: float | None = None
     negative_timeout: float | None = None
     whiteouts: str = "oci"
+    metacopy: bool | None = None
     lower_ttl: float = 1.0
     passthrough: bool = True
     staging: str | None = None
@@ -112,6 +114,8 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "noatime": {"atime": False},
     "passthrough": {"passthrough": True},
     "nopassthrough": {"passthrough": False},
+    "metacopy": {"metacopy": True},
+    "nometacopy": {"metacopy": False},
     "default_permissions": {},  # always so
 }
 _VALUES: dict[str, Callable[[str, str], Any]] = {

@@ -19,7 +19,7 @@ from joinfs.errors import JoinfsError, MountError, UsageError
 from joinfs.filesystem.operations import Operations, Settings
 from joinfs.filesystem.staging import Staging, left_in
 from joinfs.joined import open_store
-from joinfs.joined.store import DIRECTORY_TTL, JoinedStore
+from joinfs.joined.store import JoinedStore
 from joinfs.mountpoint import (
     check_apart,
     check_machine,
@@ -39,9 +39,7 @@ log = logging.getLogger(__name__)
 STARTED = b"ready"
 
 
-def open_join(
-    specs: tuple[StoreSpec, ...], directory_ttl: float = DIRECTORY_TTL, read_only: bool = False, whiteouts: str = "oci"
-) -> JoinedStore:
+def open_join(specs: tuple[StoreSpec, ...], options: MountOptions | None = None, read_only: bool = False) -> JoinedStore:
     """Answer the join of some stores; not connected yet.
 
     Raises:
@@ -52,7 +50,8 @@ def open_join(
         store = open_store(spec.url, connect=False, read_only=read_only)
         store.name = spec.name or store.name
         stores.append(store)
-    return JoinedStore(stores, directory_ttl=directory_ttl, whiteouts=whiteouts)
+    how = options or MountOptions()
+    return JoinedStore(stores, directory_ttl=how.lower_ttl, whiteouts=how.whiteouts, metacopy=how.metacopy)
 
 
 def check(specs: tuple[StoreSpec, ...]) -> Iterator[str]:
@@ -93,8 +92,8 @@ def mount(store: Store, mountpoint: str | os.PathLike[str], *, driver: str = "au
         MountError: The machine would not mount; or, at the end, the mount is in use, and stays.
         StoreError, OSError: At the end: something could not be committed.
     """
-    if "whiteouts" in options:
-        raise UsageError("whiteouts is for the join: JoinedStore(stores, whiteouts=...)")
+    for name in options.keys() & {"whiteouts", "metacopy"}:
+        raise UsageError(f"{name} is for the join: JoinedStore(stores, {name}=...)")
     texts = [option_text(name, value) for name, value in options.items()]
     config = MountConfig(stores=(), mountpoint=os.fspath(mountpoint), options=parse_options(texts), driver=driver)
     place = check_mountpoint(config.mountpoint)
@@ -218,7 +217,7 @@ def serve(config: MountConfig, on_ready: Callable[[str], None]) -> None:
     """
     _prepare_process()
     mountpoint = check_mountpoint(config.mountpoint)
-    join = open_join(config.stores, config.options.lower_ttl, whiteouts=config.options.whiteouts)
+    join = open_join(config.stores, config.options)
     check_apart(join, mountpoint)
     check_upper_apart(join)
     check_machine(config.options.allow_other)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-from joinfs.errors import CorruptStore
+from joinfs.errors import CorruptStore, InvalidKey
 from joinfs.joined.found import Found, Listing, entries_shown, hides, look, number_in_join, told_by
 from joinfs.joined.links import Links
 from joinfs.joined.stacks import MOST_LOOKS, Part, Stack, Stacks
@@ -25,10 +25,12 @@ from joinfs.joined.whiteout import (
     read_marks,
 )
 from joinfs.stores import Stat, Store
-from joinfs.stores.keys import ROOT, hash_of_key, is_directory_key, split
+from joinfs.stores.keys import ROOT, check_key, hash_of_key, is_directory_key, split
 
 # How often a directory is listed again because somebody was writing.
 MOST_LISTINGS = 3
+# A mark does not say that there are more layers than this has digits.
+MOST_DIGITS = 6
 # How many directories are looked at anew at a time.
 MOST_LOOKING = 8
 T = TypeVar("T")
@@ -166,13 +168,13 @@ class Merge:
             return Part(index, store, prefix, NO_MARKS)
         marks = read_marks(store, prefix)
         if prefix == ROOT:
-            self._overlaid[index] = marks.metacopies
+            self._overlaid[index] = marks.overlaid
         return Part(index, store, prefix, marks._replace(metacopies=True) if self._overlaid.get(index) else marks)
 
-    def may_have_metacopies(self) -> bool:
-        """Whether files of the first layer may be without their data."""
+    def is_overlaid(self) -> bool:
+        """Whether overlayfs has written to the first layer: then files in it may have zeros in place of their data."""
         known = self._overlaid.get(0)
-        return self._part(0, self._layers[0], ROOT).marks.metacopies if known is None and len(self._layers) > 1 else bool(known)
+        return self._part(0, self._layers[0], ROOT).marks.overlaid if known is None and len(self._layers) > 1 else bool(known)
 
     def find(self, key: str) -> Found:
         """Answer where whatever stands at ``key`` is, which does not end in ``/``.
@@ -272,7 +274,7 @@ class Merge:
         for number, part in enumerate(parts):
             last = part is parts[-1]
             stat, hidden = self._asked(part, functools.partial(look, part, name, last))
-            if stat is not None and part.marks.metacopies and stat.is_file and stat.size:
+            if stat is not None and part.marks.metacopies and stat.is_file:
                 return self._with_data(part, name, stat, parts[number + 1 :])
             if stat is not None:
                 return self._found_at(part, part.prefix + name, stat, alone=last)
@@ -287,18 +289,40 @@ class Merge:
             CorruptStore: The layers below do not have it.
         """
         key = part.prefix + name
-        marks = metacopy(part.store, key)
-        if marks is None:
-            return Found(part.layer, part.store, key, self.told_by(part, key, stat, alone=False))
+        place, marks = metacopy(part.store, key)
+        if place is None and marks is None:
+            return self._found_at(part, key, stat, alone=False)
+        data = self._at(place, part.layer + 1) if marks is None else self._overlaid_data(marks, part, name, below)
+        if data is None or not data.stat.is_file:
+            raise CorruptStore(f"{key!r} in {part.store.name} is a copy without its data, which is in none of the stores below")
+        size = data.stat.size if marks is None else stat.size
+        told = stat._replace(nlink=1, size=size, file_id=data.stat.file_id)
+        return Found(data.layer, data.store, data.key, told, metacopy=(part.store, key))
+
+    def _overlaid_data(self, marks: dict[str, str], part: Part, name: str, below: Sequence[Part]) -> Found | None:
+        """Where the data is of what has these marks of overlayfs."""
         elsewhere, renamed = overlay_redirect(marks)
         if elsewhere is None:
-            data = self._find_in(below, renamed or name)
-        else:
-            above, name = split(elsewhere)
-            data = self._find_in(self._resolve(above, part.layer + 1), name)
-        if data is None or not data.stat.is_file:
-            raise CorruptStore(f"{key!r} in {part.store.name} is a copy that overlayfs made without its data, which is in none of the stores below")
-        return data._replace(stat=stat._replace(nlink=1, file_id=data.stat.file_id), metacopy=(part.store, key))
+            return self._find_in(below, renamed or name)
+        above, name = split(elsewhere)
+        return self._find_in(self._resolve(above, part.layer + 1), name)
+
+    def place(self, found: Found) -> str:
+        """How a mark says where something was found: how many layers there are from there down, ``/``, and the key."""
+        return f"{len(self._layers) - found.layer}/{found.key}"
+
+    def _at(self, place: str | None, first: int) -> Found | None:
+        """What is where a mark says, in one of the layers from number ``first`` on; None also if it makes no sense."""
+        depth, _, key = (place or "").partition("/")
+        layer = len(self._layers) - int(depth) if depth.isascii() and depth.isdigit() and len(depth) < MOST_DIGITS else -1
+        if not first <= layer < len(self._layers):
+            return None
+        try:
+            check_key(key)
+            above, name = split(key)
+            return self._find_in((self._part(layer, self._layers[layer], above),), name)
+        except (InvalidKey, KeyError):
+            return None
 
     def has_redirects(self) -> bool:
         """Whether keys of a layer may be others in the join."""
@@ -315,11 +339,9 @@ class Merge:
     def check_links(self) -> Iterator[str]:
         """Yield a sentence for each copy of a file with several keys that is not found by the others any more."""
         for number, place in self.links[0].places():
-            depth, _, key = place.partition("/")
-            layer = len(self._layers) - int(depth)
-            found = self._find_in((next(self._root(layer)),), key) if 0 < layer < len(self._layers) else None
+            found = self._at(place, 1)
             if found is None or not found.is_copy or found.stat.file_id != number:
-                yield f"{key!r} was changed through one of its hard links, and is not the same file any more in the stores below: the others show what it was"
+                yield f"{place.partition('/')[2]!r} was changed through one of its hard links, and is not the same file any more in the stores below: the others show what it was"
 
     def holders(self, key: str) -> Iterator[Found]:
         """Yield what each layer that shares in the directory of ``key`` has there, hidden or not."""

@@ -11,6 +11,9 @@ from joinfs.joined.merge import Merge
 from joinfs.joined.stacks import Part
 from joinfs.joined.whiteout import (
     IMPURE,
+    METACOPIES,
+    METACOPY,
+    NO_MARKS,
     ORIGIN,
     REDIRECTS,
     keep_origin,
@@ -22,6 +25,9 @@ from joinfs.stores import Stat, Store
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE
 from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
 from joinfs.stores.value import Metadata, new_stat
+
+# Bytes from which on a file's data is not copied up for the sake of its attributes.
+LARGE = 128 << 10
 
 
 class Marking(abc.ABC):
@@ -87,6 +93,7 @@ class Steps(Store):
     _upper: Store
     _merge: Merge
     _marking: Marking
+    _metacopy: bool
 
     # ---------------------------------------------------------------- what is there
 
@@ -127,6 +134,22 @@ class Steps(Store):
             part = Part(0, self._upper, key, read_marks(self._upper, key))
             self._merge.stacks.remember(key, (part, *lower_parts))
 
+    def _copy_up_attributes(self, key: str) -> None:
+        """Have the attributes of ``key`` in the first store; the data of a large file can stay where it is."""
+        found = self._merge.locate(key)
+        if found.metacopy is not None and found.metacopy[0] is self._upper:
+            return
+        stat = found.stat
+        large = found.layer > 0 and stat.is_file and stat.size >= LARGE and found.source is None and found.metacopy is None
+        if not (large and self._metacopy and self._upper.capabilities.metadata) or stat.breaks:
+            self._copy_up(found, key)
+            return
+        directory = split(key)[0]
+        self._ensure_directory(directory)
+        origin = self._origin_for(found, key)
+        self._mark_directory(directory, METACOPIES)
+        copy_up(found, self._upper, key, {**origin, METACOPY: self._merge.place(found)}, with_data=False)
+
     def _link_up(self, found: Found, source: Stat, key: str, with_data: bool) -> None:
         """Have a file of a lower store that has several keys in the first one under this one as well; the others show what it becomes."""
         number = found.stat.file_id
@@ -136,8 +159,7 @@ class Steps(Store):
         if not found.is_copy:
             links = self._merge.links[0]
             place = links.key_to_copy(number)
-            made_from = f"{len(self.layers) - found.layer}/{found.key}"
-            copy_up(found, self._upper, place, links.marks(number, source, made_from), with_data)
+            copy_up(found, self._upper, place, links.marks(number, source, self._merge.place(found)), with_data)
         link_up(self._upper, place, key)
         self._merge.links[0].count_down(number, source)
 
@@ -251,7 +273,8 @@ class Steps(Store):
 
     def _marks_of(self, key: str) -> Metadata:
         """The marks in the metadata of a key of the first store."""
-        if not is_directory_key(key) and not self._is_impure(split(key)[0]):
+        marks = NO_MARKS if key == ROOT else self._merge.parts(split(key)[0])[0].marks
+        if not is_directory_key(key) and not marks.impure and not marks.metacopies:
             return {}
         return marked(self._upper.get_metadata(key))
 
@@ -329,10 +352,13 @@ class Steps(Store):
 
     def _make_impure(self, directory: str) -> None:
         """Have a directory of the first store say that what is in it may have the number of something else."""
-        if self._is_impure(directory):
-            return
+        if not self._is_impure(directory):
+            self._mark_directory(directory, IMPURE)
+
+    def _mark_directory(self, directory: str, mark: str) -> None:
         if directory == ROOT:
             self._copy_up(self._merge.locate(ROOT), ROOT)  # or its attributes would hide those below
-        self._upper.update_metadata(directory, {IMPURE: True})
+        self._upper.update_metadata(directory, {mark: True})
         top, *lower_parts = self._merge.parts(directory)
-        self._merge.stacks.remember(directory, (top._replace(marks=top.marks._replace(impure=True)), *lower_parts))
+        marks = read_marks(self._upper, directory)._replace(overlaid=top.marks.overlaid)
+        self._merge.stacks.remember(directory, (top._replace(marks=marks), *lower_parts))

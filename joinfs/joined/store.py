@@ -45,6 +45,8 @@ class JoinedStore(Watching):
             stores again. Writes through their own methods are seen at once all the same.
         whiteouts: How the first store hides what is below: ``oci``, as layers of container images do, or, of a directory,
             ``overlay``, as the kernel's overlayfs does, which then mounts it as its own upper layer.
+        metacopy: Change attributes and metadata of large files without copying up their data. None is "unless the first store
+            is a directory", which others may take for a layer that is whole.
 
     Raises:
         UsageError: There is no store, or the same one twice, or something that is none.
@@ -60,6 +62,7 @@ class JoinedStore(Watching):
         *,
         directory_ttl: float = DIRECTORY_TTL,
         whiteouts: str = "oci",
+        metacopy: bool | None = None,
     ) -> None:
         given = tuple(stores)
         if not given:
@@ -71,6 +74,9 @@ class JoinedStore(Watching):
         self._known_capabilities: Capabilities | None = None
         self._merge = Merge(self.layers, directory_ttl, keeps_links=whiteouts == "oci")
         self._marking = self._marking_called(whiteouts)
+        self._metacopy = not isinstance(self._upper, DirectoryStore) if metacopy is None else metacopy
+        if metacopy and whiteouts == "overlay":
+            raise UsageError("metacopy=True, whiteouts=overlay: overlayfs does not know joinfs's copies without data; leave one of them out")
         self.name = " + ".join(layer.name for layer in self.layers)
 
     def _marking_called(self, whiteouts: str) -> Marking:
@@ -197,7 +203,7 @@ class JoinedStore(Watching):
 
     def _from_first(self, ask: Callable[..., T], key: str, *arguments: int) -> T | None:
         """What the first store answers, which counts if it has data there: nothing can hide it, nor is it a whiteout."""
-        if PREFIX in key or self._merge.may_have_metacopies():
+        if PREFIX in key or self._merge.is_overlaid():
             return None
         try:
             return ask(key, *arguments)
@@ -235,13 +241,13 @@ class JoinedStore(Watching):
         Such a one may have been copied up since the layer above was asked.
         """
         try:
-            found = self._merge.locate(key)
-            if found.layer < number:
-                metadata = found.store.get_metadata(found.key)
+            store, there = self._merge.locate(key).told_at
+            if store is not self.layers[number] and store in self.layers[:number]:
+                metadata = store.get_metadata(there)
                 return selected(unmarked(metadata), names) if has_all(metadata, wanted) else None
         except KeyError:
             return None
-        return unmarked(metadata) if (found.layer, found.key) == (number, key) else None
+        return unmarked(metadata) if store is self.layers[number] and there == key else None
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
         store, there = self._find(key).told_at
@@ -314,8 +320,9 @@ class JoinedStore(Watching):
             self._upper.sync()
         else:
             found = self._find(key)
-            if found.store is self._upper:
-                self._upper.sync(found.key)
+            store, there = found.told_at
+            if store is self._upper:
+                self._upper.sync(there)
 
     def origin(self, key: str) -> dict[str, str]:
         """Answer where ``key`` comes from.

@@ -16,6 +16,8 @@ Some marks are joinfs's own and stand in metadata, of a directory:
 - ``joinfs.impure``: things in it may have ``joinfs.origin``: the number that a file or directory had
   in the layer that it was copied up from, which it keeps. (So inode numbers stay.) Where symlinks and
   special files can have no metadata they have ``trusted.joinfs.origin``, if who writes may set it.
+- ``joinfs.metacopies``: files in it may have ``joinfs.metacopy`` and no data: a layer below has that. It says how many
+  layers there are from that one down, ``/``, and the key there.
 
 Layers may also carry the kernel's overlayfs marks, which are read, and written instead of these if that is wanted: a character device
 0/0 is a whiteout; ``{user,trusted}.overlay.opaque`` is ``y`` on an opaque directory, or ``x`` on one
@@ -46,6 +48,8 @@ REDIRECTS = RESERVED + "redirects"
 LONG_WHITEOUTS = RESERVED + "whiteouts"
 IMPURE = RESERVED + "impure"
 ORIGIN = RESERVED + "origin"
+METACOPIES = RESERVED + "metacopies"
+METACOPY = RESERVED + "metacopy"
 OVERLAY = "overlay."
 TRUSTED_OVERLAY = "trusted.overlay."
 TRUSTED_MARKS = "trusted." + RESERVED
@@ -64,7 +68,8 @@ class Marks(NamedTuple):
         empty_files: Empty files in it may be overlayfs whiteouts.
         redirects: Of a root: directories of the layer may have redirects.
         renamed: They have it under this name instead, in the same directory.
-        metacopies: Files in it may be without their data; of a root: those in the layer.
+        metacopies: Files in it may be without their data.
+        overlaid: Overlayfs has written it; of a root: the layer.
         impure: What is in it may have the number of something that it was copied up from.
     """
 
@@ -76,6 +81,7 @@ class Marks(NamedTuple):
     renamed: str | None = None
     metacopies: bool = False
     impure: bool = False
+    overlaid: bool = False
 
 
 NO_MARKS = Marks()
@@ -136,8 +142,9 @@ def read_marks(store: Store, directory: str) -> Marks:
         opaque == "x",
         bool(metadata.get(REDIRECTS)) or bool(overlay),
         renamed,
-        bool(overlay),
+        bool(overlay) or bool(metadata.get(METACOPIES)),
         bool(metadata.get(IMPURE)),
+        bool(overlay),
     )
 
 
@@ -220,10 +227,12 @@ def marked_xattrs(xattrs: dict[str, bytes]) -> dict[str, bytes]:
     return {name: value for name, value in xattrs.items() if name.startswith((TRUSTED_OVERLAY, TRUSTED_MARKS))}
 
 
-def metacopy(store: Store, key: str) -> dict[str, str] | None:
-    """Answer overlayfs's marks of a file whose data the layers below have; None if it has its own."""
-    marks = _overlay_marks(store, key, store.get_metadata(key))
-    return marks if "metacopy" in marks else None
+def metacopy(store: Store, key: str) -> tuple[str | None, dict[str, str] | None]:
+    """Answer where the data of a file is according to joinfs's mark, and overlayfs's marks if they say that it has none; else None."""
+    metadata = store.get_metadata(key)
+    place = metadata.get(METACOPY)
+    marks = _overlay_marks(store, key, metadata)
+    return place if isinstance(place, str) else None, marks if "metacopy" in marks else None
 
 
 def overlay_redirect(marks: Mapping[str, str]) -> tuple[str | None, str | None]:

@@ -138,19 +138,21 @@ class Writing(Steps):
         return True
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
-        self._copy_up(self._merge.locate(key), key)
+        self._copy_up_attributes(key)
         self._upper.set_metadata(key, {**unmarked(metadata), **self._marks_of(key)})
 
     def _set_stat(self, key: str, changes: dict[str, int]) -> Stat:
-        self._copy_up(self._merge.locate(key), key)
-        return self._as_found(key, self._upper.set_stat(key, **changes))
+        self._copy_up_attributes(key)
+        stat = self._upper.set_stat(key, **changes)
+        has_data = key == ROOT or not self._merge.parts(split(key)[0])[0].marks.metacopies
+        return self._as_found(key, stat) if has_data else self._merge.locate(key).stat
 
     def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
         if not self._upper.capabilities.xattrs:
             raise Unsupported(f"{self._upper.name} holds no extended attributes outside 'user.'")
         if marked_xattrs({name: b""}):
             raise NotPermitted(f"{name} is a mark of the join's own")
-        self._copy_up(self._merge.locate(key), key)
+        self._copy_up_attributes(key)
         self._upper.set_xattr(key, name, value)
 
     def _rename(self, old: str, new: str) -> None:
