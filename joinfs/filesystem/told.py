@@ -21,6 +21,10 @@ from joinfs.stores.telling import OTHERS, told_since
 
 log = logging.getLogger(__name__)
 
+# For so many seconds who writes to the store past the mount waits for what is going on in the mount.
+PATIENCE = 0.1
+FOREVER = -1.0
+
 
 class Kernel(Protocol):
     """Who keeps what it was told about nodes. Called in threads that answer none of its requests.
@@ -171,19 +175,34 @@ class Told(State):
     def _name_changed(self, kernel: Kernel, key: str) -> None:
         """What stands at a key has changed.
 
-        Who writes to the store in this process may hold what a verb is waiting for, so it waits for no verb.
+        Who writes to the store in this process may hold what a verb is waiting for, so it does not wait long for verbs.
         """
         since = told_since()
-        if not self._judge(kernel, key, OTHERS if since is None else since, wait=since is not None):
-            threading.Thread(target=self._judge, args=(kernel, key, OTHERS, True), name="joinfs tells late", daemon=True).start()
+        if since is not None:
+            self._judge(kernel, key, since, FOREVER)
+        elif not self._judge(kernel, key, OTHERS, PATIENCE):
+            self._doubt(kernel, key)
+            threading.Thread(target=self._judge, args=(kernel, key, OTHERS, FOREVER), name="joinfs tells late", daemon=True).start()
 
-    def _judge(self, kernel: Kernel, key: str, since: float, wait: bool) -> bool:
-        """Find out what others have changed after ``since``, and tell it. False if verbs would have to be waited for.
+    def _doubt(self, kernel: Kernel, key: str) -> None:
+        """Have all that is believed of a name asked for again."""
+        directory, name = self._nodes.nearest(key)
+        with self._nodes.lock:
+            node = directory.child(name)
+            self._nodes.disbelieve(directory, name)
+        if node is not None:
+            kernel.node_changed(node.id, node.is_file)
+        if node is None or not node.is_directory:
+            kernel.entry_changed(directory.id, name)
+        self._attributes_changed(kernel, directory)
+
+    def _judge(self, kernel: Kernel, key: str, since: float, patience: float) -> bool:
+        """Find out what others have changed after ``since``, and tell it. False if verbs had to be waited for for longer than that.
 
         A verb that has changed the store and not yet the nodes would look like others. The kernel is told when verbs go on:
         it may be waiting for one with what it needs for that.
         """
-        if not self._nodes.changing.acquire(blocking=wait):
+        if not self._nodes.changing.acquire(timeout=patience):
             return False
         try:
             directory, name = self._nodes.nearest(key)
