@@ -2,11 +2,14 @@
 
 import contextlib
 import io
+import itertools
+import os
 import stat as stat_module
 
 import pytest
 
 from joinfs.joined.store import JoinedStore
+from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.memory import MemoryStore
 from joinfs.stores.value import new_stat
 
@@ -15,12 +18,10 @@ class Crash(BaseException):
     """Nothing of joinfs may catch this and go on."""
 
 
-class Fragile(MemoryStore):
+class Fragile:
     """A store whose process ends before a certain write."""
 
-    def __init__(self):
-        super().__init__()
-        self.writes_left = None
+    writes_left = None
 
     @contextlib.contextmanager
     def _changing(self, *keys):
@@ -32,17 +33,50 @@ class Fragile(MemoryStore):
             yield
 
 
+class FragileMemory(Fragile, MemoryStore):
+    pass
+
+
+class FragileDirectory(Fragile, DirectoryStore):
+    pass
+
+
 LONG = "n" * 254
 CONTENTS = [
     {"up": b"upper", "both": b"upper both", "d/up": b"1", "u/s/x": b"2", "u/y": b"3", "gone": None, "e/": None, "m/a": b"m"},
-    {"both": b"lower both", "low": b"lower", "gone": b"0", "d/low": b"4", "l/s/z": b"5", LONG: b"6", "e/f": b"7", "m/a": b"M", "m/b": b"N"},
+    {"both": b"lower both", "low": b"lower", "gone": b"0", "d/low": b"4", "l/s/z": b"5", LONG: b"6", "e/f": b"7", "m/a": b"M", "m/b": b"N", "h1": b"H"},
     {"both": b"bottom", "low": b"bottom", "l/s/q": b"8", "d/low": b"9", "b/": b""},
 ]  # fmt: skip
 
 
-def make_join():
-    stores = [Fragile(), MemoryStore(), MemoryStore()]
-    join = JoinedStore(stores)
+@pytest.fixture(params=["oci", "overlay", "metacopy"])
+def how(request, tmp_path, monkeypatch):
+    """How the first store hides and copies."""
+    if request.param == "metacopy":
+        monkeypatch.setattr("joinfs.joined.steps.LARGE", 0)
+    if request.param == "overlay" and os.geteuid() != 0:
+        pytest.skip("needs root, for overlayfs's marks")
+    return How(request.param, tmp_path)
+
+
+class How:
+    def __init__(self, kind, place):
+        self.kind, self.place, self.numbers = kind, place, itertools.count()
+
+    def first(self):
+        if self.kind != "overlay":
+            return FragileMemory()
+        place = self.place / f"{next(self.numbers)}"
+        place.mkdir()
+        return FragileDirectory(place)
+
+    def join(self, layers):
+        return JoinedStore(layers, whiteouts="overlay" if self.kind == "overlay" else "oci")
+
+
+def make_join(how):
+    stores = [how.first(), MemoryStore(), MemoryStore()]
+    join = how.join(stores)
     join.connect()
     for store, contents in zip(stores, CONTENTS, strict=True):
         for key, data in contents.items():
@@ -50,6 +84,8 @@ def make_join():
                 store.put(key, new_stat(stat_module.S_IFDIR | 0o700))
             elif data is not None:
                 store.set(key, (io.BytesIO(data), {"n": "1"}))
+    stores[1].link("h1", "d/h2")
+    stores[1].link("h1", "h3")
     join.delete("gone")
     join.delete("e/f")
     join.delete("e/")
@@ -106,31 +142,38 @@ CHANGES = {
     "exchange a file and a directory": lambda join: join.exchange("both", "m/"),
     "link what is below": lambda join: join.link("low", "low2"),
     "link over what was deleted": lambda join: join.link("up", "gone"),
+    "replace what has several names below": setting("d/h2"),
+    "write what has several names below": lambda join: join.set_data("h1", io.BytesIO(b"new")),
+    "change the mode of what has several names below": lambda join: join.set_stat("h3", mode=0o100600),
+    "delete what has several names below": lambda join: join.delete("h1"),
+    "rename what has several names below": lambda join: join.rename("h1", "d/h4"),
+    "rename over what has several names below": lambda join: join.rename("up", "h1"),
+    "link what has several names below": lambda join: join.link("h1", "h5"),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_that_is_cut_off_leaves_the_old_state_or_the_new(name):
+def test_a_change_that_is_cut_off_leaves_the_old_state_or_the_new(name, how):
     change = CHANGES[name]
-    whole = make_join()
+    whole = make_join(how)
     old = seen(whole)
     change(whole)
     new = seen(whole)
     assert old != new
-    assert seen(JoinedStore(whole.layers)) == new
+    assert seen(how.join(whole.layers)) == new
     for writes in range(100):
-        join = make_join()
+        join = make_join(how)
         join.layers[0].writes_left = writes
         try:
             change(join)
         except Crash:
             join.layers[0].writes_left = None
-            again = JoinedStore(join.layers)
+            again = how.join(join.layers)
             state = seen(again)
             assert state in (old, new), f"after {writes} writes"
             if state == old:
                 change(again)
-                assert seen(again) == seen(JoinedStore(again.layers)) == new, f"done again, after {writes} writes"
+                assert seen(again) == seen(how.join(again.layers)) == new, f"done again, after {writes} writes"
         else:
             assert writes > 0
             return
@@ -138,18 +181,18 @@ def test_a_change_that_is_cut_off_leaves_the_old_state_or_the_new(name):
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_nothing_comes_back_after_a_crash(name):
+def test_nothing_comes_back_after_a_crash(name, how):
     """What is there after a crash can be deleted, all of it, and stays deleted."""
     for writes in range(100):
-        join = make_join()
+        join = make_join(how)
         join.layers[0].writes_left = writes
         with contextlib.suppress(Crash):
             CHANGES[name](join)
         crashed = join.layers[0].writes_left == 0
         join.layers[0].writes_left = None
-        again = JoinedStore(join.layers)
+        again = how.join(join.layers)
         for key in sorted(seen(again), key=lambda key: -key.removesuffix("/").count("/") * 1000 - len(key)):
             again.delete(key)
-        assert seen(again) == seen(JoinedStore(join.layers)) == {}
+        assert seen(again) == seen(how.join(join.layers)) == {}
         if not crashed:
             return
