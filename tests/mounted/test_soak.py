@@ -139,7 +139,8 @@ def test_what_a_mount_uses_does_not_grow(user, driver, upper, scratch):
         before = Use(process.pid)
         work(mountpoint, lower, SECONDS * 2 / 3)
         forget_all(server)
-        wait_until(lambda: Use(process.pid).descriptors <= before.descriptors + 5)
+        # Layers keep directories open that they were in: there are twenty, and those of the workers.
+        wait_until(lambda: Use(process.pid).descriptors <= before.descriptors + 60)
         after = Use(process.pid)
         assert after.threads <= before.threads + 2
         assert after.memory <= before.memory * 1.3 + 8_000, (before.memory, after.memory)
