@@ -75,7 +75,7 @@ class Links:
     def stays_one(self, mode: int) -> bool:
         """Whether a file of that kind stays one when it is changed; the first store may have no links, or no metadata for it."""
         can = self.store.capabilities
-        return self._makes_copies and can.hard_links and (can.metadata_on_all if mode & 0o170000 != 0o100000 else can.metadata)
+        return self._makes_copies and can.marks and can.hard_links and (can.metadata_on_all if mode & 0o170000 != 0o100000 else can.metadata)
 
     def find(self, number: int, source: Stat) -> Copy | None:
         """Answer the copy, or record, of the file that has a number in the join.

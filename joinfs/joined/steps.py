@@ -127,7 +127,7 @@ class Steps(Store):
         number = found.stat.file_id
         lower_parts = [p for p in self._merge.parts(key) if p.layer > 0] if found.stat.is_directory else []
         copy_up(found, self._upper, key, origin, with_data)
-        if not origin and found.stat.is_special and number is not None and not found.stat.breaks:
+        if not origin and found.stat.is_special and number is not None and not found.stat.breaks and self._upper.capabilities.marks:
             self._make_impure(split(key)[0])
             keep_origin(self._upper, key, number)
         if found.stat.is_directory:
@@ -141,7 +141,8 @@ class Steps(Store):
             return
         stat = found.stat
         large = found.layer > 0 and stat.is_file and stat.size >= LARGE and found.source is None and found.metacopy is None
-        if not (large and self._metacopy and self._upper.capabilities.metadata) or stat.breaks:
+        can = self._upper.capabilities
+        if not (large and self._metacopy and can.metadata and can.marks) or stat.breaks:
             self._copy_up(found, key)
             return
         directory = split(key)[0]
@@ -336,7 +337,7 @@ class Steps(Store):
         if found.layer == 0 or key == ROOT:
             return self._marks_of(key)
         can = self._upper.capabilities
-        if found.stat.breaks or not (can.metadata_on_all if found.stat.is_special else can.metadata):
+        if found.stat.breaks or not can.marks or not (can.metadata_on_all if found.stat.is_special else can.metadata):
             return {}
         self._make_impure(split(key)[0])
         return {ORIGIN: str(found.stat.file_id)}

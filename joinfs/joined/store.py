@@ -126,6 +126,7 @@ class JoinedStore(Watching):
             local=any(layer.capabilities.local for layer in self.layers),
             thread_safe=all(layer.capabilities.thread_safe for layer in self.layers),
             slow=any(layer.capabilities.slow for layer in self.layers),
+            marks=False,
         )
         if self.is_connected():  # they change no more: this is asked with nearly every call
             self._known_capabilities = capabilities

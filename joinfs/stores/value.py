@@ -128,6 +128,7 @@ class Capabilities(NamedTuple):
         thread_safe: May be called from several threads at once.
         acls: POSIX ACLs are among those attributes, and the medium itself has them, the mode and what is inherited agree.
         slow: An answer may take long, as over a network.
+        marks: Takes keys and metadata that joinfs itself hides things with, and keeps them: a join does not.
     """
 
     writable: bool = True
@@ -144,6 +145,7 @@ class Capabilities(NamedTuple):
     thread_safe: bool = True
     acls: bool = False
     slow: bool = False
+    marks: bool = True
 
 
 READ_ONLY = Capabilities(writable=False, transactions=False)

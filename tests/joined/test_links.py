@@ -224,3 +224,10 @@ def test_a_lower_store_that_was_copied_has_other_numbers_and_that_is_found(join,
     assert any("hard links" in sentence for sentence in join.check())
     lower.delete("c.new")
     lower.delete("another")
+
+
+def test_a_join_as_first_store_parts_them():
+    """It takes no keys that are marks."""
+    with MemoryStore() as lower, JoinedStore([JoinedStore([MemoryStore(), MemoryStore()]), filled(lower)]) as join:
+        put(join, "a", b"changed")
+        assert (join.to_bytes("a"), join.to_bytes("b")) == (b"changed", b"lower 0")

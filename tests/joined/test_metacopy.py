@@ -9,6 +9,7 @@ from joinfs.errors import CorruptStore, UsageError
 from joinfs.joined.steps import LARGE
 from joinfs.joined.store import JoinedStore
 from joinfs.stores.directory import DirectoryStore
+from joinfs.stores.mapping import MappingStore
 from joinfs.stores.memory import MemoryStore
 from joinfs.stores.sqlite import SQLiteStore
 
@@ -155,3 +156,16 @@ def test_a_directory_is_whole_unless_that_is_wanted(tmp_path, lower):
     assert (tmp_path / "first" / "large").read_bytes() == DATA
     with pytest.raises(UsageError, match="metacopy"):
         JoinedStore([DirectoryStore(tmp_path / "first"), lower], metacopy=True, whiteouts="overlay")
+
+
+def test_a_join_as_first_store_is_given_no_marks_that_it_would_not_keep(lower):
+    with JoinedStore([JoinedStore([MemoryStore(), MemoryStore()]), lower]) as join:
+        join.set_stat("large", mode=0o600)
+        assert join.to_bytes("large") == DATA
+        assert not join.capabilities.marks
+
+
+def test_keys_of_a_mapping_can_be_without_data(lower):
+    with JoinedStore([MappingStore({}), lower]) as join:
+        join.set_stat("large", mode=0o600)
+        check_whole(join, "large")
