@@ -366,13 +366,14 @@ class Content:
             if not self._writable:
                 return None
             if not self._staged:
-                return self._change_local(self._descriptor, changes)
+                known = self._node.stat
+                return None if known is None else self._change_local(self._descriptor, changes, known)
             if not self.is_dirty or self._node.is_unlinked or not self._store.capabilities.attributes:
                 return None
             self._change_staged(changes)
         return self.current(self._nodes.refresh(self._node))
 
-    def _change_local(self, descriptor: int, changes: dict[str, int]) -> Stat:
+    def _change_local(self, descriptor: int, changes: dict[str, int], known: Stat) -> Stat:
         if "uid" in changes or "gid" in changes:
             os.fchown(descriptor, changes.get("uid", -1), changes.get("gid", -1))
         if "mode" in changes:
@@ -382,7 +383,7 @@ class Content:
             # The kernel has checked who asks; times that it has kept for a file of somebody else's are not ours to set.
             with contextlib.suppress(PermissionError):
                 os.utime(descriptor, ns=(changes.get("atime", native.st_atime_ns), changes.get("mtime", native.st_mtime_ns)))
-        return stat_of(os.fstat(descriptor))
+        return stat_of(os.fstat(descriptor)).numbered(known.file_id, known.nlink)  # which file it is, the store says
 
     def _change_staged(self, changes: dict[str, int]) -> None:
         if "mode" in changes:

@@ -132,7 +132,7 @@ class DirectoryStore(DirectoryMaking):
         with self._at_made(key) as (directory, name):
             there = self._standing(directory, name, key, stat)
             self._place(directory, name, key, there, stat, data, metadata, xattrs)
-            return stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+            return stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False), self._device)
 
     def _set(self, key: str, data: BinaryIO | None, metadata: Metadata | None, buffer_size: int) -> Metadata:
         with self._at_made(key) as (directory, name):
@@ -201,7 +201,7 @@ class DirectoryStore(DirectoryMaking):
 
     def _standing(self, directory: int, name: bytes, key: str, stat: Stat) -> Stat | None:
         try:
-            there = stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+            there = stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False), self._device)
         except FileNotFoundError:
             return None
         if there.is_directory != stat.is_directory:
@@ -334,7 +334,7 @@ class DirectoryStore(DirectoryMaking):
             if journal := self._journal():
                 journal.changing(directory, name, key)
             self._attributes.change(descriptor, directory, name, changes)
-            return stat_of(os.fstat(descriptor))
+            return stat_of(os.fstat(descriptor), self._device)
 
     def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
         with self._at(key, writing=True) as (directory, file_name):
@@ -411,7 +411,7 @@ class DirectoryStore(DirectoryMaking):
                 os.link(name, to_name, src_dir_fd=directory, dst_dir_fd=to_directory, follow_symlinks=False)
             except FileExistsError as error:
                 raise KeyExists(f"{new!r} is there already") from error
-            return stat_of(os.stat(to_name, dir_fd=to_directory, follow_symlinks=False))
+            return stat_of(os.stat(to_name, dir_fd=to_directory, follow_symlinks=False), self._device)
 
     def sync(self, key: str | None = None) -> None:
         self._check_connected()

@@ -59,9 +59,21 @@ class Held:
             os.close(self.descriptor)
 
 
-def stat_of(native: os.stat_result) -> Stat:
-    """The host's attributes as a Stat."""
+# Spreads the numbers of file systems over those of files.
+_SPREAD, _NUMBERS = 0x9E3779B97F4A7C15, (1 << 64) - 1
+
+
+def stat_of(native: os.stat_result, device: int | None = None) -> Stat:
+    """The host's attributes as a Stat.
+
+    Args:
+        native: As stat(2) answers them.
+        device: The file system whose own numbers count; files of others that are mounted in it get other ones.
+    """
     mode, mtime, ctime = native.st_mode, native.st_mtime_ns, native.st_ctime_ns
+    number = native.st_ino
+    if device is not None and native.st_dev != device:
+        number = (number ^ native.st_dev * _SPREAD) & _NUMBERS
     fields = (
         mode,
         native.st_size,
@@ -73,7 +85,7 @@ def stat_of(native: os.stat_result) -> Stat:
         mtime if ctime == mtime else ctime,  # one object, of which there may be a million
         0,
         native.st_nlink,
-        native.st_ino,
+        number,
         False,
         False,
         False,

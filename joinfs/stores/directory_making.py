@@ -67,7 +67,7 @@ class DirectoryMaking(DirectoryReading):
                     os.mknod(name, stat.mode, stat.rdev, dir_fd=directory)
             except FileExistsError as error:
                 raise KeyExists(f"{key!r} is there already") from error
-            made = stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+            made = stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False), self._device)
         return made if stat.is_symlink else self._made_as_wanted(key, made, stat)
 
     def _make_local(self, key: str, stat: Stat) -> tuple[Stat, int]:
@@ -80,7 +80,7 @@ class DirectoryMaking(DirectoryReading):
             except FileExistsError as error:
                 raise KeyExists(f"{key!r} is there already") from error
         try:
-            return self._made_as_wanted(key, stat_of(os.fstat(descriptor)), stat), descriptor
+            return self._made_as_wanted(key, stat_of(os.fstat(descriptor), self._device), stat), descriptor
         except BaseException:
             os.close(descriptor)
             raise

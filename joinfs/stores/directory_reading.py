@@ -60,6 +60,7 @@ class DirectoryReading(Store):
         self._read_only = read_only
         self.capabilities = Capabilities(writable=not read_only)
         self._root = -1
+        self._device: int | None = None
         self._gate = Gate()
         self._watching: DirectoryWatching | None = None
 
@@ -72,6 +73,7 @@ class DirectoryReading(Store):
             self._root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise StoreUnavailable(f"{self.path} cannot be opened as a directory: {error.strerror}") from error
+        self._device = os.fstat(self._root).st_dev
         self._directories = OpenDirectories(self._root)
         self._attributes = FileAttributes(self.name)
         self.capabilities = Capabilities(
@@ -181,7 +183,7 @@ class DirectoryReading(Store):
 
     def _native(self, directory: int, name: bytes, key: str) -> Stat:
         """The attributes of a name that is of the kind that ``key`` is spelled as."""
-        return self._of_kind(stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False)), key)
+        return self._of_kind(stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False), self._device), key)
 
     @staticmethod
     def _of_kind(stat: Stat, key: str) -> Stat:
@@ -196,7 +198,7 @@ class DirectoryReading(Store):
 
     def lookup(self, key: str) -> Stat:
         with self._at(key) as (directory, name):
-            stat = stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+            stat = stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False), self._device)
         return stat if key else _uncounted(stat)
 
     # ---------------------------------------------------------------- reading
@@ -224,7 +226,7 @@ class DirectoryReading(Store):
                 if name[0] == "." and name.startswith(TEMPORARY):
                     continue
                 try:
-                    page.append((name, stat_of(entry.stat(follow_symlinks=False))))
+                    page.append((name, stat_of(entry.stat(follow_symlinks=False), self._device)))
                 except FileNotFoundError:  # gone meanwhile
                     continue
         return page if some else None
@@ -266,7 +268,7 @@ class DirectoryReading(Store):
 
     def get(self, key: str) -> Value:
         with self._pinned_whole(key) as pinned:
-            stat = self._of_kind(stat_of(os.fstat(pinned)), key)
+            stat = self._of_kind(stat_of(os.fstat(pinned), self._device), key)
             if stat.is_file:
                 return self._file_value(key, stat, pinned)
             metadata = self._attributes.metadata_through(pinned, stat)
@@ -288,7 +290,7 @@ class DirectoryReading(Store):
 
     def _file_data(self, key: str, stat: Stat) -> BinaryIO | Opened:
         stream = open_stream(self._open(key, os.O_RDONLY))
-        new = stat_of(os.fstat(stream.fileno()))
+        new = stat_of(os.fstat(stream.fileno()), self._device)
         if (new.file_id, new.ctime) == (stat.file_id, stat.ctime):
             return stream
         return Opened(stream, self._attributes.metadata_of(stream.fileno()), new.size, *new.moments())
@@ -325,10 +327,10 @@ class DirectoryReading(Store):
     def get_metadata(self, key: str, select: Any = None) -> Metadata:
         if select is not None and key != ROOT:
             with self._at(key) as (directory, name):
-                stat = self._of_kind(stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False)), key)
+                stat = self._of_kind(stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False), self._device), key)
                 return self._attributes.metadata_called(directory, name, stat, select)
         with self._pinned_whole(key) as pinned:
-            metadata = self._attributes.metadata_through(pinned, self._of_kind(stat_of(os.fstat(pinned)), key))
+            metadata = self._attributes.metadata_through(pinned, self._of_kind(stat_of(os.fstat(pinned), self._device), key))
         return selected(metadata, select)
 
     def keys(self, prefix: str = ROOT) -> Iterator[str]:

@@ -60,7 +60,7 @@ class Stat(NamedTuple):
         """The same of a file with other data; done for every open file that is looked at, and ``_replace`` takes long."""
         return tuple.__new__(Stat, (self[0], size, *self[2:5], atime, mtime, ctime, *self[8:]))
 
-    def numbered(self, file_id: int, nlink: int) -> "Stat":
+    def numbered(self, file_id: int | None, nlink: int) -> "Stat":
         """The same of a file with another number; done for every entry of a listing, and ``_replace`` takes long."""
         return tuple.__new__(Stat, (*self[:9], nlink, file_id, *self[11:]))
 

@@ -263,6 +263,10 @@ def test_hard_links_of_a_lower_store_stay_one_file(mount, upper, lower, driver):
         with (mnt / "third").open("rb") as reader:
             with (mnt / "second").open("ab") as file:
                 file.write(b" and more")
+                file.flush()
+                os.fchmod(file.fileno(), 0o640)
+                about = os.fstat(file.fileno())
+                assert {(about.st_ino, about.st_nlink)} == numbers
             if driver == "devfuse":  # with libfuse each name has attributes of its own, for a second
                 assert reader.read() == b"lower f and more"
         (mnt / "d" / "f").chmod(0o600)

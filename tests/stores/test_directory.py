@@ -255,3 +255,21 @@ def test_what_a_process_that_died_has_left_is_found(tmp_path):
     with DirectoryStore(tmp_path, read_only=True) as store:
         (sentence,) = store.check()
         assert "left by a process that died" in sentence
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount file systems into a directory")
+def test_files_of_the_same_number_on_file_systems_that_are_mounted_in_it_are_several(tmp_path):
+    places = [tmp_path / "one", tmp_path / "two"]
+    try:
+        for place in places:
+            place.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "joinfs-test", place], check=True)
+            (place / "f").write_bytes(place.name.encode())
+            os.link(place / "f", place / "linked")
+        assert len({(place / "f").stat().st_ino for place in places}) == 1
+        with DirectoryStore(tmp_path) as store:
+            assert store.stat("one/f").file_id == store.stat("one/linked").file_id == dict(store.list("one/"))["f"].file_id
+            assert store.stat("one/f").file_id != store.stat("two/f").file_id
+    finally:
+        for place in places:
+            subprocess.run(["umount", "-l", place], check=False)
