@@ -90,7 +90,7 @@ OPEN_KILL_SUIDGID = 1 << 0
 GETATTR_HANDLE = 1 << 0
 FSYNC_DATA = 1 << 0
 _MODE, _UID, _GID, _SIZE, _ATIME, _MTIME, _HANDLE, _ATIME_NOW, _MTIME_NOW = (1 << bit for bit in range(9))
-_KILL_SUIDGID = 1 << 11
+_CTIME, _KILL_SUIDGID = 1 << 10, 1 << 11
 _ACL_KILL_SGID = 1 << 0
 
 
@@ -215,6 +215,8 @@ def _setattr(body: memoryview) -> tuple[Any, ...]:
         "handle": handle if valid & _HANDLE else None,
         "kill_suidgid": bool(valid & _KILL_SUIDGID),
     }
+    if valid & ~_HANDLE == _MTIME | _CTIME:
+        changes["keeps_times"] = True
     return (changes,)
 
 

@@ -57,6 +57,7 @@ class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
         mtime: int | None = None,
         handle: int | None = None,
         kill_suidgid: bool = False,
+        keeps_times: bool = False,
     ) -> Attributes:
         """Change attributes of a node and answer all of them.
 
@@ -67,6 +68,8 @@ class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
             atime, mtime: Nanoseconds, or ``NOW``. None, here and above, is "leave".
             handle: An open handle on the node, if the kernel gave one.
             kill_suidgid: Take the set-user-ID bit away, and the set-group-ID bit; a change of owner does so anyway.
+            keeps_times: It is the kernel's own time of change, which it keeps where it caches writes: if it is no other, nothing is
+                changed. (It says so after a name of a file was removed, and that copies up none.)
         """
         self.check_writable()
         found = self._nodes[node]
@@ -74,6 +77,8 @@ class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
             self._truncate(found, size)
         if kill_suidgid or (found.is_file and mode is None and (uid is not None or gid is not None)):
             self.kill_suidgid(node)
+        if keeps_times and mtime == self._attributes(found).mtime:
+            return self._attributes(found)
         moment = now()
         times = {"atime": moment if atime == NOW else atime, "mtime": moment if mtime == NOW else mtime}
         wanted = {"mode": mode, "uid": uid, "gid": gid, **times}

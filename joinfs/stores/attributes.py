@@ -192,7 +192,23 @@ class FileAttributes:
             raise
 
     def replace_metadata(self, descriptor: int, metadata: Metadata) -> None:
-        """Make ``metadata`` the whole metadata of a file; after a failure it has the old."""
+        """Make ``metadata`` the whole metadata of a file; after a failure it has the old.
+
+        Of our own file also against its mode: whether the caller may was the mount's to check.
+        """
+        try:
+            self._replace_metadata(descriptor, metadata)
+        except PermissionError:
+            native = os.fstat(descriptor)
+            if native.st_uid != os.geteuid() or native.st_mode & stat_module.S_IWUSR:
+                raise
+            os.chmod(_through(descriptor), stat_module.S_IMODE(native.st_mode) | stat_module.S_IWUSR)
+            try:
+                self._replace_metadata(descriptor, metadata)
+            finally:
+                os.chmod(_through(descriptor), stat_module.S_IMODE(native.st_mode))
+
+    def _replace_metadata(self, descriptor: int, metadata: Metadata) -> None:
         place = _through(descriptor)
         if metadata and stat_module.S_IFMT(os.fstat(descriptor).st_mode) not in {stat_module.S_IFREG, stat_module.S_IFDIR}:
             raise Unsupported(f"{self._store_name} holds no metadata on symlinks and special files")

@@ -286,6 +286,19 @@ def test_hard_links_of_a_lower_store_stay_one_file(mount, upper, lower, driver):
     assert {(lower / name).read_bytes() for name in ("d/f", "second", "third")} == {b"lower f"}
 
 
+def test_removing_one_of_several_names_copies_nothing(mount, upper, lower, scratch):
+    os.link(lower / "d" / "f", lower / "second")
+    os.link(lower / "d" / "f", lower / "third")
+    (lower / "d" / "f").chmod(0o444)
+    with mount(upper, lower) as mnt:
+        assert (mnt / "second").read_bytes() == b"lower f"
+        (mnt / "d" / "f").unlink()
+        os.sync()  # a kernel that caches writes hands on the time of change of what is left
+        assert os.getxattr(mnt / "second", "user.joinfs.store").decode().endswith("lower")
+        (mnt / "third").chmod(0o600)
+        assert ((mnt / "second").stat().st_nlink, (mnt / "second").stat().st_mode & 0o777) == (2, 0o600)
+
+
 def test_symlinks_and_special_files(mnt, user):
     assert os.readlink(mnt / "link") == "d/f"
     assert (mnt / "link").read_bytes() == b"lower f"
