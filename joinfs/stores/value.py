@@ -28,7 +28,8 @@ class Stat(NamedTuple):
             In a join those of a store further down count then, if it has some.
         breaks: Of a file with several keys: only until one of them is changed, which then has a file of its own.
             (Those of the lower stores of a join, whose first store has no links.)
-        steady: Of a file with several keys: nobody changes it without being told of it at any of them. (Those of the lower stores of a join.)
+        steady: Of a file with several keys: others who change it are noticed, if the directory of one of them is watched; so it
+            can be believed as one with a single key is. (Those of the lower stores of a join.)
     """
 
     mode: int
