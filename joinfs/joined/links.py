@@ -14,6 +14,7 @@ In the metadata of the copy, or of the record, stand
 - ``joinfs.place``: of a copy, what it was made from: how many layers there were from that one down, ``/``, and the key.
 """
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -27,6 +28,9 @@ LINKS = RESERVED + "links"
 SOURCE = RESERVED + "source"
 RECORD = RESERVED + "record"
 PLACE = RESERVED + "place"
+_NUMBER = re.compile(r"[0-9a-f]{1,16}")
+# No host has files with more.
+MOST_LINKS = 1 << 30
 _DIRECTORY_MODE, _RECORD_MODE = 0o040700, 0o100600
 
 
@@ -92,8 +96,8 @@ class Links:
             metadata = self.store.get_metadata(key, (LINKS, SOURCE, RECORD))
         except KeyError:
             return None
-        left = metadata.get(LINKS)
-        if not isinstance(left, int) or metadata.get(SOURCE) != _source(source):
+        left = _left(metadata)
+        if left is None or metadata.get(SOURCE) != _source(source):
             return None
         return Copy(key, stat, left, bool(metadata.get(RECORD)))
 
@@ -128,7 +132,7 @@ class Links:
         key = _key(number)
         try:
             stat = self.store.lookup(key)
-            left = self.store.get_metadata(key, (LINKS,)).get(LINKS)
+            left = _left(self.store.get_metadata(key, (LINKS,)))
         except KeyError:
             return
         if stat.nlink == 1 and left == 0:
@@ -138,15 +142,21 @@ class Links:
     def places(self) -> Iterator[tuple[int, str]]:
         """Yield the number of each copy that keys below show, and what it was made from."""
         for name, _ in self.store.list(DIRECTORY) if self.any() else ():
-            metadata = self.store.get_metadata(DIRECTORY + name, (LINKS, PLACE))
-            if metadata.get(LINKS) and PLACE in metadata:
+            metadata = {} if _NUMBER.fullmatch(name) is None else self.store.get_metadata(DIRECTORY + name, (LINKS, PLACE))
+            if _left(metadata) and PLACE in metadata:
                 yield int(name, 16), str(metadata[PLACE])
 
 
 def links_shown(stat: Stat, metadata: Metadata) -> int:
     """How many links a file of the first store has in the join, whose marks these are."""
+    left = _left(metadata)
+    return stat.nlink if left is None or stat.nlink < 2 else stat.nlink - 1 + left
+
+
+def _left(metadata: Metadata) -> int | None:
+    """How many keys are left below, as far as the mark makes sense."""
     left = metadata.get(LINKS)
-    return stat.nlink - 1 + left if isinstance(left, int) and left >= 0 and stat.nlink > 1 else stat.nlink
+    return left if isinstance(left, int) and 0 <= left < MOST_LINKS else None
 
 
 def _key(number: int) -> str:

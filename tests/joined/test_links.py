@@ -231,3 +231,18 @@ def test_a_join_as_first_store_parts_them():
     with MemoryStore() as lower, JoinedStore([JoinedStore([MemoryStore(), MemoryStore()]), filled(lower)]) as join:
         put(join, "a", b"changed")
         assert (join.to_bytes("a"), join.to_bytes("b")) == (b"changed", b"lower 0")
+
+
+@pytest.mark.parametrize("left", [-1, 1 << 40, "1", None, [], 1.5])
+def test_a_count_that_makes_no_sense_is_none(join, left):
+    join.set_data("a", io.BytesIO(b"changed"))
+    join.layers[0].update_metadata(DIRECTORY + copies(join)[0], {"joinfs.links": left})
+    assert (join.stat("a").nlink, join.stat("b").nlink, join.to_bytes("b")) == (2, 2, b"lower 0")
+
+
+def test_what_others_put_beside_copies_is_passed_over(join):
+    join.set_data("a", io.BytesIO(b"changed"))
+    put(join.layers[0], DIRECTORY + "not a number", b"")
+    put(join.layers[0], DIRECTORY + "12", b"")
+    assert list(join.check()) == []
+    assert join.to_bytes("b") == b"changed"
