@@ -89,10 +89,12 @@ class Told(State):
         unwatched = [directory]  # from below
         while (above := unwatched[-1].parent) is not None and above.watched is None:
             unwatched.append(above)
+        is_above_watched = above is None or bool(above.watched)
         for node in reversed(unwatched):
             try:
-                node.watched = (node.parent is None or bool(node.parent.watched)) and self._store.watch(node.prefix())
+                node.watched = is_above_watched = is_above_watched and self._store.watch(node.prefix())
             except (KeyError, JoinfsError, OSError) as error:
+                is_above_watched = False
                 log.info("%s is not watched: %s", node.id, error)
 
     def listed(self, directory: Node) -> None:
@@ -162,15 +164,17 @@ class Told(State):
 
     def _below_changed(self, kernel: Kernel, key: str) -> None:
         directory = self._nodes.at(key)
-        if directory is None or directory.parent is None:
+        with self._nodes.lock:
+            names = [] if directory is None else directory.names
+            for parent, name in names:
+                self._nodes.disbelieve(parent, name)
+        if directory is None or not names:
             self._name_changed(kernel, key.removesuffix("/"))
             return
-        directories = self._disbelieve_below(directory)
-        with self._nodes.lock:
-            self._nodes.disbelieve(directory.parent, directory.name)
-        for node in directories:
+        for node in self._disbelieve_below(directory):
             kernel.node_changed(node.id, True)
-        kernel.entry_changed(directory.parent.id, directory.name)
+        for parent, name in names:  # though it may have lost it meanwhile
+            kernel.entry_changed(parent.id, name)
 
     def _name_changed(self, kernel: Kernel, key: str) -> None:
         """What stands at a key has changed.

@@ -336,6 +336,33 @@ def test_telling_can_begin_anew(fs, store, kernel):
     assert kernel.told() == []
 
 
+class InterruptedKernel(RecordingKernel):
+    """A verb comes between all that it is told."""
+
+    def __init__(self, verb):
+        super().__init__()
+        self._verb = verb
+
+    def node_changed(self, node, data):
+        super().node_changed(node, data)
+        verb, self._verb = self._verb, lambda: None
+        verb()
+
+
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+@pytest.mark.parametrize("verb", ["rmdir", "rename"])
+def test_a_directory_may_lose_its_name_while_it_is_told_that_all_below_it_changed(fs, store, verb):
+    parent = known(fs, "d")
+    fs.unlink(known(fs, "d", "s"), "h")
+    verbs = {"rmdir": lambda: fs.rmdir(parent, "s"), "rename": lambda: fs.rename(parent, "s", ROOT, "t")}
+    kernel = InterruptedKernel(verbs[verb])
+    fs.tell(None)
+    fs.tell(kernel)
+    fs._changed("d/s/")
+    assert kernel.told()[-1] == ("entry changed", parent, "s")
+    assert not is_there(fs, parent, "s")
+
+
 # -------------------------------------------------------------------- what others do to the medium
 
 
