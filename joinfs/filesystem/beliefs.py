@@ -8,7 +8,6 @@ import itertools
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable
 
 from joinfs.filesystem.attributes import ROOT_INO
 from joinfs.filesystem.listing import Listing
@@ -112,9 +111,8 @@ class Beliefs:
             if parent.listing is not None:
                 parent.listing.stats.pop(name, None)
 
-    def remember_listing(self, node: Node, entries: Iterable[tuple[str, Stat]], version: int) -> Listing:
-        """Keep what a listing said for who reads on in it; where a node has changed since ``version``, not of that."""
-        listing = Listing(entries, time.monotonic() + self._ttl, node.listing)
+    def remember_listing(self, node: Node, listing: Listing, version: int) -> None:
+        """Keep a listing for who reads on in it; if the directory has changed since ``version``, not what it says of attributes."""
         with self.lock:
             if version != node.version:
                 listing.disbelieve()
@@ -124,7 +122,6 @@ class Beliefs:
             self._names_listed += len(listing)
             while len(self._listed) > MOST_LISTED or (self._names_listed > MOST_NAMES and len(self._listed) > 1):
                 self.forget_listing(next(iter(self._listed.values())))
-        return listing
 
     def forget_listing(self, node: Node) -> None:
         """Do not keep what a directory was listed as. Hold the lock."""

@@ -14,6 +14,7 @@ import contextlib
 import os
 import stat as stat_module
 import threading
+from collections.abc import Callable
 from typing import BinaryIO
 
 from joinfs.errors import CorruptStore, InvalidArgument, NoSuchOffset, StaleNode, Unsupported
@@ -107,7 +108,7 @@ class Content:
         with self.lock:
             if only_in_place and self._descriptor < 0 and not self._node.is_unlinked:
                 with contextlib.suppress(Unsupported, KeyError):
-                    self._descriptor = self._store.open_in_place(self._node.key())
+                    self._descriptor = self._opened(self._store.open_in_place)
             return None if self._descriptor < 0 or self._staged else self._descriptor
 
     def is_still_at(self, key: str, was: Stat | None, unwritten: bool) -> bool:
@@ -139,9 +140,18 @@ class Content:
             if self._descriptor >= 0 or self._is_ranged or self._node.is_unlinked:
                 return
             try:
-                self._descriptor = self._store.open_local(self._node.key(), os.O_RDONLY)
+                self._descriptor = self._opened(lambda key: self._store.open_local(key, os.O_RDONLY))
             except Unsupported:
                 self._is_ranged = True
+
+    def _opened(self, open_key: Callable[[str], int]) -> int:
+        """Open what the node's key stands for; ``KeyError`` if a verb gives it another meanwhile, as that may be another file."""
+        moved, key = self._node.last_moved(), self._node.key()
+        descriptor = open_key(key)
+        if not self._node.is_still(moved):
+            os.close(descriptor)
+            raise KeyError(key)
+        return descriptor
 
     def open_to_write(self, truncate: bool = False) -> None:
         """Have something to write to: copied up, or staged.
@@ -217,6 +227,13 @@ class Content:
 
     def read(self, offset: int, size: int) -> bytes:
         """Answer up to ``size`` bytes from ``offset``; short only at the end."""
+        try:
+            return self._read(offset, size)
+        except KeyError:  # a verb may be moving it, or have taken its last name and kept its data
+            with self._nodes.changing:
+                return self._read(offset, size)
+
+    def _read(self, offset: int, size: int) -> bytes:
         if self._descriptor < 0 and self._node.is_unlinked:  # others have replaced it since it was opened, and before it was read
             raise StaleNode(f"node {self._node.id} was replaced by others")
         if self._descriptor < 0 and not self._is_ranged:
@@ -270,10 +287,12 @@ class Content:
             return window[inside : inside + size]
         sequential = offset == 0 or offset == start + len(window) or 0 < inside <= len(window)
         wanted = max(size, READ_AHEAD) if sequential else size
-        key = self._node.key()
+        moved, key = self._node.last_moved(), self._node.key()
         data = self._store.read(key, offset, wanted)
         if len(data) < wanted:
             self._check_end(key, offset + len(data))
+        if not self._node.is_still(moved):
+            raise KeyError(key)
         self._window = (offset, data)
         return data[:size]
 

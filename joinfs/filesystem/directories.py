@@ -113,8 +113,7 @@ class DirectoryVerbs(State):
             return listing
         if node.is_unlinked:
             return Listing((), 0.0)
-        version = node.version
-        return self._nodes.remember_listing(node, self._store.list(node.prefix()), version)
+        return self._nodes.listing_of(node)
 
     def _dots(self, node: Node, offset: int) -> Iterator[DirectoryEntry]:
         above = node.parent or node
@@ -124,8 +123,6 @@ class DirectoryVerbs(State):
 
     def fsyncdir(self, node: int, datasync: bool = False) -> None:
         """Have the directory's entries where they survive a loss of power."""
-        found = self._directory(node)
-        if not found.is_unlinked:
-            self._store.sync(found.prefix())
+        self._sync(self._directory(node))
 
 

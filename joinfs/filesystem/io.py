@@ -176,8 +176,7 @@ class FileVerbs(State):
         """Have the file's data and attributes where they survive a loss of power."""
         opened = self._files[handle]
         opened.content.sync()
-        if not opened.node.is_unlinked:
-            self._store.sync(opened.node.key())
+        self._sync(opened.node)
 
     def release(self, handle: int) -> None:
         """Close a handle. What the last handle leaves uncommitted is kept and tried again by ``close``."""

@@ -18,7 +18,7 @@ from joinfs.errors import (
 from joinfs.filesystem import acl
 from joinfs.filesystem.content import Content
 from joinfs.filesystem.handles import FileHandle
-from joinfs.filesystem.nodes import Node
+from joinfs.filesystem.nodes import Node, moving
 from joinfs.filesystem.state import Caller, Entry, State, is_told
 from joinfs.stores import Stat
 from joinfs.stores.keys import check_name
@@ -313,11 +313,12 @@ class NamespaceVerbs(State):
             self._check_replaceable(node, target)
             self._before_losing(target)
         old = _key_in(directory, name, node.is_directory)
-        self._store.rename(old, _key_in(new_directory, new_name, node.is_directory))
-        with self._nodes.lock:
-            if target is not None:
-                self._nodes.remove_name(new_directory, new_name)
-            self._nodes.move_name(directory, name, new_directory, new_name)
+        with moving(node) if target is None else moving(node, target):
+            self._store.rename(old, _key_in(new_directory, new_name, node.is_directory))
+            with self._nodes.lock:
+                if target is not None:
+                    self._nodes.remove_name(new_directory, new_name)
+                self._nodes.move_name(directory, name, new_directory, new_name)
 
     def _check_replaceable(self, node: Node, target: Node) -> None:
         if node.is_directory and not target.is_directory:
@@ -333,13 +334,14 @@ class NamespaceVerbs(State):
         if node is other:
             return
         keys = _key_in(directory, name, node.is_directory), _key_in(other_directory, other_name, other.is_directory)
-        self._store.exchange(*keys)
-        with self._nodes.lock:
-            if directory.child(name) is node and other_directory.child(other_name) is other:
-                self._nodes.swap_names(directory, name, other_directory, other_name)
-            else:
-                self._nodes.names_changed(directory, name)
-                self._nodes.names_changed(other_directory, other_name)
+        with moving(node, other):
+            self._store.exchange(*keys)
+            with self._nodes.lock:
+                if directory.child(name) is node and other_directory.child(other_name) is other:
+                    self._nodes.swap_names(directory, name, other_directory, other_name)
+                else:
+                    self._nodes.names_changed(directory, name)
+                    self._nodes.names_changed(other_directory, other_name)
 
 
 def _key_in(directory: Node, name: str, is_directory: bool) -> str:

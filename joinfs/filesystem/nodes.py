@@ -6,6 +6,9 @@ all that is below it. How nodes are found, and how long what is known of them is
 There can be millions: what few nodes have, or have for a short time, is None in the others.
 """
 
+import contextlib
+import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from joinfs.errors import StaleNode
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 ROOT = 1
 _DIRECTORY, _FILE, _SYMLINK = 0o040000, 0o100000, 0o120000
+# In place of the number of a node's last move: one is half done.
+MOVING = float("inf")
+_moves = itertools.count(1)
 
 
 class Node:
@@ -30,6 +36,7 @@ class Node:
         stat: What the store said last, as far as that is still known; believed until ``expires`` (monotonic seconds).
         lookups: How often the kernel was told of it and has not forgotten it.
         version: A number that is another after every change of the node, or directly in it, through this mount.
+        moved: A number that is greater after it has got another key than all such numbers before; ``MOVING`` meanwhile.
         linked: The store's number for a file that has several keys.
         children: Of a directory: the nodes of those names in it that are known.
         listing: Of a directory: what it was last listed as, while somebody reads on in that.
@@ -52,6 +59,7 @@ class Node:
         "linked",
         "listing",
         "lookups",
+        "moved",
         "name",
         "parent",
         "stat",
@@ -69,6 +77,7 @@ class Node:
         self.expires = 0.0
         self.lookups = 0
         self.version = 0
+        self.moved: float = 0
         self.linked: int | None = None
         self.children: dict[str, Node] | None = None
         self.listing: Listing | None = None
@@ -116,9 +125,17 @@ class Node:
 
     def drop_name(self, parent: "Node", name: str) -> None:
         """Have one name less."""
-        left = [(p, n) for p, n in self.names if not (p is parent and n == name)]
-        self.parent, self.name = left[0] if left else (None, "")
-        self._more = left[1:] or None
+        with moving(self):
+            left = [(p, n) for p, n in self.names if not (p is parent and n == name)]
+            self.parent, self.name = left[0] if left else (None, "")
+            self._more = left[1:] or None
+
+    def move_name(self, parent: "Node", name: str, new_parent: "Node", new_name: str) -> None:
+        """Have another name in place of one that it has, and never none. Around it is ``moving``."""
+        if self.parent is parent and self.name == name:
+            self.parent, self.name = new_parent, new_name
+        else:
+            self._more = [(new_parent, new_name) if p is parent and n == name else (p, n) for p, n in self._more or ()]
 
     def child(self, name: str) -> "Node | None":
         """The node of a name in it, if that is known."""
@@ -132,9 +149,9 @@ class Node:
         """
         parts: list[str] = []
         node = self
-        while node.parent is not None:
+        while (parent := node.parent) is not None:
             parts.append(node.name)
-            node = node.parent
+            node = parent
         if node.id != ROOT:
             raise StaleNode(f"node {self.id} is unlinked")
         parts.reverse()
@@ -149,9 +166,36 @@ class Node:
         """Its key in the store, spelled as its kind is; errors as for ``path``."""
         return self.prefix() if self.is_directory else self.path()
 
+    def last_moved(self) -> float:
+        """The number of the last move of it, or of a directory above it; ``MOVING`` while one is half done.
+
+        Who uses its key while nobody keeps it from being moved takes this number first, and asks ``is_still`` at last.
+        """
+        node, last = self, self.moved
+        while (parent := node.parent) is not None:
+            node, last = parent, max(last, parent.moved)
+        return last
+
+    def is_still(self, moved: float) -> bool:
+        """Whether its key was the same all the time since ``last_moved`` answered this, in the store too."""
+        return moved != MOVING and moved == self.last_moved()
+
     def attributes(self, stat: Stat) -> Attributes:
         """What the kernel is told about it, of which the store says ``stat``."""
         content = self.content  # it may be closed meanwhile
         if content is not None:
             stat = content.current(stat)
         return attributes_of(self.ino, stat, 0 if self.is_unlinked else stat.nlink)
+
+
+@contextlib.contextmanager
+def moving(*nodes: Node) -> Iterator[None]:
+    """Around what gives nodes other keys, or takes theirs from them, in the store or here."""
+    for node in nodes:
+        node.moved = MOVING
+    try:
+        yield
+    finally:
+        number = next(_moves)
+        for node in nodes:
+            node.moved = number

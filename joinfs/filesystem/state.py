@@ -1,5 +1,6 @@
 """What all verbs share: the store, the nodes, the open handles, and the tuples they speak in."""
 
+import contextlib
 from typing import Final, NamedTuple
 
 from joinfs.errors import NotADirectory, ReadOnly, StaleNode
@@ -134,6 +135,10 @@ class State:
             raise NotADirectory("not a directory")
         return node
 
+    def _sync(self, node: Node) -> None:
+        with contextlib.suppress(StaleNode):  # what has no name is not to be found after a loss of power
+            self._nodes.ask(node, self._store.sync)
+
     def _entry(self, node: Node) -> Entry:
         """Count that the kernel is told of a node, and answer what it is told."""
         self._nodes.count(node)
@@ -172,6 +177,7 @@ class State:
 
 def is_told(node: Node) -> bool:
     """Whether we are told if others change a node, or what its name stands for."""
+    above, stat = node.parent, node.stat
     if node.is_directory:
-        return bool(node.watched) and (node.parent is None or bool(node.parent.watched))
-    return node.parent is not None and bool(node.parent.watched) and (node.linked is None or (node.stat is not None and node.stat.steady))
+        return bool(node.watched) and (above is None or bool(above.watched))
+    return above is not None and bool(above.watched) and (node.linked is None or (stat is not None and stat.steady))

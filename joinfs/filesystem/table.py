@@ -16,7 +16,8 @@ from typing import TypeVar
 from joinfs.errors import StaleNode
 from joinfs.filesystem.attributes import ROOT_INO, inode_number
 from joinfs.filesystem.beliefs import FOREVER, MOST_LISTED, OURS, Beliefs
-from joinfs.filesystem.nodes import ROOT, Node
+from joinfs.filesystem.listing import Listing
+from joinfs.filesystem.nodes import ROOT, Node, moving
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import check_name
 
@@ -111,10 +112,10 @@ class NodeTable(Beliefs):
             return Stat(node.kind)  # all that is known of what nobody had open
         with contextlib.suppress(KeyError):  # a verb may be moving it
             for _ in range(MOST_LOOKS):
-                version = node.version
+                version, moved = node.version, node.last_moved()
                 stat = self._store.stat(node.key())
                 with self.lock:
-                    if version == node.version and self._goes_on(node, stat):
+                    if version == node.version and node.is_still(moved) and self._goes_on(node, stat):
                         self.update(node, stat)
                         return stat
         with self.changing:
@@ -137,17 +138,26 @@ class NodeTable(Beliefs):
         return stat if is_same else node.stat or stat
 
     def ask(self, node: Node, question: Callable[[str], T]) -> T:
-        """Answer what a question to the store says of a node's key; if it is not there, no verb is half done meanwhile.
+        """Answer what a question to the store says of a node's key, while no verb gives it another.
 
         Raises:
             KeyError: It has gone behind our back.
             StaleNode: It has no key.
         """
-        try:
+        with contextlib.suppress(KeyError):
+            moved = node.last_moved()
+            answer = question(node.key())
+            if node.is_still(moved):
+                return answer
+        with self.changing:
             return question(node.key())
-        except KeyError:
-            with self.changing:
-                return question(node.key())
+
+    def listing_of(self, directory: Node) -> Listing:
+        """Answer what the store lists in a directory. It is kept for who reads on in it. Errors as for ``ask``."""
+        version, until = directory.version, time.monotonic() + self._ttl
+        listing = self.ask(directory, lambda key: Listing(self._store.list(key), until, directory.listing))
+        self.remember_listing(directory, listing, version)
+        return listing
 
     def owned(self, directory: Node) -> Stat:
         """Answer attributes of a directory of which mode and owner hold: they do not change with what is in it."""
@@ -162,19 +172,19 @@ class NodeTable(Beliefs):
 
     def _ask(self, parent: Node, name: str, count: bool) -> Node | None:
         """Ask the store; None if a change overtook the answer."""
-        version = parent.version
+        version, moved = parent.version, parent.last_moved()
         try:
             stat = self._look(parent, name)
         except KeyError:
             with self.lock:
-                if version != parent.version:
+                if version != parent.version or not parent.is_still(moved):
                     return None
                 if parent.child(name) is None:
                     self._miss(parent, name)
                     raise
         else:
             with self.lock:
-                if version != parent.version:
+                if version != parent.version or not parent.is_still(moved):
                     return None
                 if self._goes_on(parent.child(name), stat):
                     return self._found(parent, name, stat, count)
@@ -383,8 +393,8 @@ class NodeTable(Beliefs):
         self._absent.clear()
         if node is None:
             return
-        node.drop_name(parent, name)
-        node.add_name(new_parent, new_name)
+        with moving(node):
+            node.move_name(parent, name, new_parent, new_name)
         self._guard(node)
         self._enter(new_parent, new_name, node)
         self.changed(node)
@@ -394,10 +404,9 @@ class NodeTable(Beliefs):
         one, other = parent.child(name), other_parent.child(other_name)
         if one is None or other is None:
             raise KeyError(name)
-        one.drop_name(parent, name)
-        other.drop_name(other_parent, other_name)
-        one.add_name(other_parent, other_name)
-        other.add_name(parent, name)
+        with moving(one, other):
+            one.move_name(parent, name, other_parent, other_name)
+            other.move_name(other_parent, other_name, parent, name)
         self._enter(parent, name, other)
         self._enter(other_parent, other_name, one)
         self._absent.clear()

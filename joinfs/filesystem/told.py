@@ -92,7 +92,7 @@ class Told(State):
         is_above_watched = above is None or bool(above.watched)
         for node in reversed(unwatched):
             try:
-                node.watched = is_above_watched = is_above_watched and self._store.watch(node.prefix())
+                node.watched = is_above_watched = is_above_watched and self._nodes.ask(node, self._store.watch)
             except (KeyError, JoinfsError, OSError) as error:
                 is_above_watched = False
                 log.info("%s is not watched: %s", node.id, error)

@@ -56,12 +56,14 @@ class XattrVerbs(State):
 
     def _origin(self, node: Node, name: str) -> bytes:
         """What ``user.joinfs.*`` tells: where the node comes from."""
-        key = node.key()
-        origin = getattr(self._store, "origin", None)
-        known = {"store": self._store.name, "key": key, "layers": self._store.name} if origin is None else origin(key)
+        origin = getattr(self._store, "origin", self._origin_in_one)
+        known = self._nodes.ask(node, origin)
         if name not in known:
             raise NoSuchAttribute(name)
         return to_bytes(known[name])
+
+    def _origin_in_one(self, key: str) -> dict[str, str]:
+        return {"store": self._store.name, "key": key, "layers": self._store.name}
 
     def listxattr(self, node: int) -> list[str]:
         """Answer the names of the attributes; joinfs's own are not among them."""

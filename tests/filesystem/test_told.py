@@ -1,6 +1,5 @@
 """What the kernel is told of, with a kernel that only remembers it. SEMANTICS.md, Changes by others."""
 
-import concurrent.futures
 import contextlib
 import errno
 import io
@@ -564,25 +563,6 @@ def test_what_is_half_done_is_not_taken_for_somebody_elses(kernel, asks, change,
             assert fs.getattr(number).nlink > 0, "it has its name still"
             fs.setxattr(number, "user.a", b"1")
         fs.tell(None)
-        fs.close()
-
-
-@pytest.mark.parametrize("ask", [lambda fs, n: fs.getattr(n), lambda fs, n: fs.open(n, os.O_RDONLY), lambda fs, n: fs.listxattr(n)])
-def test_what_is_being_moved_is_there(ask):
-    with HalfDoneStore() as store:
-        put(store, "d/f")
-        fs = Operations(store, Settings(entry_ttl=0.0))
-        number = known(fs, "d", "f")
-        with concurrent.futures.ThreadPoolExecutor() as others:
-
-            def meanwhile():
-                answers.append(others.submit(ask, fs, number))
-                concurrent.futures.wait(answers, 0.2)
-
-            answers = []
-            store.meanwhile = meanwhile
-            fs.rename(ROOT, "d", ROOT, "e")
-            answers[0].result(PATIENCE)
         fs.close()
 
 
