@@ -87,20 +87,24 @@ class Beliefs:
             old.stat = None
             old.expires = 0.0
 
-    def changed(self, node: Node, ours: bool = True) -> None:
+    def changed(self, node: Node, ours: bool = True, heard: bool = True) -> None:
         """Believe nothing about a node's attributes any more, nor what is being read of them now.
 
-        ``ours`` says, here and below, that it is we who have changed something, not others.
+        Args:
+            node: The node.
+            ours: Whether it is we who have changed something, here and below, not others.
+            heard: Whether who watches the directory hears of what we did.
         """
-        node.expires = OURS if ours else 0.0
-        node.version = next(self._versions)
-        for parent, name in node.names:
-            parent.version = node.version
-            if ours:
-                self._note(parent, name)
-            listing = parent.listing
-            if listing is not None and name in listing.stats:
-                listing.stats[name] = None
+        with self.lock:
+            node.expires = OURS if ours else 0.0
+            node.version = next(self._versions)
+            for parent, name in node.names:
+                parent.version = node.version
+                if ours and heard:
+                    self._note(parent, name)
+                listing = parent.listing
+                if listing is not None and name in listing.stats:
+                    listing.stats[name] = None
 
     def names_changed(self, parent: Node, *names: str, ours: bool = True) -> None:
         """The same for a directory in which names came or went."""
@@ -163,18 +167,26 @@ class Beliefs:
             child.version = parent.version
             child.has_xattrs = True
 
+    def disbelieve_all(self, directory: Node) -> None:
+        """The same of all that is in a directory, and of its listing. Hold the lock."""
+        if directory.listing is not None:
+            directory.listing.disbelieve()
+        self.forget_absent(directory)
+        for name in directory.children or ():
+            self.disbelieve(directory, name)
+
     def doubt_xattrs(self, parent: Node, name: str) -> None:
         """A directory may have other extended attributes than is known."""
         child = parent.child(name)
         if child is not None and child.is_directory:
-            child.has_xattrs = True
+            with self.lock:
+                child.version = next(self._versions)
+                child.has_xattrs = True
 
-    def forget_absent(self, parent: Node) -> list[str]:
-        """Do not believe any more that some names in a directory stand for nothing, and answer them. Hold the lock."""
-        names = [name for number, name in self._absent if number == parent.id]
-        for name in names:
+    def forget_absent(self, parent: Node) -> None:
+        """Do not believe any more that some names in a directory stand for nothing. Hold the lock."""
+        for name in [name for number, name in self._absent if number == parent.id]:
             del self._absent[parent.id, name]
-        return names
 
     def changed_at(self, parent: Node, name: str) -> float:
         """Answer when a name in a directory, or what it stands for, was last changed through this mount: monotonic seconds."""

@@ -48,6 +48,7 @@ class Content:
     Attributes:
         lock: Guards it.
         handles: How many there are.
+        is_doubted: Whether others may have changed the file while it was where writes go, which was no news then.
     """
 
     def __init__(self, node: Node, store: Store, nodes: NodeTable, ahead: Ahead, staging: Staging) -> None:
@@ -59,7 +60,7 @@ class Content:
         self.lock = threading.RLock()
         self._descriptor = -1
         self._retired: list[int] = []
-        self._window: tuple[int, bytes] = (0, b"")
+        self._window = (0, b"", Stat(node.kind))
         self._size_told = 0 if node.stat is None else node.stat.size
         self._writes = 0
         self._committed = 0
@@ -69,14 +70,30 @@ class Content:
         self._staged: StagedFile | None = None
         self._writable = False
         self._is_ranged = not store.capabilities.local
+        # Whether it is staged because its name went, not because somebody would write.
+        self._is_kept = False
+        self._is_lost = False
         self.handles = 0
+        self.is_doubted = False
 
     # ---------------------------------------------------------------- where it is
+
+    @property
+    def name(self) -> str:
+        """Where it is, for people."""
+        with contextlib.suppress(StaleNode):
+            return repr(self._node.path())
+        return "a file that others have taken away"
 
     @property
     def is_staged(self) -> bool:
         """Whether it has data that is put into the store by ``commit`` alone."""
         return self._staged is not None
+
+    @property
+    def is_for_others(self) -> bool:
+        """Whether what is written to it gets to the file's other names by ``commit`` alone."""
+        return self._staged is not None and not self._is_kept
 
     @property
     def is_writable(self) -> bool:
@@ -122,6 +139,7 @@ class Content:
         with self.lock:  # nobody is copying it up meanwhile
             stat = self._store.lookup(key)
             if self._writable or stat.kind != self._node.kind:
+                self.is_doubted = True
                 return stat.kind == self._node.kind  # we may be replacing it ourselves
             if unwritten and (was is None or was.has_other_data_than(stat)):
                 return False
@@ -180,7 +198,9 @@ class Content:
             descriptor = self._store.open_local(self._node.key(), flags)
         except Unsupported:
             return False
-        self._nodes.changed(self._node)
+        native, stat = os.fstat(descriptor), self._node.stat
+        is_new = truncate or stat is None or native.st_ctime_ns != stat.ctime  # it has been copied up, as a rule
+        self._nodes.changed(self._node, heard=is_new)
         self._move_to(descriptor)
         return True
 
@@ -202,7 +222,7 @@ class Content:
             self._retired.append(self._descriptor)
         self._descriptor = descriptor
         self._writable = True
-        self._window = (0, b"")
+        self._window = (0, b"", Stat(self._node.kind))
 
     def _copy_to(self, descriptor: int) -> None:
         if self._descriptor >= 0:
@@ -220,6 +240,7 @@ class Content:
                 self.open_to_read()
                 if self._descriptor < 0:
                     self._stage(empty=False)
+                    self._is_kept = True
             if self._staged is not None:
                 self._staged.has_no_news()  # that anybody would miss
 
@@ -243,8 +264,9 @@ class Content:
             if offset == 0 and size <= LITTLE and not self._writable:
                 return self._read_beginning(descriptor, size)
             return os.pread(descriptor, size, offset)
+        stat = self._nodes.refresh(self._node)
         with self.lock:
-            return self._read_range(offset, size)
+            return self._read_range(offset, size, stat)
 
     def is_cut_at(self, end: int) -> bool:
         """Whether the data ends before where it ended when it was opened, because others have cut it: we have not written."""
@@ -279,11 +301,11 @@ class Content:
             return bytes(memoryview(buffer)[:count])
         return os.pread(descriptor, size, 0)
 
-    def _read_range(self, offset: int, size: int) -> bytes:
-        """Read from the store, ahead of who reads on where the last read ended."""
-        start, window = self._window
+    def _read_range(self, offset: int, size: int, stat: Stat) -> bytes:
+        """Read from the store, ahead of who reads on where the last read ended; the file has these attributes now."""
+        start, window, was = self._window
         inside = offset - start
-        if inside >= 0 and inside + size <= len(window):
+        if inside >= 0 and inside + size <= len(window) and was.file_id == stat.file_id and not was.has_other_data_than(stat):
             return window[inside : inside + size]
         sequential = offset == 0 or offset == start + len(window) or 0 < inside <= len(window)
         wanted = max(size, READ_AHEAD) if sequential else size
@@ -293,7 +315,7 @@ class Content:
             self._check_end(key, offset + len(data))
         if not self._node.is_still(moved):
             raise KeyError(key)
-        self._window = (offset, data)
+        self._window = (offset, data, stat)
         return data[:size]
 
     def _check_end(self, key: str, end: int) -> None:
@@ -355,7 +377,7 @@ class Content:
         self._writes += 1
         self._mtime = now()
         if self._staged is None:
-            self._nodes.changed(self._node)
+            self._nodes.changed(self._node, heard=False)  # before it is closed
         elif not self._node.is_unlinked:
             with contextlib.suppress(KeyError):  # a directory above it is gone
                 self._staged.has_news_of(self._node.key())
@@ -422,11 +444,12 @@ class Content:
     def commit(self) -> None:
         """Put staged data into the store, with the node's attributes and metadata as they are now.
 
-        Data of an unlinked node is nobody's any more and is dropped. After a failure the data is here
+        Data of a node that was unlinked is nobody's any more and is dropped. After a failure the data is here
         still, and the store has what it had.
 
         Raises:
             StoreError, OSError: As ``Store.put``.
+            StaleNode: Others have deleted or replaced the file since it was opened.
         """
         if not self._staged:
             return
@@ -434,6 +457,12 @@ class Content:
             if self.is_dirty and not self._node.is_unlinked:
                 key = self._node.key()
                 self._put(key, *self._attributes_in_store(key))
+            elif self.is_dirty and self._is_lost:
+                raise StaleNode("others have deleted or replaced the file while it was written; what was written is kept where it is staged")
+
+    def was_lost(self) -> None:
+        """Others have taken the node's last name from it."""
+        self._is_lost = True
 
     def put(self, key: str) -> Stat:
         """Put the data of an unnamed node into the store, where nothing is; errors as for ``commit``."""

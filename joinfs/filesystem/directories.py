@@ -70,30 +70,35 @@ class DirectoryVerbs(State):
         return entries
 
     def _with_nodes(self, directory: Node, listing: Listing, page: list[tuple[int, str]]) -> list[ListedNode]:
-        stats, watched = listing.stats, bool(directory.watched)
-        known = [(name, stat) for _, name in page if (stat := stats.get(name)) is not None]
-        nodes = iter(self._nodes.take_in(directory, known))
-        pending = iter(known)
-        name, stat = next(pending, ("", None))
-        entries = []
-        for place, listed in page:
-            if listed != name or stat is None:
-                entries.append(_without_node(self._entry_alone(directory, listed, place, None)))
-                continue
-            node = next(nodes)
-            if node is None:
-                entries.append(_without_node(self._entry_alone(directory, listed, place, stat)))
-                name, stat = next(pending, ("", None))
+        version, stats = directory.version, listing.stats
+        known = {name: stat for _, name in page if (stat := stats.get(name)) is not None}
+        nodes = dict(zip(known, self._nodes.take_in(directory, known.items(), version), strict=True))
+        for name, node in nodes.items():
+            if node is not None:
+                stats[name] = None  # the node has it
+        watched = bool(directory.watched) and version == directory.version
+        try:
+            return list(self._listed(directory, page, known, nodes, watched))
+        except BaseException:
+            for node in filter(None, nodes.values()):
+                self._nodes.forget(node, 1)
+            raise
+
+    def _listed(
+        self, directory: Node, page: list[tuple[int, str]], known: dict[str, Stat], nodes: dict[str, Node | None], watched: bool
+    ) -> Iterator[ListedNode]:
+        kind = directory.kind
+        for place, name in page:
+            stat, node = known.get(name), nodes.get(name)
+            if stat is None or node is None:
+                yield _without_node(self._entry_alone(directory, name, place, stat))
                 continue
             content = node.content
             if content is not None:
                 stat = content.current(stat)
             # Directories are not watched before somebody looks into them.
-            told = watched and (bool(node.watched) if node.kind == directory.kind else node.linked is None or stat.steady)
-            entries.append(_new_tuple(ListedNode, (name, node.ino, place, node.id, stat, told)))
-            stats[name] = None  # the node has it
-            name, stat = next(pending, ("", None))
-        return entries
+            told = watched and (bool(node.watched) if node.kind == kind else node.linked is None or stat.steady)
+            yield _new_tuple(ListedNode, (name, node.ino, place, node.id, stat, told))
 
     def _entry_alone(self, directory: Node, name: str, place: int, stat: Stat | None) -> DirectoryEntry:
         child = directory.child(name)

@@ -45,8 +45,13 @@ class FileVerbs(State):
                     self.kill_suidgid(node)
             elif not lazily:
                 content.open_to_read()
-        except BaseException:
+        except BaseException as error:
             self._release(found, content)
+            if isinstance(error, KeyError):
+                with self._nodes.lock:
+                    for directory, name in found.names:
+                        self._nodes.disbelieve(directory, name)
+                raise StaleNode("others have deleted the file") from error  # and not that there is none: another may be there
             raise
         return self._files.add(FileHandle(found, content, flags))
 

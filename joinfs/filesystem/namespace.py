@@ -1,6 +1,7 @@
 """The verbs on names: looking up, making, removing, renaming, linking."""
 
 import contextlib
+import logging
 import os
 import stat as stat_module
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from joinfs.errors import (
     DirectoryNotEmpty,
     InvalidArgument,
     IsADirectory,
+    JoinfsError,
     KeyExists,
     NotADirectory,
     NotPermitted,
@@ -24,6 +26,7 @@ from joinfs.stores import Stat
 from joinfs.stores.keys import check_name
 from joinfs.stores.value import new_stat
 
+log = logging.getLogger(__name__)
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
@@ -42,7 +45,7 @@ class NamespaceVerbs(State):
         """
         directory = self._directory(parent)
         self.watch(directory)
-        return self._told(self._nodes.find(directory, name, count=True))
+        return self._counted(self._nodes.find(directory, name, count=True))
 
     def walk(self, names: "tuple[str, ...] | list[str]") -> int:
         """Answer the node of a path from the root, and count nothing: for drivers that are given paths.
@@ -88,12 +91,24 @@ class NamespaceVerbs(State):
         return self._make(parent, name, stat_module.S_IFDIR | stat_module.S_IMODE(mode), caller, umask=umask)
 
     def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller, umask: int = 0) -> tuple[Entry, int]:
-        """Make a regular file and open it; the entry is counted as by ``lookup``."""
+        """Make a regular file and open it; the entry is counted as by ``lookup``.
+
+        Raises:
+            KeyExists: There is something already.
+            StaleNode: The same, without ``O_EXCL``: who asks did not know. (The kernel then looks again, and opens that.)
+        """
         self.check_writable()
         check_name(name)
         directory = self._directory(parent)
-        with self._nodes.changing:
-            self._check_absent(directory, name)
+        try:
+            return self._create(directory, name, mode, flags, caller, umask)
+        except KeyExists as error:
+            if flags & os.O_EXCL:
+                raise
+            raise StaleNode(f"{name!r} is there by now") from error
+
+    def _create(self, directory: Node, name: str, mode: int, flags: int, caller: Caller, umask: int) -> tuple[Entry, int]:
+        with self._making(directory, name):
             stat = self._new_stat(directory, stat_module.S_IFREG | stat_module.S_IMODE(mode), umask, caller)
             key = directory.prefix() + name
             made, descriptor = self._made_local(key, stat)
@@ -143,8 +158,7 @@ class NamespaceVerbs(State):
         self.check_writable()
         check_name(name)
         directory = self._directory(parent)
-        with self._nodes.changing:
-            self._check_absent(directory, name)
+        with self._making(directory, name):
             stat = self._new_stat(directory, mode, umask, caller, rdev)
             made = self._store.make(_key_in(directory, name, stat.is_directory), stat, target)
             return self._added(directory, name, made)
@@ -170,6 +184,18 @@ class NamespaceVerbs(State):
     def _default_acl(self, directory: Node) -> bytes:
         return self.foreign_xattrs(directory).get(acl.DEFAULT, b"")
 
+    @contextlib.contextmanager
+    def _making(self, directory: Node, name: str) -> Iterator[None]:
+        """Around making something: where something is already, nothing else is believed of the name."""
+        with self._nodes.changing:
+            try:
+                self._check_absent(directory, name)
+                yield
+            except KeyExists:
+                with self._nodes.lock:
+                    self._nodes.disbelieve(directory, name)
+                raise
+
     def _check_absent(self, directory: Node, name: str) -> None:
         """Raise ``KeyExists`` if a name is known to be there; the store checks what is not known."""
         if directory.child(name) is not None:
@@ -192,8 +218,7 @@ class NamespaceVerbs(State):
         found, directory = self._nodes[node], self._directory(new_parent)
         if found.is_directory:
             raise NotPermitted("a directory has one name")
-        with self._nodes.changing:
-            self._check_absent(directory, new_name)
+        with self._making(directory, new_name):
             stat = self._linked(found, _key_in(directory, new_name, False))
             with self._nodes.lock:
                 self._nodes.names_changed(directory, new_name)
@@ -226,7 +251,7 @@ class NamespaceVerbs(State):
         content = self._content(node)
         with self._undone(node, content):
             content.open_to_write(truncate=True)
-        return Entry(node.id, node.attributes(stat)), self._files.add(FileHandle(node, content, flags))
+        return Entry(node.id, self._attributes(node)), self._files.add(FileHandle(node, content, flags))
 
     # ---------------------------------------------------------------- removing
 
@@ -256,6 +281,7 @@ class NamespaceVerbs(State):
         self._store.delete(_key_in(directory, name, node.is_directory))
         with self._nodes.lock:
             self._nodes.remove_name(directory, name)
+        self._after_losing(node)
 
     def _before_losing(self, node: Node) -> None:
         """A name of the node goes: if it is the last, open handles must not need it; if not, it must be whole."""
@@ -263,11 +289,25 @@ class NamespaceVerbs(State):
             self._nodes.refresh(node)  # who stands in it goes on seeing what it was
         content = node.content  # it may be closed meanwhile
         if content is not None:
-            self._nodes.refresh(node)
-            if len(node.names) > 1:
+            stat = self._nodes.refresh(node)
+            if len(node.names) > 1 or (stat.nlink > 1 and content.is_staged):
                 content.commit()
             else:
                 content.keep()
+
+    def _after_losing(self, node: Node) -> None:
+        """What is written goes on to the file's other names, if it has any; what nobody has open goes."""
+        content = node.content
+        if content is None:
+            return
+        if node.is_unlinked and node.stat is not None and node.stat.nlink > 0 and content.is_for_others:
+            try:
+                self._nodes.name_again(node)
+            except (JoinfsError, OSError) as error:
+                log.warning("the other names of a file that is open were not found: %s", error)
+            if node.is_unlinked:
+                content.was_lost()
+        self._let_go(node, content)
 
     # ---------------------------------------------------------------- renaming
 
@@ -319,6 +359,8 @@ class NamespaceVerbs(State):
                 if target is not None:
                     self._nodes.remove_name(new_directory, new_name)
                 self._nodes.move_name(directory, name, new_directory, new_name)
+        if target is not None:
+            self._after_losing(target)
 
     def _check_replaceable(self, node: Node, target: Node) -> None:
         if node.is_directory and not target.is_directory:

@@ -185,7 +185,7 @@ class Node:
         content = self.content  # it may be closed meanwhile
         if content is not None:
             stat = content.current(stat)
-        return attributes_of(self.ino, stat, 0 if self.is_unlinked else stat.nlink)
+        return attributes_of(self.ino, stat, stat.nlink)
 
 
 @contextlib.contextmanager

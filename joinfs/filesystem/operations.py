@@ -86,7 +86,7 @@ class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
         stat = self._change(found, changes) if changes else None
         if stat is None:
             return self._attributes(found)
-        return attributes_of(found.ino, stat, 0 if found.is_unlinked else stat.nlink)
+        return attributes_of(found.ino, stat, stat.nlink)
 
     def _truncate(self, node: Node, size: int) -> None:
         if node.is_directory:
@@ -161,7 +161,7 @@ class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
             try:
                 content.commit()
             except (JoinfsError, OSError) as error:
-                log.error("%s could not be committed: %s", node.path(), error)
+                log.error("what was written to %s could not be committed: %s", content.name, error)
                 failed.append(error)
             else:
                 content.close()

@@ -108,6 +108,9 @@ class State:
     def listed(self, directory: Node) -> None:
         """Somebody was told to the end what is in a directory."""
 
+    def doubt(self, node: Node) -> None:
+        """Others may have changed a file while it was open for writing."""
+
     def _unwatch(self, directory: Node) -> None:
         """Nothing is known any more of a directory that was watched."""
 
@@ -115,8 +118,12 @@ class State:
         """The extended attributes of a node outside ``user.``. That there are none is remembered: the kernel asks often."""
         if node.is_unlinked or not node.has_xattrs:
             return {}
+        version = node.version
         foreign = self._nodes.ask(node, self._store.get_xattrs)
-        node.has_xattrs = bool(foreign)
+        if not foreign:
+            with self._nodes.lock:
+                if version == node.version:
+                    node.has_xattrs = False
         return foreign
 
     def _check_current(self, node: Node) -> None:
@@ -142,10 +149,15 @@ class State:
     def _entry(self, node: Node) -> Entry:
         """Count that the kernel is told of a node, and answer what it is told."""
         self._nodes.count(node)
-        return self._told(node)
+        return self._counted(node)
 
-    def _told(self, node: Node) -> Entry:
-        return Entry(node.id, self._attributes(node), is_told(node))
+    def _counted(self, node: Node) -> Entry:
+        """What the kernel is told of a node, of which it is counted already that it is."""
+        try:
+            return Entry(node.id, self._attributes(node), is_told(node))
+        except BaseException:
+            self._nodes.forget(node, 1)
+            raise
 
     def _attributes(self, node: Node) -> Attributes:
         return node.attributes(self._nodes.refresh(node))
@@ -163,7 +175,12 @@ class State:
         """Take one handle off; the last one lets go of the content unless it has data to keep."""
         with content.lock, self._nodes.lock:
             content.handles -= 1
-            if content.handles or (content.is_dirty and not node.is_unlinked):
+        self._let_go(node, content)
+
+    def _let_go(self, node: Node, content: Content) -> None:
+        """Let go of the content of a node if nobody has it open, and it has no data to keep."""
+        with content.lock, self._nodes.lock:
+            if content.handles or node.content is not content or (content.is_dirty and not node.is_unlinked):
                 return
             if content.is_writable and node.stat is not None:
                 node.stat = content.current(node.stat)
@@ -173,6 +190,8 @@ class State:
             if may_have_written:  # and the kernel past us
                 self._nodes.changed(node)
             self._nodes.settle(node)
+        if content.is_doubted:
+            self.doubt(node)
 
 
 def is_told(node: Node) -> bool:

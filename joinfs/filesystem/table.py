@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from joinfs.errors import StaleNode
@@ -19,6 +19,7 @@ from joinfs.filesystem.beliefs import FOREVER, MOST_LISTED, OURS, Beliefs
 from joinfs.filesystem.listing import Listing
 from joinfs.filesystem.nodes import ROOT, Node, moving
 from joinfs.stores import Stat, Store
+from joinfs.stores.keys import ROOT as ROOT_KEY
 from joinfs.stores.keys import check_name
 
 MOST_ABSENT = 10_000
@@ -109,7 +110,7 @@ class NodeTable(Beliefs):
         if stat is not None and (node.expires > time.monotonic() or node.is_unlinked):
             return stat
         if node.is_unlinked:
-            return Stat(node.kind)  # all that is known of what nobody had open
+            return Stat(node.kind, nlink=0)  # all that is known of what nobody had open
         with contextlib.suppress(KeyError):  # a verb may be moving it
             for _ in range(MOST_LOOKS):
                 version, moved = node.version, node.last_moved()
@@ -124,7 +125,7 @@ class NodeTable(Beliefs):
     def _refresh_at_last(self, node: Node) -> Stat:
         """Ask the store while no verb is half done, and take what it says for this once, though files are written to meanwhile."""
         if node.is_unlinked:
-            return node.stat or Stat(node.kind)
+            return node.stat or Stat(node.kind, nlink=0)
         stat = self._store.stat(node.key())
         with self.lock:
             is_same = self._is_same(node, stat)
@@ -259,9 +260,33 @@ class NodeTable(Beliefs):
             number = next(self._numbers)
             node = Node(number, inode_number(f"{near}/{number}", stat, self._taken), stat.kind, None, "")
             self._nodes[number] = self._taken[node.ino] = node
-            node.stat = stat
+            node.stat = stat._replace(nlink=0)
             node.lookups = 1
             return node
+
+    def name_again(self, node: Node) -> None:
+        """Have a file that has lost the only name that was known stand for another that it has, which is looked for everywhere.
+
+        Hold ``changing``. Errors of the store are raised.
+        """
+        for key in self._keys_of(node.linked):
+            with contextlib.suppress(KeyError):
+                *above, name = key.split("/")
+                directory = self.root
+                for part in above:
+                    directory = self.find(directory, part)
+                if self.find(directory, name) is node:
+                    return
+
+    def _keys_of(self, number: int | None) -> Iterator[str]:
+        pending = [ROOT_KEY]
+        while pending:
+            directory = pending.pop()
+            for name, stat in self._store.list(directory):
+                if stat.is_directory:
+                    pending.append(f"{directory}{name}/")
+                elif stat.file_id == number:
+                    yield directory + name
 
     def _enter(self, parent: Node, name: str, node: Node) -> None:
         if parent.children is None:
@@ -292,13 +317,15 @@ class NodeTable(Beliefs):
         return node.stat.has_other_data_than(stat)
 
     def _shared(self, stat: Stat) -> Node | None:
-        if stat.nlink <= 1:
+        """The node of a file that is known by another name, or was when that was removed through us and is open still."""
+        if stat.file_id is None or stat.breaks or stat.is_directory:
             return None
-        number = stat.linked_id
-        if number is None or stat.breaks:
+        node = self._by_file.get(stat.file_id)
+        if node is None or node.kind != stat.kind:
             return None
-        node = self._by_file.get(number)
-        return node if node is not None and node.kind == stat.kind else None
+        if node.is_unlinked:  # while it is open no other file can have its number
+            return node if node.content is not None and node.content.holds_file else None
+        return node if stat.nlink > 1 else None
 
     def _new(self, parent: Node, name: str, stat: Stat, prefix: str) -> Node:
         ino = inode_number(prefix + name, stat, () if stat.breaks else self._taken)
@@ -308,25 +335,30 @@ class NodeTable(Beliefs):
 
     # ---------------------------------------------------------------- many at once
 
-    def take_in(self, parent: Node, entries: Iterable[tuple[str, Stat]]) -> list[Node | None]:
+    def take_in(self, parent: Node, entries: Iterable[tuple[str, Stat]], version: int) -> list[Node | None]:
         """Answer the nodes of some names in a directory, of which the kernel is told all at once, with these attributes.
 
-        None for a name that is known to stand for something else: who looks it up finds out which of the two is so.
+        If the directory is not of this version any more, that is believed for this once. None for a name that is known to
+        stand for something else: who looks it up finds out which of the two is so.
         """
         nodes: list[Node | None] = []
         prefix = parent.prefix()
         soon = time.monotonic() + self._ttl
-        expires = FOREVER if parent.watched else soon
         with self.lock:
-            children = parent.children
+            is_current = version == parent.version
+            soon = soon if is_current else 0.0
+            expires = FOREVER if parent.watched and is_current else soon
+            children, by_file = parent.children, self._by_file
             for name, stat in entries:
                 node = None if children is None else children.get(name)
-                if node is None and (stat.nlink <= 1 or stat.breaks or stat.is_directory):
+                if node is None and (stat.nlink <= 1 or stat.breaks or stat.is_directory) and stat.file_id not in by_file:
                     node = self._new_unshared(parent, name, stat, prefix)
                     children = parent.children
                     node.expires = soon if node.is_directory else expires
                 elif self._goes_on(node, stat):
                     node = self.add_name(parent, name, stat)
+                    if not is_current:
+                        node.expires = 0.0
                 else:
                     nodes.append(None)
                     continue
@@ -363,8 +395,10 @@ class NodeTable(Beliefs):
         node.drop_name(parent, name)
         if ours or node.stat is None or node.stat.file_id is None:
             self._guard(node)
-        if node.stat is not None and not node.stat.is_directory:
-            node.stat = node.stat._replace(nlink=max(node.stat.nlink - 1, 1))
+        if node.stat is not None:
+            node.stat = node.stat._replace(nlink=0 if node.stat.is_directory else max(node.stat.nlink - 1, 0))
+        if not ours and node.is_unlinked and node.content is not None:
+            node.content.was_lost()
         self.changed(node, ours)
         self._consider_idle(node)
         self._consider_idle(parent)

@@ -5,13 +5,14 @@ whoever writes to the store in this process, past the mount, and whoever changes
 tell only of directories that are watched; a directory is watched before anything in it is shown.
 """
 
+import contextlib
 import functools
 import logging
 import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from joinfs.errors import JoinfsError
+from joinfs.errors import JoinfsError, StaleNode
 from joinfs.filesystem.lapsing import Lapsing
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.state import State
@@ -53,6 +54,8 @@ class Told(State):
 
     _kernel: Kernel | None = None
     _lapsing: Lapsing | None = None
+    # How often all below some directory was disbelieved.
+    _disbelieved = 0
 
     def tell(self, kernel: Kernel | None) -> None:
         """Tell ``kernel`` what others change, from now on; None ends that."""
@@ -91,11 +94,24 @@ class Told(State):
             unwatched.append(above)
         is_above_watched = above is None or bool(above.watched)
         for node in reversed(unwatched):
+            since = self._disbelieved
             try:
-                node.watched = is_above_watched = is_above_watched and self._nodes.ask(node, self._store.watch)
+                is_above_watched = is_above_watched and self._nodes.ask(node, self._store.watch)
             except (KeyError, JoinfsError, OSError) as error:
                 is_above_watched = False
                 log.info("%s is not watched: %s", node.id, error)
+            else:
+                self._is_watched_now(node, is_above_watched, since)
+
+    def _is_watched_now(self, directory: Node, watched: bool, since: int) -> None:
+        """Note whether a directory is watched, unless that may have ended since ``_disbelieved`` was that."""
+        with self._nodes.lock:
+            if since != self._disbelieved:
+                return
+            directory.watched = watched
+            if watched:  # what was known before may have changed before
+                directory.expires = 0.0
+                self._nodes.disbelieve_all(directory)
 
     def listed(self, directory: Node) -> None:
         """The same. The kernel keeps the listing: of what is not watched in a mount that else is, it is told to ask again."""
@@ -148,18 +164,14 @@ class Told(State):
         """
         found = []
         with self._nodes.lock:
+            self._disbelieved += 1
             pending = [directory]
             while pending:
                 node = pending.pop()
                 found.append(node)
                 node.watched = None
-                if node.listing is not None:
-                    node.listing.disbelieve()
-                self._nodes.forget_absent(node)
-                for name, child in (node.children or {}).items():
-                    self._nodes.disbelieve(node, name)
-                    if child.is_directory:
-                        pending.append(child)
+                self._nodes.disbelieve_all(node)
+                pending += [child for child in (node.children or {}).values() if child.is_directory]
         return found
 
     def _below_changed(self, kernel: Kernel, key: str) -> None:
@@ -185,10 +197,19 @@ class Told(State):
         if since is not None:
             self._judge(kernel, key, since, FOREVER)
         elif not self._judge(kernel, key, OTHERS, PATIENCE):
-            self._doubt(kernel, key)
-            threading.Thread(target=self._judge, args=(kernel, key, OTHERS, FOREVER), name="joinfs tells late", daemon=True).start()
+            self._ask_again(kernel, key)
+            self._judge_late(kernel, key)
 
-    def _doubt(self, kernel: Kernel, key: str) -> None:
+    def _judge_late(self, kernel: Kernel, key: str) -> None:
+        threading.Thread(target=self._judge, args=(kernel, key, OTHERS, FOREVER), name="joinfs tells late", daemon=True).start()
+
+    def doubt(self, node: Node) -> None:
+        kernel = self._kernel
+        if kernel is not None:
+            with contextlib.suppress(StaleNode):
+                self._judge_late(kernel, node.key())
+
+    def _ask_again(self, kernel: Kernel, key: str) -> None:
         """Have all that is believed of a name asked for again."""
         directory, name = self._nodes.nearest(key)
         with self._nodes.lock:
@@ -230,10 +251,13 @@ class Told(State):
 
     def _is_echo(self, directory: Node, name: str, since: float) -> bool:
         """Whether we hear of what we did ourselves."""
-        child = directory.child(name)
-        if since < OTHERS and child is not None and child.content is not None and child.content.is_writable:
-            return True  # it is the kernel that writes, past us
-        return self._nodes.changed_at(directory, name) >= since
+        if self._nodes.changed_at(directory, name) >= since:
+            return True
+        content = None if (child := directory.child(name)) is None else child.content
+        if since < OTHERS and content is not None and content.is_writable:
+            content.is_doubted = True  # it may be the kernel that writes, past us
+            return True
+        return False
 
     def _look_again(self, kernel: Kernel, directory: Node, name: str) -> Callable[[], None]:
         """Believe nothing of a name any more; answer how to have the kernel look it up anew, or only ask for its attributes."""

@@ -99,8 +99,9 @@ class XattrVerbs(State):
                 self._set_acl(found, name, value, kill_sgid)
             else:
                 self._store.set_xattr(found.key(), name, value)
-            found.has_xattrs = True
-            self._nodes.changed(found)
+            with self._nodes.lock:
+                self._nodes.changed(found)
+                found.has_xattrs = True
 
     def _commit_attributes(self, node: Node) -> None:
         """Have the store know what mode a file has that is being written: an ACL says something of it too."""

@@ -41,7 +41,12 @@ class Tree:
     """A visible tree, and what each action does to it.
 
     Actions raise what the join should raise, and then have changed nothing.
+
+    Attributes:
+        metacopy: A file whose attributes are changed goes on to show the data of the lower store that it comes from.
     """
+
+    metacopy = False
 
     def __init__(self, entries: Mapping[str, Entry] | None = None) -> None:
         self.entries: dict[str, Entry] = dict(entries or {})
@@ -132,15 +137,15 @@ class Tree:
 
     def change_mode(self, path: str, mode: int) -> None:
         """Set permission bits."""
-        self._change(path, lambda entry: setattr(entry, "mode", mode))
+        self._change(path, lambda entry: setattr(entry, "mode", mode), with_data=not self.metacopy)
 
     def set_metadata(self, path: str, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata."""
-        self._change(path, lambda entry: setattr(entry, "metadata", dict(metadata)))
+        self._change(path, lambda entry: setattr(entry, "metadata", dict(metadata)), with_data=not self.metacopy)
 
-    def _change(self, path: str, change: Callable[[Entry], None]) -> None:
+    def _change(self, path: str, change: Callable[[Entry], None], with_data: bool = True) -> None:
         entry = self._need(path)
-        if not entry.is_directory:
+        if with_data and not entry.is_directory:
             entry.origins = []
         change(entry)
 

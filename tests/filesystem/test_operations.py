@@ -113,7 +113,7 @@ def test_names_that_are_too_long_or_no_names(fs):
 def test_making_what_is_there_is_refused(fs):
     for make in (
         lambda: fs.mkdir(ROOT, "f", 0o755, ME),
-        lambda: fs.create(ROOT, "d", 0o644, os.O_RDWR, ME),
+        lambda: fs.create(ROOT, "d", 0o644, os.O_RDWR | os.O_EXCL, ME),
         lambda: fs.mknod(ROOT, "f", stat.S_IFIFO | 0o644, 0, ME),
         lambda: fs.symlink(ROOT, "f", b"t", ME),
         lambda: fs.link(node(fs, "f"), ROOT, "d"),

@@ -227,6 +227,7 @@ class JoinMachine(RuleBasedStateMachine):
         self.upper.connect()
         self.closing.callback(self.upper.disconnect)
         self.model = Tree.merged(self.contents)
+        self.model.metacopy = self.upper_kind == "metacopy"
         self.actor = self.make_actor()
         self.added = 0
 
