@@ -70,6 +70,7 @@ class DevfuseDriver:
                     backings = Backings(device) if agreed & Init.PASSTHROUGH else None
                     with _told(operations, session, bool(agreed & Init.WRITEBACK_CACHE)):
                         give = None if operations.may_wait else session.give
+                        operations.before_waiting(session.hand_over)
                         session.serve(KernelVerbs(operations, options, agreed, backings, give))
         except BaseException:
             with contextlib.suppress(JoinfsError):

@@ -12,6 +12,7 @@ See Also:
 import errno
 import logging
 import os
+import signal
 import struct
 import threading
 import time
@@ -28,6 +29,8 @@ from joinfs.filesystem.operations import Caller
 log = logging.getLogger(__name__)
 
 MOST_THREADS = 100
+# After so many seconds it is looked again whether who was interrupted is being ended.
+_LOOKS_AGAIN = 0.1
 # These are never waited for.
 _AT_ONCE = frozenset({"forget", "batch_forget", "interrupt", "init", "destroy"})
 # These change nothing: who does not wait for the answer any more need not get it.
@@ -69,7 +72,10 @@ class Session:
         self._lock = threading.Lock()
         self._following = 0
         self._threads: list[threading.Thread] = []
-        self._in_hand: dict[int, str] = {}
+        # The thread that leads, and what it answers; and what others answer.
+        self._leader = 0
+        self._leads_in: _Asked | None = None
+        self._in_hand: dict[int, _Asked] = {}
         self._ended = False
         self._notifying = threading.Lock()
         self._closed = False
@@ -176,20 +182,20 @@ class Session:
 
     def _lead_on(self, view: memoryview) -> bool:
         """Read and answer until something may have to wait, and then let another lead. False at the end."""
+        self._leader = me = threading.get_ident()
         while size := self._inbox.read(view, not self._in_hand):
             asked = self._asked(view[:size])
             if asked is None:
                 continue
-            request = asked.request
-            if self._waits(request.verb, asked.arguments):
-                self._in_hand[asked.unique] = request.verb
-                self._let_lead()
-                self._answer(asked, size, in_hand=True)
-                return True
-            if request.verb == "interrupt":
+            self._leads_in = asked
+            if self._waits(asked.request.verb, asked.arguments):
+                self.hand_over()
+            if asked.request.verb == "interrupt":
                 self._interrupt(*asked.arguments)
             else:
                 self._answer(asked, size)
+            if self._leader != me:
+                return True
             if self._ended:
                 break
         return False
@@ -220,18 +226,27 @@ class Session:
             return False
         return self._may_wait or (verb in MAY_TAKE_LONG and self._verbs.may_take_long(verb, arguments))
 
-    def _let_lead(self) -> None:
-        """Have another thread read requests from now on."""
+    def hand_over(self) -> None:
+        """Have another thread read requests from now on, if the calling one does: it will have to wait."""
+        asked = self._leads_in
+        if self._leader != threading.get_ident() or asked is None or not self._is_thread_safe:
+            return
+        self._leader = 0
+        self._in_hand[asked.unique] = asked
         with self._lock:
             if not self._following and len(self._threads) < MOST_THREADS:
                 thread = threading.Thread(target=self._work, name="joinfs requests", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the others go on when they are done
+                    log.warning("no further thread can answer requests: %s", error)
+                else:
+                    self._threads.append(thread)
         self._lead.release()
 
     # ---------------------------------------------------------------- answering
 
-    def _answer(self, asked: "_Asked", size: int, in_hand: bool = False) -> None:
+    def _answer(self, asked: "_Asked", size: int) -> None:
         request, unique, node, caller, arguments = asked
         begun = time.perf_counter_ns() if self._tally is not None else 0
         reply, number = b"", 0
@@ -242,7 +257,7 @@ class Session:
         except Exception as error:
             log.exception("%s failed", request.verb)
             number = errno_of(error)
-        if in_hand and self._in_hand.pop(unique, None) is None:
+        if self._leader != threading.get_ident() and self._in_hand.pop(unique, None) is None:
             self._verbs.take_back(request.verb, reply)
         elif number and request.replies:
             self._fail(unique, number)
@@ -275,6 +290,28 @@ class Session:
                 log.error("the kernel does not take an error: %s", error)
 
     def _interrupt(self, unique: int) -> None:
-        """Who waits for a request was sent a signal: if it has no effect, it need not be waited for."""
-        if self._in_hand.get(unique) in _WITHOUT_EFFECT and self._in_hand.pop(unique, None) is not None:
-            self._fail(unique, errno.EINTR)
+        """Who waits for a request was sent a signal: if that ends it, what has no effect need not be waited for."""
+        asked = self._in_hand.get(unique)
+        if asked is not None and asked.request.verb in _WITHOUT_EFFECT and not self._ended_for(asked):
+            threading.Thread(target=self._until_ended_for, args=(asked,), name="joinfs interrupted", daemon=True).start()
+
+    def _ended_for(self, asked: _Asked) -> bool:
+        """Answer a request, if it is not answered yet, of which nobody will see that it was interrupted."""
+        if is_being_killed(asked.caller.pid) and self._in_hand.pop(asked.unique, None) is not None:
+            self._fail(asked.unique, errno.EINTR)
+        return asked.unique not in self._in_hand
+
+    def _until_ended_for(self, asked: _Asked) -> None:
+        """The kernel tells of the first signal alone, and not of which it is."""
+        while not self._ended_for(asked):
+            time.sleep(_LOOKS_AGAIN)
+
+
+def is_being_killed(thread: int) -> bool:
+    """Whether a thread has been sent a signal that ends its process; so it seems of one that cannot be seen from here."""
+    try:
+        with open(f"/proc/{thread}/status") as status:
+            pending = [line for line in status if line.startswith(("SigPnd:", "ShdPnd:"))]
+    except OSError:
+        return True
+    return any(int(line.split()[1], 16) >> (signal.SIGKILL - 1) & 1 for line in pending)

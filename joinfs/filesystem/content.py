@@ -13,13 +13,13 @@ then the content's own, then that of the node table.
 import contextlib
 import os
 import stat as stat_module
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from joinfs.errors import CorruptStore, InvalidArgument, NoSuchOffset, StaleNode, Unsupported
 from joinfs.filesystem.ahead import Ahead
 from joinfs.filesystem.allocate import fallocate
+from joinfs.filesystem.locks import PatientLock
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.staging import StagedFile, Staging
 from joinfs.filesystem.table import NodeTable
@@ -30,6 +30,8 @@ from joinfs.stores.whole import whole
 
 COPY_SIZE = MEBIBYTE
 READ_AHEAD = MEBIBYTE
+# Copying so many bytes takes long.
+LONG = MEBIBYTE
 # Who asks for so much at once, or more, reads a file for which the kernel reads ahead.
 LITTLE = 256 << 10
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux alone has it
@@ -57,7 +59,7 @@ class Content:
         self._nodes = nodes
         self._ahead = ahead
         self._staging = staging
-        self.lock = threading.RLock()
+        self.lock = PatientLock(nodes.waits)
         self._descriptor = -1
         self._retired: list[int] = []
         self._window = (0, b"", Stat(node.kind))
@@ -171,13 +173,29 @@ class Content:
             raise KeyError(key)
         return descriptor
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """With ``changing`` and the own lock; while somebody reads for long, who waits for that keeps nobody from changing names."""
+        changing = self._nodes.changing
+        changing.acquire()
+        while not self.lock.acquire(timeout=0):
+            changing.release()
+            with self.lock:
+                pass
+            changing.acquire()
+        try:
+            yield
+        finally:
+            self.lock.release()
+            changing.release()
+
     def open_to_write(self, truncate: bool = False) -> None:
         """Have something to write to: copied up, or staged.
 
         Args:
             truncate: The data there is will be dropped, so need not be copied; it is empty afterwards.
         """
-        with self._nodes.changing, self.lock:
+        with self._alone():
             if not self._writable and not self._open_local_to_write(truncate):
                 self._stage(truncate)
             elif truncate:
@@ -193,6 +211,7 @@ class Content:
     def _open_local_to_write(self, truncate: bool) -> bool:
         if self._node.is_unlinked or not self._store.capabilities.local:
             return False
+        self._says_if_long(0 if truncate or self._node.stat is None else self._node.stat.size)
         try:
             flags = os.O_RDWR | (os.O_TRUNC if truncate else 0)
             descriptor = self._store.open_local(self._node.key(), flags)
@@ -226,16 +245,23 @@ class Content:
 
     def _copy_to(self, descriptor: int) -> None:
         if self._descriptor >= 0:
-            with self._stream(os.fstat(self._descriptor).st_size) as source:
+            size = os.fstat(self._descriptor).st_size
+            self._says_if_long(size)
+            with self._stream(size) as source:
                 _copy(source, descriptor)
             return
+        self._says_if_long(0 if self._node.stat is None else self._node.stat.size)
         key = self._node.key()
         with contextlib.closing(self._store.get(key)) as value:  # one stream: several ranges may be of several versions
             _copy(whole(value, f"{key!r} in {self._store.name}"), descriptor)
 
+    def _says_if_long(self, size: int) -> None:
+        if size >= LONG:
+            self._nodes.waits()
+
     def keep(self) -> None:
         """Before the node's last name goes: have the data where it can be read without one."""
-        with self._nodes.changing, self.lock:
+        with self._alone():
             if self.handles:
                 self.open_to_read()
                 if self._descriptor < 0:
@@ -453,7 +479,7 @@ class Content:
         """
         if not self._staged:
             return
-        with self._nodes.changing, self.lock:
+        with self._alone():
             if self.is_dirty and not self._node.is_unlinked:
                 key = self._node.key()
                 self._put(key, *self._attributes_in_store(key))
@@ -466,12 +492,13 @@ class Content:
 
     def put(self, key: str) -> Stat:
         """Put the data of an unnamed node into the store, where nothing is; errors as for ``commit``."""
-        with self._nodes.changing, self.lock:
+        with self._alone():
             return self._put(key, self._node.stat or Stat(self._node.kind), {}, {})
 
     def _put(self, key: str, stat: Stat, metadata: dict[str, object], xattrs: dict[str, bytes]) -> Stat:
         writes = self._writes
         size = os.fstat(self._descriptor).st_size
+        self._says_if_long(size)
         stat = stat.changed(self._changes)
         if self._mtime is not None:
             stat = stat._replace(mtime=self._mtime)

@@ -11,6 +11,7 @@ directories in ``directories``, extended attributes in ``xattrs``; attributes ar
 import logging
 import os
 import pwd
+from collections.abc import Callable
 
 from joinfs.errors import InvalidArgument, IsADirectory, JoinfsError, PermissionDenied
 from joinfs.filesystem.attributes import Attributes, attributes_of
@@ -131,6 +132,10 @@ class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
     def can_have_acls(self) -> bool:
         """Whether the store can keep POSIX ACLs."""
         return self._store.capabilities.acls
+
+    def before_waiting(self, told: Callable[[], None]) -> None:
+        """Have ``told`` called by a thread that calls a verb, before it waits for another verb or copies much."""
+        self._nodes.before_waiting = told
 
     def have_acls(self) -> None:
         """Take POSIX ACLs from now on: the driver sees to it that somebody enforces them. Without that they are refused."""

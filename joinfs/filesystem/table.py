@@ -7,7 +7,6 @@ taken in this order. How far what is known can be believed is ``beliefs``.
 
 import contextlib
 import itertools
-import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ from joinfs.errors import StaleNode
 from joinfs.filesystem.attributes import ROOT_INO, inode_number
 from joinfs.filesystem.beliefs import FOREVER, MOST_LISTED, OURS, Beliefs
 from joinfs.filesystem.listing import Listing
+from joinfs.filesystem.locks import PatientLock
 from joinfs.filesystem.nodes import ROOT, Node, moving
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import ROOT as ROOT_KEY
@@ -37,11 +37,16 @@ class NodeTable(Beliefs):
         ttl: Seconds for which what the store says is believed.
         most_idle: How many nodes that nobody uses are kept.
         unwatched: Called with a watched directory of which nothing is known any more.
+
+    Attributes:
+        changing: As above.
+        before_waiting: Called by ``waits``.
     """
 
     def __init__(self, store: Store, ttl: float, most_idle: int, unwatched: Callable[[Node], None]) -> None:
         super().__init__(store, ttl)
-        self.changing = threading.RLock()
+        self.changing = PatientLock(self.waits)
+        self.before_waiting: Callable[[], None] | None = None
         self._most_idle = most_idle
         self._unwatched = unwatched
         self._numbers = itertools.count(ROOT + 1)
@@ -49,6 +54,11 @@ class NodeTable(Beliefs):
         self._nodes = {ROOT: self.root}
         # Inode numbers that what is found anew is not to have too: of what was unlinked, or was renamed and has it of its key.
         self._taken: dict[int, Node] = {ROOT_INO: self.root}
+
+    def waits(self) -> None:
+        """The calling thread will wait for something, or copy much."""
+        if self.before_waiting is not None:
+            self.before_waiting()
 
     def __getitem__(self, number: int) -> Node:
         return self._nodes[number]

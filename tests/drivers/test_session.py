@@ -7,9 +7,11 @@ import contextlib
 import errno
 import io
 import os
+import signal
 import socket
 import stat
 import struct
+import subprocess
 import threading
 import time
 
@@ -42,11 +44,11 @@ class Kernel:
         self.unique = 1
         sock.settimeout(PATIENCE)
 
-    def send(self, opcode, body=b"", node=ROOT, *, length=None, extensions=0):
+    def send(self, opcode, body=b"", node=ROOT, *, length=None, extensions=0, caller=None):
         """Send a request, and answer its number."""
         self.unique += 2
         size = IN_HEADER.size + len(body) if length is None else length
-        header = IN_HEADER.pack(size, opcode, self.unique, node, os.geteuid(), os.getegid(), os.getpid(), extensions, 0)
+        header = IN_HEADER.pack(size, opcode, self.unique, node, os.geteuid(), os.getegid(), caller or os.getpid(), extensions, 0)
         self.sock.send(header + body)
         return self.unique
 
@@ -365,9 +367,20 @@ def lookups_of(operations, *path):
         return None if node is None else node.lookups
 
 
-def test_what_is_interrupted_is_answered_at_once_and_not_again(slow):
+@pytest.fixture
+def stopped():
+    """A process that waits, and sees no signal while it does."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        process.send_signal(signal.SIGSTOP)
+        yield process
+        process.kill()
+
+
+def test_what_is_interrupted_is_answered_at_once_and_not_again(slow, stopped):
+    stopped.kill()
+    stopped.wait(PATIENCE)
     with serving(slow, may_wait=True) as (kernel, served):
-        asked = kernel.send(LOOKUP, b"slow\0")
+        asked = kernel.send(LOOKUP, b"slow\0", caller=stopped.pid)
         assert slow.is_waited_for()
         kernel.send(INTERRUPT, struct.pack("=Q", asked))
         assert kernel.receive() == (asked, errno.EINTR, b"")
@@ -377,14 +390,31 @@ def test_what_is_interrupted_is_answered_at_once_and_not_again(slow):
         assert kernel.rest() == []
 
 
-def test_nodes_of_a_listing_that_was_interrupted_are_not_known(slow):
+def test_who_is_sent_a_signal_that_does_not_end_it_waits_until_one_does(slow, stopped):
+    stopped.send_signal(signal.SIGALRM)  # which ends it, when it goes on
+    with serving(slow, may_wait=True) as (kernel, _served):
+        asked = kernel.send(LOOKUP, b"slow\0", caller=os.getpid())
+        another = kernel.send(LOOKUP, b"slow1\0", caller=stopped.pid)
+        assert slow.is_waited_for(2)
+        kernel.send(INTERRUPT, struct.pack("=Q", asked))
+        kernel.send(INTERRUPT, struct.pack("=Q", another))
+        assert kernel.is_served()
+        stopped.kill()
+        assert kernel.receive() == (another, errno.EINTR, b"")
+        slow.go.set()
+        assert kernel.receive()[:2] == (asked, 0)
+
+
+def test_nodes_of_a_listing_that_was_interrupted_are_not_known(slow, stopped):
+    stopped.kill()
+    stopped.wait(PATIENCE)
     with serving(slow, may_wait=True) as (kernel, served):
         slow.go.set()
         error, reply = kernel.ask(LOOKUP, b"d slow\0")
         assert error == 0
         (directory,) = struct.unpack_from("=Q", reply)
         slow.go.clear()
-        asked = kernel.send(READDIRPLUS, struct.pack("=QQIIQII", 0, 0, 4096, 0, 0, 0, 0), directory)
+        asked = kernel.send(READDIRPLUS, struct.pack("=QQIIQII", 0, 0, 4096, 0, 0, 0, 0), directory, caller=stopped.pid)
         assert slow.is_waited_for()
         kernel.send(INTERRUPT, struct.pack("=Q", asked))
         assert kernel.receive() == (asked, errno.EINTR, b"")
