@@ -15,11 +15,13 @@ In the metadata of the copy, or of the record, stand
 """
 
 import re
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from joinfs.joined.whiteout import BOOKKEEPING, ORIGIN
 from joinfs.stores import Stat, Store
+from joinfs.stores.keys import ROOT
 from joinfs.stores.metadata import RESERVED
 from joinfs.stores.value import Metadata, new_stat
 
@@ -29,6 +31,7 @@ SOURCE = RESERVED + "source"
 RECORD = RESERVED + "record"
 PLACE = RESERVED + "place"
 _NUMBER = re.compile(r"[0-9a-f]{1,16}")
+_APART = 0x5DEECE66D1CE4E5B
 # No host has files with more.
 MOST_LINKS = 1 << 30
 _DIRECTORY_MODE, _RECORD_MODE = 0o040700, 0o100600
@@ -42,12 +45,15 @@ class Copy(NamedTuple):
         stat: Its attributes; the link count is that of the first store.
         left: How many keys the lower store has that are not links of it, and not hidden.
         is_record: Whether it has nothing but that.
+        is_of_another: Whether the file below has been changed by others since, or is another that got the number: then it tells nothing
+            of that, and the keys that are links of it have nothing to do with it any more.
     """
 
     key: str
     stat: Stat
-    left: int
-    is_record: bool
+    left: int = 0
+    is_record: bool = False
+    is_of_another: bool = False
 
 
 class Links:
@@ -56,24 +62,31 @@ class Links:
     Args:
         store: The layer; where copies are made, the first store.
         makes_copies: Whether it is to get any.
+        ttl: For so many seconds it is believed that there are none.
 
     Attributes:
         store: The layer.
     """
 
-    def __init__(self, store: Store, makes_copies: bool) -> None:
+    def __init__(self, store: Store, makes_copies: bool, ttl: float) -> None:
         self.store = store
         self._makes_copies = makes_copies
-        self._any: bool | None = None
+        self._ttl = ttl
+        self._any = False
+        self._until = 0.0
+        self._changes = -1
 
     def forget(self) -> None:
         """Look again whether there are any."""
-        self._any = None
+        self._until = 0.0
 
     def any(self) -> bool:
-        """Whether there are any."""
-        if self._any is None:
+        """Whether there are any: in a store that others write to, as it was when that was last looked for."""
+        changes = 0 if self._makes_copies else self.store.changes
+        if not self._any and (self._until <= time.monotonic() or changes != self._changes):
+            self._changes = changes
             self._any = self.store.capabilities.hard_links and self.store.exists(DIRECTORY)
+            self._until = time.monotonic() + self._ttl
         return self._any
 
     def stays_one(self, mode: int) -> bool:
@@ -98,27 +111,31 @@ class Links:
             return None
         left = _left(metadata)
         if left is None or metadata.get(SOURCE) != _source(source):
-            return None
+            return Copy(key, stat, is_of_another=True)
         return Copy(key, stat, left, bool(metadata.get(RECORD)))
 
     # ---------------------------------------------------------------- writing
 
     def key_to_copy(self, number: int) -> str:
         """Answer where a copy goes; what it goes into is there then."""
-        if not self.any():
+        if not self.store.exists(DIRECTORY):  # whatever is believed: a transaction may have been undone
+            root = self.store.stat(ROOT)
             self.store.put(DIRECTORY, new_stat(_DIRECTORY_MODE, *self.store._default_owner()))
-            self._any = True
+            self.store.set_stat(ROOT, atime=root.atime, mtime=root.mtime)
+        self._any = True
         return _key(number)
 
     def marks(self, number: int, source: Stat, place: str) -> Metadata:
         """The metadata of a copy that nothing is linked to yet."""
         record = self.find(number, source)
-        left = source.nlink if record is None else record.left
+        left = source.nlink if record is None or record.is_of_another else record.left
         return {ORIGIN: str(number), LINKS: left, SOURCE: _source(source), PLACE: place}
 
     def count_down(self, number: int, source: Stat) -> None:
         """A key of the lower store is a link of the copy now, or hidden."""
         found = self.find(number, source)
+        if found is not None and found.is_of_another:
+            return  # it was made to be so since the file was looked for: its links are not to be written to
         if found is not None:
             self.store.update_metadata(found.key, {LINKS: max(found.left - 1, 0)})
             self.tidy(number)
@@ -138,13 +155,17 @@ class Links:
         if stat.nlink == 1 and left == 0:
             self.store.delete(key)
 
-
     def places(self) -> Iterator[tuple[int, str]]:
         """Yield the number of each copy that keys below show, and what it was made from."""
         for name, _ in self.store.list(DIRECTORY) if self.any() else ():
             metadata = {} if _NUMBER.fullmatch(name) is None else self.store.get_metadata(DIRECTORY + name, (LINKS, PLACE))
             if _left(metadata) and PLACE in metadata:
                 yield int(name, 16), str(metadata[PLACE])
+
+
+def number_apart(number: int) -> int:
+    """The number of a file of which a copy that tells nothing of it has the number."""
+    return number ^ _APART
 
 
 def links_shown(stat: Stat, metadata: Metadata) -> int:

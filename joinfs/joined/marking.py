@@ -98,6 +98,8 @@ class OverlayMarking(Marking):
         Documentation/filesystems/overlayfs.rst: whiteouts and opaque directories, redirect_dir.
     """
 
+    replaces = True
+
     def __init__(self, steps: Steps, upper: Store, trusted: bool) -> None:
         super().__init__(steps, upper)
         self._trusted = trusted

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from joinfs.errors import CorruptStore, InvalidKey
 from joinfs.joined.found import Found, Listing, entries_shown, hides, look, number_in_join, told_by
-from joinfs.joined.links import Links
+from joinfs.joined.links import DIRECTORY, Links, number_apart
 from joinfs.joined.stacks import MOST_LOOKS, Part, Stack, Stacks
 from joinfs.joined.whiteout import (
     NO_MARKS,
@@ -57,7 +57,7 @@ class Merge:
         self._looking: set[str] = set()
         self._overlaid: dict[int, bool] = {}
         self.stacks = Stacks(layers, ttl)
-        self.links = tuple(Links(layer, keeps_links) for layer in layers)
+        self.links = tuple(Links(layer, keeps_links and not index, ttl) for index, layer in enumerate(layers))
 
     def parts(self, directory: str) -> Stack:
         """Answer the stack of a directory of the join.
@@ -162,6 +162,10 @@ class Merge:
             if part.marks.opaque:
                 return
 
+    def first_part(self, directory: str) -> Part:
+        """The first layer's part of a directory, with its marks as they are now."""
+        return self._part(0, self._layers[0], directory)
+
     def _part(self, index: int, store: Store, prefix: str) -> Part:
         """A part with its marks, which the bottom layer need not be asked for."""
         if index == len(self._layers) - 1:
@@ -225,6 +229,8 @@ class Merge:
             copy = links.find(number, source)
             if copy is None:
                 continue
+            if copy.is_of_another:
+                return found._replace(stat=source._replace(file_id=number_apart(number), breaks=True))
             if copy.is_record:
                 source = source._replace(nlink=copy.left)
                 continue
@@ -233,8 +239,8 @@ class Merge:
                 return Found(found.layer, links.store, copy.key, stat._replace(file_id=number), source=source, is_copy=True)
             source = self._numbered(layer, copy.key, stat)
             found = Found(layer, links.store, copy.key, source)
-        if source.nlink > 1 and not self.links[0].stays_one(source.mode):
-            return found._replace(stat=source._replace(breaks=True))
+        if not self.links[0].stays_one(source.mode):
+            return found._replace(stat=source._replace(breaks=source.nlink > 1))
         return found._replace(stat=source._replace(steady=source.nlink > 1), source=source)
 
     def told_by(self, part: Part, key: str, stat: Stat, alone: bool) -> Stat:
@@ -339,6 +345,8 @@ class Merge:
     def check_links(self) -> Iterator[str]:
         """Yield a sentence for each copy of a file with several keys that is not found by the others any more."""
         for number, place in self.links[0].places():
+            if place.partition("/")[2].startswith(DIRECTORY):  # of a copy in the layer below, whose own check it is
+                continue
             found = self._at(place, 1)
             if found is None or not found.is_copy or found.stat.file_id != number:
                 yield f"{place.partition('/')[2]!r} was changed through one of its hard links, and is not the same file any more in the stores below: the others show what it was"

@@ -36,7 +36,12 @@ class Marking(abc.ABC):
     Args:
         steps: The join.
         upper: Its first store.
+
+    Attributes:
+        replaces: Whether a whiteout stands where what it hides would, and so is in the way also if it hides nothing.
     """
+
+    replaces = False
 
     def __init__(self, steps: "Steps", upper: Store) -> None:
         self._steps, self._upper = steps, upper
@@ -131,8 +136,7 @@ class Steps(Store):
             self._make_impure(split(key)[0])
             keep_origin(self._upper, key, number)
         if found.stat.is_directory:
-            part = Part(0, self._upper, key, read_marks(self._upper, key))
-            self._merge.stacks.remember(key, (part, *lower_parts))
+            self._merge.stacks.remember(key, (self._merge.first_part(key), *lower_parts))
 
     def _copy_up_attributes(self, key: str) -> None:
         """Have the attributes of ``key`` in the first store; the data of a large file can stay where it is."""
@@ -157,12 +161,14 @@ class Steps(Store):
         assert number is not None, "it has one in a join"
         self._make_impure(split(key)[0])
         place = found.key
+        links = self._merge.links[0]
         if not found.is_copy:
-            links = self._merge.links[0]
             place = links.key_to_copy(number)
-            copy_up(found, self._upper, place, links.marks(number, source, self._merge.place(found)), with_data)
+            copy = links.find(number, source)
+            if copy is None or copy.is_record:  # another join over the same first store may have made one
+                copy_up(found, self._upper, place, links.marks(number, source, self._merge.place(found)), with_data)
         link_up(self._upper, place, key)
-        self._merge.links[0].count_down(number, source)
+        links.count_down(number, source)
 
     def _lost_a_key(self, found: Found) -> None:
         """Something is not found any more where it was found: of what has several keys it is counted."""
@@ -221,7 +227,8 @@ class Steps(Store):
         if there is not None and there.source is not None and there.stat.kind == stat.kind:
             self._copy_up(there, key)  # its other keys show what is put here
             there = there._replace(layer=0)
-        origin = {} if there is None else self._origin_for(there, key)
+        is_number_free = there is not None and (there.source is None or there.stat.kind == stat.kind)
+        origin = self._origin_for(there, key) if there is not None and is_number_free else {}
         made = self._upper.put(key, stat, data, {**unmarked(metadata), **origin}, xattrs, buffer_size)
         if whited_out:
             self._marking.uncover(key)
@@ -233,7 +240,7 @@ class Steps(Store):
 
     def _is_whited_out(self, key: str) -> bool:
         """Whether the first store has a whiteout of ``key``, where nothing stands now."""
-        return self.hides_below(key) and self._marking.is_whited_out(key)
+        return (self._marking.replaces or self.hides_below(key)) and self._marking.is_whited_out(key)
 
     def _make_movable(self, found: Found, key: str) -> None:
         """Have ``key`` in the first store such that it can be moved in one step.
@@ -360,6 +367,5 @@ class Steps(Store):
         if directory == ROOT:
             self._copy_up(self._merge.locate(ROOT), ROOT)  # or its attributes would hide those below
         self._upper.update_metadata(directory, {mark: True})
-        top, *lower_parts = self._merge.parts(directory)
-        marks = read_marks(self._upper, directory)._replace(overlaid=top.marks.overlaid)
-        self._merge.stacks.remember(directory, (top._replace(marks=marks), *lower_parts))
+        _, *lower_parts = self._merge.parts(directory)
+        self._merge.stacks.remember(directory, (self._merge.first_part(directory), *lower_parts))

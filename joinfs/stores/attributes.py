@@ -9,7 +9,8 @@ import errno
 import json
 import os
 import stat as stat_module
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from joinfs.errors import NameTooLong, NoSuchAttribute, OutOfSpace, Unsupported
@@ -22,6 +23,8 @@ _TYPES = "user.joinfs.types"
 _parse = json.JSONDecoder().decode
 _NOT_KEPT = {errno.ENOTSUP, errno.EPERM, errno.EACCES}
 Place = str | bytes | int
+# Two who gave one file another mode at once would take each other's for its own.
+_AGAINST_MODES = threading.Lock()
 
 
 def _xattr_name(name: str) -> bytes:
@@ -31,6 +34,43 @@ def _xattr_name(name: str) -> bytes:
 def _through(descriptor: int) -> str:
     """A path to what a descriptor is open on, also where it was opened with ``O_PATH``."""
     return f"/proc/self/fd/{descriptor}"
+
+
+@contextlib.contextmanager
+def against_mode(descriptor: int) -> Iterator[None]:
+    """Have the right to read and write our own file, which is open or named by a descriptor, whatever its mode; for a moment it has another.
+
+    What we hold is what somebody has who has just made a file with mode 0444. Whether a caller may was the mount's to check.
+
+    Raises:
+        PermissionError: It is not ours.
+    """
+    wanted = stat_module.S_IRUSR | stat_module.S_IWUSR
+    with _AGAINST_MODES:
+        native = os.fstat(descriptor)
+        if native.st_uid != os.geteuid():
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        os.chmod(_through(descriptor), stat_module.S_IMODE(native.st_mode) | wanted)
+        try:
+            yield
+        finally:
+            os.chmod(_through(descriptor), stat_module.S_IMODE(native.st_mode))
+
+
+def _read(place: Place, name: str | bytes, **how: bool) -> bytes:
+    """An extended attribute; of our own file or directory also against its mode, as marks may be in it."""
+    try:
+        return os.getxattr(place, name, **how)
+    except PermissionError:
+        if isinstance(place, int):
+            with against_mode(place):
+                return os.getxattr(place, name)
+        descriptor = os.open(place, os.O_PATH | (0 if how.get("follow_symlinks", True) else os.O_NOFOLLOW))
+        try:
+            with against_mode(descriptor):
+                return os.getxattr(place, name, **how)
+        finally:
+            os.close(descriptor)
 
 
 class FileAttributes:
@@ -69,10 +109,8 @@ class FileAttributes:
             raise
         for raw in names:
             if raw.startswith(_USER) == prefix_wanted:
-                try:
-                    found[decode(raw)] = os.getxattr(place, raw, **how)
-                except OSError:  # gone since, or not ours to read
-                    continue
+                with contextlib.suppress(OSError):  # gone since, or not ours to read
+                    found[decode(raw)] = _read(place, raw, **how)
         return found
 
     def metadata_through(self, descriptor: int, stat: Stat) -> Metadata:
@@ -93,10 +131,10 @@ class FileAttributes:
         place = inside(directory, name)
         for wanted in names if stat.is_file or stat.is_directory else ():
             with contextlib.suppress(OSError, ValueError):  # it has none of that name, or there can be none
-                found[wanted] = os.getxattr(place, _xattr_name(wanted), follow_symlinks=False)
+                found[wanted] = _read(place, _xattr_name(wanted), follow_symlinks=False)
         if found:
             with contextlib.suppress(OSError):
-                found[_TYPES] = os.getxattr(place, _TYPES, follow_symlinks=False)
+                found[_TYPES] = _read(place, _TYPES, follow_symlinks=False)
         return self._decoded({name if name == _TYPES else _USER + name: data for name, data in found.items()})
 
     def metadata_of(self, descriptor: int) -> Metadata:
@@ -192,21 +230,12 @@ class FileAttributes:
             raise
 
     def replace_metadata(self, descriptor: int, metadata: Metadata) -> None:
-        """Make ``metadata`` the whole metadata of a file; after a failure it has the old.
-
-        Of our own file also against its mode: whether the caller may was the mount's to check.
-        """
+        """Make ``metadata`` the whole metadata of a file; after a failure it has the old. Of our own file also against its mode."""
         try:
             self._replace_metadata(descriptor, metadata)
         except PermissionError:
-            native = os.fstat(descriptor)
-            if native.st_uid != os.geteuid() or native.st_mode & stat_module.S_IWUSR:
-                raise
-            os.chmod(_through(descriptor), stat_module.S_IMODE(native.st_mode) | stat_module.S_IWUSR)
-            try:
+            with against_mode(descriptor):
                 self._replace_metadata(descriptor, metadata)
-            finally:
-                os.chmod(_through(descriptor), stat_module.S_IMODE(native.st_mode))
 
     def _replace_metadata(self, descriptor: int, metadata: Metadata) -> None:
         place = _through(descriptor)

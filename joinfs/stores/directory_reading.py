@@ -20,7 +20,7 @@ from joinfs.errors import (
     Unsupported,
 )
 from joinfs.stores import beneath
-from joinfs.stores.attributes import FileAttributes
+from joinfs.stores.attributes import FileAttributes, against_mode
 from joinfs.stores.base import Store
 from joinfs.stores.directory_files import TEMPORARY, Held, decode, encode, open_stream, stat_of
 from joinfs.stores.directory_journal import recover
@@ -248,21 +248,15 @@ class DirectoryReading(Store):
             return self._open_own(directory, name, flags & ~os.O_NOFOLLOW)
 
     def _open_own(self, directory: int, name: bytes, flags: int) -> int:
-        """Open our own file against its mode, as who has just created it with mode 0444 may write to it.
-
-        Whether the caller may was the mount's to check.
-        """
+        """Open our own file against its mode."""
         pinned = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory)
         place = f"/proc/self/fd/{pinned}"
         try:
             native = os.fstat(pinned)
             if not stat_module.S_ISREG(native.st_mode):
                 raise Unsupported(f"{name!r} is not a regular file")
-            os.chmod(place, stat_module.S_IMODE(native.st_mode) | stat_module.S_IRUSR | stat_module.S_IWUSR)
-            try:
+            with against_mode(pinned):
                 return os.open(place, flags)
-            finally:
-                os.chmod(place, stat_module.S_IMODE(native.st_mode))
         finally:
             os.close(pinned)
 

@@ -11,6 +11,7 @@ from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.mapping import MappingStore
 from joinfs.stores.memory import MemoryStore
 from joinfs.stores.sqlite import SQLiteStore
+from joinfs.stores.value import new_stat
 
 GROUPS = [["a", "b"], ["c", "d/c", "d/e/c"], ["d/f", "d/g", "h/f", "h/g"], ["alone"]]
 
@@ -246,3 +247,87 @@ def test_what_others_put_beside_copies_is_passed_over(join):
     put(join.layers[0], DIRECTORY + "12", b"")
     assert list(join.check()) == []
     assert join.to_bytes("b") == b"changed"
+
+
+# -------------------------------------------------------------------- lower files that others change, and other joins
+
+
+CHANGES_OF_ANOTHER = {
+    "written": lambda join, key: join.set_data(key, io.BytesIO(b"other")),
+    "given a mode": lambda join, key: join.set_stat(key, mode=0o600),
+    "renamed": lambda join, key: join.rename(key, "renamed"),
+    "deleted": lambda join, key: join.delete(key),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_ANOTHER.values(), ids=CHANGES_OF_ANOTHER)
+@pytest.mark.parametrize("below", [MemoryStore, DirectoryStore])
+def test_what_was_written_stays_when_others_touch_the_lower_file(upper, tmp_path, below, change):
+    (tmp_path / "below").mkdir()
+    lower = below() if below is MemoryStore else below(tmp_path / "below")
+    with JoinedStore([upper, lower]) as join:
+        filled(lower)
+        join.set_data("c", io.BytesIO(b"precious"))
+        join.set_stat("d/c", mode=0o640)
+        lower.set_stat("d/e/c", mtime=12345)  # of all its keys
+        assert join.stat("d/e/c").file_id != join.stat("c").file_id, "they are two files now"
+        change(join, "d/e/c")
+        assert [join.to_bytes(key) for key in ("c", "d/c")] == [b"precious"] * 2
+        join.delete("c")
+        assert join.to_bytes("d/c") == b"precious"
+        assert join.stat("d/c").mode == 0o100640
+
+
+def test_a_transaction_that_is_undone_leaves_nothing_that_is_believed(join):
+    with pytest.raises(ValueError, match="undone"), join.transaction("test"):
+        join.set_data("a", io.BytesIO(b"changed"))
+        raise ValueError("undone")
+    assert join.to_bytes("b") == b"lower 0"
+    join.delete("c")
+    join.set_data("a", io.BytesIO(b"again"))
+    assert join.to_bytes("b") == b"again"
+    assert join.layers[0].stat(DIRECTORY).mode == 0o40700
+
+
+def test_copies_that_a_layer_gets_are_seen_by_joins_that_looked_before(upper, lower):
+    with JoinedStore([upper, lower]) as join, JoinedStore([MemoryStore(), upper, lower]) as above:
+        assert above.to_bytes("a") == b"lower 0"
+        join.set_data("b", io.BytesIO(b"changed"))
+        assert [above.to_bytes(key) for key in "ab"] == [b"changed"] * 2
+        above.set_data("a", io.BytesIO(b"above"))
+        assert [above.to_bytes(key) for key in "ab"] == [b"above"] * 2
+        assert [join.to_bytes(key) for key in "ab"] == [b"changed"] * 2
+        assert list(above.check()) == []
+
+
+def test_two_joins_over_one_first_store_make_one_copy(upper, lower):
+    with JoinedStore([upper, lower]) as one, JoinedStore([upper, lower]) as other:
+        assert other.to_bytes("b") == b"lower 0"
+        one.set_data("a", io.BytesIO(b"precious"))
+        other.set_stat("b", mode=0o600)
+        assert [one.to_bytes(key) for key in "ab"] == [b"precious"] * 2
+        assert [one.stat(key).mode for key in "ab"] == [0o100600] * 2
+
+
+@pytest.mark.parametrize("first", [lambda: MappingStore({}), lambda: JoinedStore([MemoryStore(), MemoryStore()])], ids=["mapping", "join"])
+@pytest.mark.parametrize("change", list(CHANGES_OF_ANOTHER.values())[:2], ids=list(CHANGES_OF_ANOTHER)[:2])
+def test_the_last_of_several_keys_changes_where_the_first_store_keeps_no_links(upper, lower, first, change):
+    with JoinedStore([upper, lower]) as join:
+        join.delete("a")
+        with JoinedStore([first(), upper, lower]) as above:
+            assert above.stat("b").nlink == 1
+            change(above, "b")
+            assert above.to_bytes("b") in {b"other", b"lower 0"}
+            assert not above.layers[0].exists(DIRECTORY)
+
+
+def test_what_takes_the_place_of_one_of_several_keys_has_a_number_of_its_own(join):
+    join.put("a", new_stat(0o120777), io.BytesIO(b"target"))
+    assert join.stat("a").file_id != join.stat("b").file_id
+    assert join.stat("b").nlink == 1
+
+
+def test_copying_up_one_of_several_keys_changes_no_time_of_the_root(join):
+    join.set_stat("", mtime=5)
+    join.set_stat("d/f", mode=0o600)
+    assert join.stat("").mtime == 5

@@ -282,3 +282,37 @@ def test_an_overlay_shows_what_a_join_that_writes_its_marks_has_made(place, seed
                 assert without_marks(in_join(join)) == without_marks(shown)
         left = [name for path in (overlay.upper, place) for _, _, names in os.walk(path) for name in names if name.startswith(".wh.")]
         assert left == []
+
+
+def test_a_whiteout_that_hides_nothing_is_no_hindrance(tmp_path):
+    upper, lower = tmp_path / "upper", tmp_path / "lower"
+    upper.mkdir()
+    lower.mkdir()
+    (lower / "f").write_bytes(b"f")
+    for name in ("made", "put", "linked", "moved"):
+        os.mknod(upper / name, stat.S_IFCHR, 0)
+    with JoinedStore([DirectoryStore(upper), DirectoryStore(lower)], whiteouts="overlay") as join:
+        assert not join.exists("made")
+        join.make("made/", new_stat(0o40755))
+        join.put("put/", new_stat(0o40755))
+        join.link("f", "linked")
+        join.rename("made/", "moved/")
+        assert sorted(name for name, _ in join.list("")) == ["f", "linked", "moved", "put"]
+
+
+def test_a_copy_without_data_goes_on_to_show_it_when_something_beside_it_is_copied_up(tmp_path):
+    upper, lower = tmp_path / "upper", tmp_path / "lower"
+    for place in (upper, lower):
+        (place / "d").mkdir(parents=True)
+    os.setxattr(upper, "trusted.overlay.uuid", b"u")
+    (lower / "d" / "large").write_bytes(b"D" * 1000)
+    (lower / "d" / "other").write_bytes(b"other")
+    (upper / "d" / "large").touch()
+    os.truncate(upper / "d" / "large", 1000)
+    os.setxattr(upper / "d" / "large", "trusted.overlay.metacopy", b"")
+    with JoinedStore([DirectoryStore(upper), DirectoryStore(lower)]) as join:
+        assert join.to_bytes("d/large") == b"D" * 1000
+        join.set_stat("d/other", mode=0o600)
+        assert join.to_bytes("d/large") == b"D" * 1000
+        join.rename("d/large", "d/renamed")
+        assert join.to_bytes("d/renamed") == b"D" * 1000

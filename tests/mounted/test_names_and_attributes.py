@@ -299,6 +299,27 @@ def test_removing_one_of_several_names_copies_nothing(mount, upper, lower, scrat
         assert ((mnt / "second").stat().st_nlink, (mnt / "second").stat().st_mode & 0o777) == (2, 0o600)
 
 
+@pytest.mark.parametrize("upper", ["directory"], indirect=True)
+def test_a_file_that_its_owner_may_not_read_is_what_it_was(mount, upper, lower, user, scratch):
+    """The marks of joinfs on it are read nevertheless, whoever mounts."""
+    (lower / "large").write_bytes(b"x" * 200_000)
+    (lower / "one").write_bytes(b"lower")
+    (lower / "other").hardlink_to(lower / "one")
+    if user.uid is not None:
+        for name in ("large", "one"):
+            os.chown(lower / name, user.uid, user.uid)
+    with mount(upper, lower, options=["-o", "metacopy"]) as mnt:
+        user.run(["chmod", "000", mnt / "large"])
+        user.run(["sh", "-c", f"echo -n changed >{mnt}/one && chmod 000 {mnt}/one && chmod 200 {mnt}/other"])
+        assert (mnt / "large").stat().st_size == 200_000
+        user.run(["mv", mnt / "large", mnt / "moved"])
+        user.run(["chmod", "600", mnt / "moved", mnt / "other"])
+        assert (mnt / "moved").read_bytes() == b"x" * 200_000
+        assert [(mnt / name).read_bytes() for name in ("one", "other")] == [b"changed"] * 2
+        user.run(["rm", mnt / "one"])
+        assert (mnt / "other").stat().st_nlink == 1
+
+
 def test_symlinks_and_special_files(mnt, user):
     assert os.readlink(mnt / "link") == "d/f"
     assert (mnt / "link").read_bytes() == b"lower f"
