@@ -38,16 +38,16 @@ def _through(descriptor: int) -> str:
 
 @contextlib.contextmanager
 def against_mode(descriptor: int) -> Iterator[None]:
-    """Have the right to read and write our own file, which is open or named by a descriptor, whatever its mode; for a moment it has another.
+    """Have all rights to our own file or directory, which a descriptor is on, whatever its mode; for a moment it has another.
 
     What we hold is what somebody has who has just made a file with mode 0444. Whether a caller may was the mount's to check.
 
     Raises:
         PermissionError: It is not ours.
     """
-    wanted = stat_module.S_IRUSR | stat_module.S_IWUSR
     with _AGAINST_MODES:
         native = os.fstat(descriptor)
+        wanted = stat_module.S_IRWXU if stat_module.S_ISDIR(native.st_mode) else stat_module.S_IRUSR | stat_module.S_IWUSR
         if native.st_uid != os.geteuid():
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         os.chmod(_through(descriptor), stat_module.S_IMODE(native.st_mode) | wanted)

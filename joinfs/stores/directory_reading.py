@@ -24,7 +24,7 @@ from joinfs.stores.attributes import FileAttributes, against_mode
 from joinfs.stores.base import Store
 from joinfs.stores.directory_files import TEMPORARY, Held, decode, encode, open_stream, stat_of
 from joinfs.stores.directory_journal import recover
-from joinfs.stores.directory_places import OpenDirectories, Place, host_names
+from joinfs.stores.directory_places import DIRECTORY_FLAGS, OpenDirectories, Place, host_names
 from joinfs.stores.directory_watching import DirectoryWatching
 from joinfs.stores.gate import Gate
 from joinfs.stores.keys import ROOT, is_directory_key
@@ -39,6 +39,7 @@ MOST_HELD = 200
 PREFETCHED = 1 << 20
 # A FIFO or device that has taken the place of a file is not waited for.
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_TO_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _TRANSLATED = {
     errno.ENOSPC: OutOfSpace,
     errno.EROFS: ReadOnly,
@@ -183,7 +184,16 @@ class DirectoryReading(Store):
 
     def _native(self, directory: int, name: bytes, key: str) -> Stat:
         """The attributes of a name that is of the kind that ``key`` is spelled as."""
-        return self._of_kind(stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False), self._device), key)
+        return self._of_kind(self._stat_in(directory, name), key)
+
+    def _stat_in(self, directory: int, name: bytes) -> Stat:
+        """The attributes of a name; in our own directory also against its mode, as marks may be in it."""
+        try:
+            native = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except PermissionError:
+            with against_mode(directory):
+                native = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        return stat_of(native, self._device)
 
     @staticmethod
     def _of_kind(stat: Stat, key: str) -> Stat:
@@ -198,7 +208,7 @@ class DirectoryReading(Store):
 
     def lookup(self, key: str) -> Stat:
         with self._at(key) as (directory, name):
-            stat = stat_of(os.stat(name, dir_fd=directory, follow_symlinks=False), self._device)
+            stat = self._stat_in(directory, name)
         return stat if key else _uncounted(stat)
 
     # ---------------------------------------------------------------- reading
@@ -207,16 +217,27 @@ class DirectoryReading(Store):
         with self._at(prefix) as (parent, name):
             if not is_directory_key(prefix):
                 raise KeyError(prefix)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-            descriptor = os.open(name, flags, dir_fd=parent)
+            descriptor = self._open_to_list(parent, name)
         try:
             with os.scandir(descriptor) as entries:
-                while (page := self._page(entries)) is not None:
+                while (page := self._page(descriptor, entries)) is not None:
                     yield from page
         finally:
             os.close(descriptor)
 
-    def _page(self, entries: Iterator[os.DirEntry[str]]) -> Sequence[tuple[str, Stat]] | None:
+    def _open_to_list(self, parent: int, name: bytes) -> int:
+        """Open a directory; our own also against its mode: who removes one has us look whether it is empty."""
+        try:
+            return os.open(name, _TO_LIST, dir_fd=parent)
+        except PermissionError:
+            pinned = os.open(name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
+            try:
+                with against_mode(pinned):
+                    return os.open(name, _TO_LIST, dir_fd=parent)
+            finally:
+                os.close(pinned)
+
+    def _page(self, directory: int, entries: Iterator[os.DirEntry[str]]) -> Sequence[tuple[str, Stat]] | None:
         """The next entries of a directory, read while no other thread has a transaction open; None at the end."""
         page: list[tuple[str, Stat]] = []
         with self._gate.shared():
@@ -229,6 +250,8 @@ class DirectoryReading(Store):
                     page.append((name, stat_of(entry.stat(follow_symlinks=False), self._device)))
                 except FileNotFoundError:  # gone meanwhile
                     continue
+                except PermissionError:
+                    page.append((name, self._stat_in(directory, encode(name))))
         return page if some else None
 
     def _open(self, key: str, flags: int) -> int:

@@ -320,6 +320,16 @@ def test_a_file_that_its_owner_may_not_read_is_what_it_was(mount, upper, lower, 
         assert (mnt / "other").stat().st_nlink == 1
 
 
+@pytest.mark.parametrize("mode", [0o700, 0o600, 0o300, 0o200, 0o000])
+def test_an_empty_directory_that_its_owner_may_not_look_into_is_removed_and_moved(mnt, user, mode):
+    user.run(["sh", "-c", f"cd {mnt} && mkdir -m {mode:o} d/gone d/moved d/kept && rmdir d/gone && mv d/moved d/renamed"])
+    if mode & 0o200:  # else its own .. cannot be changed, as anywhere
+        user.run(["mv", mnt / "d" / "kept", mnt / "kept"])
+    there = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [*(mnt / "d").iterdir(), *mnt.iterdir()]}
+    assert "gone" not in there
+    assert (there["renamed"], there["kept"]) == (mode, mode)
+
+
 def test_symlinks_and_special_files(mnt, user):
     assert os.readlink(mnt / "link") == "d/f"
     assert (mnt / "link").read_bytes() == b"lower f"
