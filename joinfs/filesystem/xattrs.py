@@ -130,7 +130,7 @@ class XattrVerbs(State):
         short = name.removeprefix(USER)
         self._check_flags(short in metadata, name, flags)
         new = from_bytes(value, metadata.get(short, ""))
-        self._store.set_metadata(node.key(), {**metadata, short: new})
+        self._store.update_metadata(node.key(), {short: new})  # what others add meanwhile stays
         self._nodes.changed(node)
 
     def _check_flags(self, there: bool, name: str, flags: int) -> None:

@@ -34,6 +34,9 @@ class AskedStore(MemoryStore):
     def get_xattrs(self, key):
         return self._then("get_xattrs", super().get_xattrs(key))
 
+    def get_metadata(self, key, select=None):
+        return self._then("get_metadata", super().get_metadata(key, select))
+
     def watch(self, directory):
         return self._then("watch", super().watch(directory))
 
@@ -302,6 +305,16 @@ def test_an_attribute_that_is_set_while_others_are_asked_for_is_seen(serve):
         store.after = ("get_xattrs", lambda: fs.setxattr(node, "trusted.a", b"1"))
         assert fs.listxattr(node) == []
         assert fs.listxattr(node) == ["trusted.a"]
+
+
+def test_metadata_that_others_add_while_some_is_set_stays(serve):
+    with AskedStore() as store:
+        put(store, "f")
+        fs = serve(store)
+        node = known(fs, "f")
+        store.after = ("get_metadata", lambda: store.update_metadata("f", {"theirs": "1"}))
+        fs.setxattr(node, "user.ours", b"1")
+        assert store.get_metadata("f") == {"theirs": "1", "ours": "1"}
 
 
 def test_a_watch_that_ends_while_it_begins_is_not_believed(serve):
