@@ -3,12 +3,15 @@
 import contextlib
 import errno
 import os
+import shutil
 import subprocess
+import time
 import zipfile
 
 import pytest
 
 MEBIBYTE = 1 << 20
+PATIENCE = 30
 
 
 @contextlib.contextmanager
@@ -56,6 +59,13 @@ def write_out(path, data):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def until(holds):
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_full_medium_is_told_and_room_that_is_made_is_used(mount, full_upper, lower):
@@ -125,6 +135,65 @@ def test_a_read_only_first_store_refuses_every_change(mount, lower):
             with told(errno.EROFS):
                 change()
         assert (mnt / "little").read_bytes() == b"little"
+
+
+def test_a_medium_that_becomes_read_only_refuses_until_it_is_writable_again(mount, small, user, lower):
+    (small / "upper").mkdir()
+    os.chown(small / "upper", user.uid or 0, user.uid or 0)
+    with mount(f"dir:{small}/upper", lower) as mnt:
+        write_out(mnt / "kept", b"kept")
+        subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+        for change in (
+            lambda: (mnt / "new").write_bytes(b""),
+            lambda: (mnt / "kept").write_bytes(b"changed"),
+            lambda: (mnt / "little").write_bytes(b"copied up"),
+            lambda: os.unlink(mnt / "little"),
+            lambda: os.rename(mnt / "kept", mnt / "renamed"),
+            lambda: os.chmod(mnt / "little", 0o600),
+        ):
+            with told(errno.EROFS):
+                change()
+        assert sorted(os.listdir(mnt)) == ["kept", "large", "little"]
+        assert [(mnt / name).read_bytes() for name in ("kept", "little")] == [b"kept", b"little"]
+        subprocess.run(["mount", "-o", "remount,rw", small], check=True)
+        write_out(mnt / "new", b"new")
+        (mnt / "little").write_bytes(b"copied up")
+    assert sorted(os.listdir(small / "upper")) == ["kept", "little", "new"]
+
+
+def test_a_first_store_that_may_not_be_written_to_any_more_refuses_until_it_may(mount, scratch, user, lower):
+    if user.uid is None:
+        pytest.skip("root may")
+    (scratch / "upper").mkdir()  # root's
+    (scratch / "upper").chmod(0o777)
+    with mount(f"dir:{scratch}/upper", lower) as mnt:
+        (scratch / "upper").chmod(0o755)
+        for change in (
+            lambda: user.run(["touch", mnt / "new"]),
+            lambda: user.run(["rm", mnt / "little"]),
+            lambda: user.run(["mv", mnt / "little", mnt / "renamed"]),
+        ):
+            with pytest.raises(subprocess.CalledProcessError) as refused:
+                change()
+            assert "Permission denied" in refused.value.stderr
+        assert sorted(os.listdir(mnt)) == ["large", "little"]
+        (scratch / "upper").chmod(0o777)
+        until(lambda: user.run(["mv", mnt / "little", mnt / "renamed"], check=False).returncode == 0)
+        assert (mnt / "renamed").read_bytes() == b"little"
+
+
+def test_what_a_lower_store_loses_is_gone_and_the_rest_goes_on(mount, full_upper, scratch, lower):
+    with mount(full_upper, lower) as mnt:
+        write_out(mnt / "new", b"new")
+        with open(mnt / "little", "rb") as file:
+            assert file.read() == b"little"
+            lower.rename(scratch / "away")
+            shutil.rmtree(scratch / "away")
+            file.seek(0)
+            assert file.read() == b"little"
+        until(lambda: os.listdir(mnt) == ["new"] and not (mnt / "little").exists())  # within a second, of what is not watched
+        write_out(mnt / "little", b"ours")
+        assert (mnt / "little").read_bytes() == b"ours"
 
 
 def test_a_damaged_member_is_told_as_damage(mount, scratch):
