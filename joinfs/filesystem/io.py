@@ -3,7 +3,7 @@
 import os
 import stat as stat_module
 
-from joinfs.errors import BadHandle, InvalidArgument, IsADirectory, StaleNode
+from joinfs.errors import BadHandle, InvalidArgument, IsADirectory, JoinfsError, StaleNode
 from joinfs.filesystem.handles import FileHandle
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.state import State
@@ -192,12 +192,18 @@ class FileVerbs(State):
             self._release(opened.node, opened.content)
 
     def syncfs(self) -> None:
-        """Have everything that was written where it survives a loss of power."""
+        """Have everything that was written where it survives a loss of power; all of it is tried, whatever fails of it."""
+        failed: list[JoinfsError | OSError] = []
         for node in self._nodes.opened():
             content = node.content
-            if content is not None:
-                content.commit()
+            try:
+                if content is not None:
+                    content.commit()
+            except (JoinfsError, OSError) as error:
+                failed.append(error)
         self._store.sync()
+        if failed:
+            raise failed[0]
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         """Allocate, punch or zero a range."""

@@ -69,6 +69,7 @@ class Told(State):
         self._serving = threading.local()
         self._nodes.note_changes()
         self._nodes.keeps_sizes = kernel.keeps_sizes
+        self._lapsing = Lapsing(self._lapsed, self._settings.entry_ttl)
         self._kernel = kernel
         self._store.subscribe(self._changed)
 
@@ -115,11 +116,9 @@ class Told(State):
 
     def listed(self, directory: Node) -> None:
         """The same. The kernel keeps the listing: of what is not watched in a mount that else is, it is told to ask again."""
-        if directory.watched or self._kernel is None or not self._nodes.root.watched:
-            return
-        if self._lapsing is None:
-            self._lapsing = Lapsing(self._lapsed, self._settings.entry_ttl)
-        self._lapsing.put(directory.id)
+        lapsing = self._lapsing
+        if lapsing is not None and not directory.watched and self._nodes.root.watched:
+            lapsing.put(directory.id)
 
     def _lapsed(self, node: int) -> None:
         kernel = self._kernel

@@ -3,6 +3,7 @@
 SEMANTICS.md, Open files; Unlinked open files; Staged writes; What others change.
 """
 
+import contextlib
 import errno
 import io
 import os
@@ -356,3 +357,20 @@ def test_what_is_deleted_while_it_is_listed_is_not_believed(serve, monkeypatch):
         monkeypatch.setattr(fs._nodes, "take_in", overtaken)
         assert not any(entry.told for entry in fs.readdirplus(ROOT, 0, lambda _: 1, 100))
         assert not is_there(fs, ROOT, "b")
+
+
+def test_what_can_be_committed_is_when_all_is_synced_though_something_cannot(serve):
+    with MemoryStore() as store:
+        fs = serve(store)
+        handles = []
+        for name in ("a", "b"):
+            put(store, name, b"old")
+            handles.append(fs.open(known(fs, name), os.O_RDWR))
+            fs.write(handles[-1], 0, b"NEW")
+        store.delete("a")
+        with pytest.raises(StaleNode):
+            fs.syncfs()
+        assert store.to_bytes("b") == b"NEW"
+        for handle in handles:
+            with contextlib.suppress(StaleNode):
+                fs.release(handle)
