@@ -399,6 +399,7 @@ def swap_entries(db: sqlite3.Connection, first: Place, second: Place) -> None:
     # Both go before either comes: a directory has one name, at every moment.
     for one in (first, second):
         db.execute("DELETE FROM entry WHERE parent = ? AND name = ?", (one.parent, one.name))
+        _touch_entries(db, one.parent, -one.stat.is_directory)
     for one, other in ((first, second), (second, first)):
         add_entry(db, one.parent, one.name, other.node, other.stat.is_directory)
         _touch(db, one.node)

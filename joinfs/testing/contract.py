@@ -361,6 +361,19 @@ class StoreContract(ReadingContract, TogetherContract):
         with pytest.raises(InvalidKey):
             store.exchange("a/", "a/b")
 
+    @pytest.mark.parametrize(("first", "second"), [("p/d/", "q/e/"), ("p/d/", "q/f"), ("p/d/", "p/g/"), ("p/", "q/")])
+    def test_directories_are_counted_where_an_exchange_puts_them(self, store: Store, first: str, second: str) -> None:
+        for key in ("p/d/x", "p/g/x", "q/e/x", "q/f"):
+            store.set(key, (data(b"one"), {}))
+        try:
+            store.exchange(first, second)
+        except Unsupported:
+            pytest.skip("the store cannot exchange")
+        for directory in ("p/", "q/"):
+            below = sum(stat.is_directory for _, stat in store.list(directory))
+            assert store.stat(directory).nlink in {1, 2 + below}  # 1: it is not known
+        assert list(store.check()) == []
+
     def test_nothing_is_found_wrong_with_what_was_written(self, store: Store) -> None:
         for key in ("d/a", "d/e/b", "d/e/large"):
             store.set(key, (data(bytes(600_000) if key.endswith("large") else b"one"), {"n": key}))
