@@ -125,10 +125,9 @@ class Links:
         self._any = True
         return _key(number)
 
-    def marks(self, number: int, source: Stat, place: str) -> Metadata:
-        """The metadata of a copy that nothing is linked to yet."""
-        record = self.find(number, source)
-        left = source.nlink if record is None or record.is_of_another else record.left
+    def marks(self, number: int, source: Stat, place: str, record: Copy | None) -> Metadata:
+        """The metadata of a copy that nothing is linked to yet, in place of a record if there is one."""
+        left = source.nlink if record is None else record.left
         return {ORIGIN: str(number), LINKS: left, SOURCE: _source(source), PLACE: place}
 
     def count_down(self, number: int, source: Stat) -> None:

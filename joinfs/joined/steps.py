@@ -8,7 +8,6 @@ from joinfs.errors import NotADirectory
 from joinfs.joined.copyup import copy_up, link_up
 from joinfs.joined.found import Found
 from joinfs.joined.merge import Merge
-from joinfs.joined.stacks import Part
 from joinfs.joined.whiteout import (
     IMPURE,
     METACOPIES,
@@ -18,7 +17,6 @@ from joinfs.joined.whiteout import (
     REDIRECTS,
     keep_origin,
     marked,
-    read_marks,
     unmarked,
 )
 from joinfs.stores import Stat, Store
@@ -164,9 +162,12 @@ class Steps(Store):
         links = self._merge.links[0]
         if not found.is_copy:
             place = links.key_to_copy(number)
-            copy = links.find(number, source)
-            if copy is None or copy.is_record:  # another join over the same first store may have made one
-                copy_up(found, self._upper, place, links.marks(number, source, self._merge.place(found)), with_data)
+            copy = links.find(number, source)  # another join over the same first store may have made one
+            if copy is not None and copy.is_of_another:
+                copy_up(found, self._upper, key, {}, with_data)
+                return
+            if copy is None or copy.is_record:
+                copy_up(found, self._upper, place, links.marks(number, source, self._merge.place(found), copy), with_data)
         link_up(self._upper, place, key)
         links.count_down(number, source)
 
@@ -210,7 +211,7 @@ class Steps(Store):
     def _make_directory(self, key: str, stat: Stat, metadata: Metadata, xattrs: dict[str, bytes]) -> Stat:
         """Make a directory where nothing stands; what a lower store has there stays hidden."""
         made = self._marking.make_directory(key, stat, unmarked(metadata), xattrs, self._is_whited_out(key))
-        self._merge.stacks.remember(key, (Part(0, self._upper, key, read_marks(self._upper, key)),))
+        self._merge.stacks.remember(key, (self._merge.first_part(key),))
         return self._merge.told_new(key, made)
 
     def _put_value(

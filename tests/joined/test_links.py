@@ -309,6 +309,16 @@ def test_two_joins_over_one_first_store_make_one_copy(upper, lower):
         assert [one.stat(key).mode for key in "ab"] == [0o100600] * 2
 
 
+def test_a_copy_of_what_a_lower_file_was_before_is_not_linked_to(upper, lower):
+    with JoinedStore([upper, lower]) as one, JoinedStore([upper, lower]) as other:
+        assert other.to_bytes("b") == b"lower 0"
+        one.set_data("a", io.BytesIO(b"precious"))
+        lower.set_stat("b", mtime=12345)
+        other.set_stat("b", mode=0o600)
+        assert (other.to_bytes("b"), other.stat("b").mode) == (b"lower 0", 0o100600)
+        assert (one.to_bytes("a"), one.stat("a").mode) == (b"precious", 0o100644)
+
+
 @pytest.mark.parametrize("first", [lambda: MappingStore({}), lambda: JoinedStore([MemoryStore(), MemoryStore()])], ids=["mapping", "join"])
 @pytest.mark.parametrize("change", list(CHANGES_OF_ANOTHER.values())[:2], ids=list(CHANGES_OF_ANOTHER)[:2])
 def test_the_last_of_several_keys_changes_where_the_first_store_keeps_no_links(upper, lower, first, change):
