@@ -166,6 +166,11 @@ def move_away_and_another_in(fs):
 
 QUESTIONS = [read, read_later, in_place, attributes, metadata, names, looked_up, target, synced]
 CHANGES = [exchange_above, exchange_files, move_away_and_another_in]
+pytestmark = [
+    pytest.mark.parametrize("question", QUESTIONS),
+    pytest.mark.parametrize("change", CHANGES),
+    pytest.mark.parametrize("path", ["a", "c"]),
+]
 
 
 def is_asked_alone(question, change):
@@ -173,9 +178,6 @@ def is_asked_alone(question, change):
     return question is looked_up and change is exchange_files
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("path", ["a", "c"])
 def test_what_was_moved_before_the_store_is_asked_is_answered_as_itself(store, fs, question, change, path):
     ask = question(fs, path)
     with concurrent.futures.ThreadPoolExecutor() as others:
@@ -184,9 +186,6 @@ def test_what_was_moved_before_the_store_is_asked_is_answered_as_itself(store, f
     assert (answer, store.before) == ({"a": 1, "c": 2}[path], None) or is_asked_alone(question, change)
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("path", ["a", "c"])
 def test_what_is_being_moved_is_answered_as_itself(store, fs, question, change, path):
     """In the store it is at its new place, and the nodes do not know yet."""
     ask = question(fs, path)

@@ -165,6 +165,15 @@ def mount(user, driver, scratch):
             server.process.wait(TIMEOUT)
 
 
+@pytest.fixture
+def mnt(tmp_path):
+    """Where this process itself mounts."""
+    (tmp_path / "mnt").mkdir()
+    yield tmp_path / "mnt"
+    if os.path.ismount(tmp_path / "mnt"):
+        subprocess.run(["umount", "-l", tmp_path / "mnt"], check=False, timeout=20)
+
+
 def make_directory(user, path):
     path.mkdir(exist_ok=True, parents=True)
     if user.uid is not None:

@@ -11,14 +11,6 @@ import joinfs
 from joinfs.errors import MountError, UsageError
 
 
-@pytest.fixture
-def mnt(tmp_path):
-    (tmp_path / "mnt").mkdir()
-    yield tmp_path / "mnt"
-    if os.path.ismount(tmp_path / "mnt"):
-        subprocess.run(["umount", "-l", tmp_path / "mnt"], check=False, timeout=20)
-
-
 def test_a_store_is_mounted_for_a_block(mnt):
     lower = joinfs.MemoryStore()
     with joinfs.JoinedStore([joinfs.MemoryStore(), lower]) as store:

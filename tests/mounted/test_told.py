@@ -22,14 +22,6 @@ PATIENCE = 20
 
 
 @pytest.fixture
-def mnt(tmp_path):
-    (tmp_path / "mnt").mkdir()
-    yield tmp_path / "mnt"
-    if os.path.ismount(tmp_path / "mnt"):
-        subprocess.run(["umount", "-l", tmp_path / "mnt"], check=False, timeout=20)
-
-
-@pytest.fixture
 def lower(tmp_path):
     place = tmp_path / "lower"
     (place / "d" / "s").mkdir(parents=True)

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import io
-import os
 import signal
 import subprocess
 import sys
@@ -36,14 +35,6 @@ class LongStore(joinfs.MemoryStore):
     def get(self, key):
         self._wait(key)
         return super().get(key)
-
-
-@pytest.fixture
-def mnt(tmp_path):
-    (tmp_path / "mnt").mkdir()
-    yield tmp_path / "mnt"
-    if os.path.ismount(tmp_path / "mnt"):
-        subprocess.run(["umount", "-l", tmp_path / "mnt"], check=False, timeout=20)
 
 
 def put(store, key, data):
