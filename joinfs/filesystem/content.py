@@ -30,8 +30,6 @@ from joinfs.stores.whole import whole
 
 COPY_SIZE = MEBIBYTE
 READ_AHEAD = MEBIBYTE
-# Copying so many bytes takes long.
-LONG = MEBIBYTE
 # Who asks for so much at once, or more, reads a file for which the kernel reads ahead.
 LITTLE = 256 << 10
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux alone has it
@@ -211,7 +209,7 @@ class Content:
     def _open_local_to_write(self, truncate: bool) -> bool:
         if self._node.is_unlinked or not self._store.capabilities.local:
             return False
-        self._says_if_long(0 if truncate or self._node.stat is None else self._node.stat.size)
+        self._nodes.will_copy(0 if truncate else self._node.known_size)
         try:
             flags = os.O_RDWR | (os.O_TRUNC if truncate else 0)
             descriptor = self._store.open_local(self._node.key(), flags)
@@ -246,18 +244,14 @@ class Content:
     def _copy_to(self, descriptor: int) -> None:
         if self._descriptor >= 0:
             size = os.fstat(self._descriptor).st_size
-            self._says_if_long(size)
+            self._nodes.will_copy(size)
             with self._stream(size) as source:
                 _copy(source, descriptor)
             return
-        self._says_if_long(0 if self._node.stat is None else self._node.stat.size)
+        self._nodes.will_copy(self._node.known_size)
         key = self._node.key()
         with contextlib.closing(self._store.get(key)) as value:  # one stream: several ranges may be of several versions
             _copy(whole(value, f"{key!r} in {self._store.name}"), descriptor)
-
-    def _says_if_long(self, size: int) -> None:
-        if size >= LONG:
-            self._nodes.waits()
 
     def keep(self) -> None:
         """Before the node's last name goes: have the data where it can be read without one."""
@@ -498,7 +492,7 @@ class Content:
     def _put(self, key: str, stat: Stat, metadata: dict[str, object], xattrs: dict[str, bytes]) -> Stat:
         writes = self._writes
         size = os.fstat(self._descriptor).st_size
-        self._says_if_long(size)
+        self._nodes.will_copy(size)
         stat = stat.changed(self._changes)
         if self._mtime is not None:
             stat = stat._replace(mtime=self._mtime)

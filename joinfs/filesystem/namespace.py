@@ -18,7 +18,7 @@ from joinfs.errors import (
     Unsupported,
 )
 from joinfs.filesystem import acl
-from joinfs.filesystem.content import LONG, Content
+from joinfs.filesystem.content import Content
 from joinfs.filesystem.handles import FileHandle
 from joinfs.filesystem.nodes import Node, moving
 from joinfs.filesystem.state import Caller, Entry, State, is_told
@@ -236,7 +236,7 @@ class NamespaceVerbs(State):
             return content.put(key)
         if content is not None:
             content.commit()
-        self._says_if_long(node)
+        self._nodes.will_copy(node.known_size)
         return self._store.link(node.key(), key)
 
     def tmpfile(self, parent: int, mode: int, flags: int, caller: Caller, umask: int = 0) -> tuple[Entry, int]:
@@ -329,16 +329,11 @@ class NamespaceVerbs(State):
             if flags == RENAME_NOREPLACE and target is not None:
                 raise KeyExists(f"{new_name!r} is there already")
             self._check_not_inside(node, new_directory)
-            self._says_if_long(node)
+            self._nodes.will_copy(node.known_size)  # up, if it is a lower store's
             if flags == RENAME_EXCHANGE:
                 self._exchange(node, directory, name, new_directory, new_name)
             elif node is not target:
                 self._move(node, directory, name, new_directory, new_name, target)
-
-    def _says_if_long(self, node: Node) -> None:
-        """Before a name changes, for which what a lower store has is copied up."""
-        if node.is_file and node.stat is not None and node.stat.size >= LONG:
-            self._nodes.waits()
 
     def _find_or_none(self, directory: Node, name: str) -> Node | None:
         try:

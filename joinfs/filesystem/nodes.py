@@ -103,6 +103,11 @@ class Node:
         return self.kind == _SYMLINK
 
     @property
+    def known_size(self) -> int:
+        """How many bytes it has, as far as that is known; else 0."""
+        return 0 if self.stat is None else self.stat.size
+
+    @property
     def is_unlinked(self) -> bool:
         """Whether it has lost its last name."""
         return self.parent is None and self.id != ROOT

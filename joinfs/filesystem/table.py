@@ -21,8 +21,11 @@ from joinfs.filesystem.nodes import ROOT, Node, moving
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import ROOT as ROOT_KEY
 from joinfs.stores.keys import check_name
+from joinfs.stores.value import MEBIBYTE
 
 MOST_ABSENT = 10_000
+# Copying so many bytes takes long.
+LONG = MEBIBYTE
 # How often the store is asked again because a change overtook its answer.
 MOST_LOOKS = 3
 _DIRECTORY = 0o040000
@@ -59,6 +62,11 @@ class NodeTable(Beliefs):
         """The calling thread will wait for something, or copy much."""
         if self.before_waiting is not None:
             self.before_waiting()
+
+    def will_copy(self, size: int) -> None:
+        """The same, if so many bytes take long to copy."""
+        if size >= LONG:
+            self.waits()
 
     def __getitem__(self, number: int) -> Node:
         return self._nodes[number]
