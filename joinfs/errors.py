@@ -10,6 +10,7 @@ See Also:
 """
 
 import errno
+from collections.abc import Mapping
 
 
 class JoinfsError(Exception):
@@ -88,6 +89,18 @@ class OutOfSpace(StoreError):
     """The medium is full. What was there before is still there."""
 
 
+class Conflict(StoreError):
+    """What is to be committed was changed below as well. Nothing was committed.
+
+    Attributes:
+        reasons: Each key in conflict, with a sentence on why.
+    """
+
+    def __init__(self, text: str, reasons: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.reasons = dict(reasons or {})
+
+
 class FilesystemError(JoinfsError):
     """A file system call that the rules of POSIX refuse, whatever the store."""
 
@@ -138,6 +151,7 @@ ERRNO: dict[type[BaseException], int] = {
     AccessDenied: errno.EACCES,
     CorruptStore: errno.EUCLEAN,
     StoreLocked: errno.EBUSY,
+    Conflict: errno.EBUSY,
     ReadOnly: errno.EROFS,
     Unsupported: errno.ENOTSUP,
     InvalidKey: errno.EINVAL,

@@ -78,6 +78,7 @@ class Links:
 
     def forget(self) -> None:
         """Look again whether there are any."""
+        self._any = False
         self._until = 0.0
 
     def any(self) -> bool:
@@ -156,7 +157,8 @@ class Links:
 
     def places(self) -> Iterator[tuple[int, str]]:
         """Yield the number of each copy that keys below show, and what it was made from."""
-        for name, _ in self.store.list(DIRECTORY) if self.any() else ():
+        names = [name for name, _ in self.store.list(DIRECTORY)] if self.any() and self.store.exists(DIRECTORY) else []
+        for name in names:
             metadata = {} if _NUMBER.fullmatch(name) is None else self.store.get_metadata(DIRECTORY + name, (LINKS, PLACE))
             if _left(metadata) and PLACE in metadata:
                 yield int(name, 16), str(metadata[PLACE])

@@ -247,6 +247,12 @@ class Merge:
         """Attributes as the join tells them; see ``found``."""
         return told_by(part, key, stat, alone, len(self._layers) - part.layer)
 
+    def forget(self) -> None:
+        """Believe nothing of what was found out."""
+        self.stacks.forget()
+        for links in self.links:
+            links.forget()
+
     def told_new(self, key: str, stat: Stat) -> Stat:
         """The same of something that the first layer has just made."""
         return self._numbered(0, key, stat)

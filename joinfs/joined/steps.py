@@ -7,6 +7,7 @@ from typing import BinaryIO
 from joinfs.errors import NotADirectory
 from joinfs.joined.copyup import copy_up, link_up
 from joinfs.joined.found import Found
+from joinfs.joined.links import SOURCE
 from joinfs.joined.merge import Merge
 from joinfs.joined.whiteout import (
     IMPURE,
@@ -15,8 +16,10 @@ from joinfs.joined.whiteout import (
     NO_MARKS,
     ORIGIN,
     REDIRECTS,
+    REPLACED,
     keep_origin,
     marked,
+    origin_of,
     unmarked,
 )
 from joinfs.stores import Stat, Store
@@ -228,8 +231,8 @@ class Steps(Store):
         if there is not None and there.source is not None and there.stat.kind == stat.kind:
             self._copy_up(there, key)  # its other keys show what is put here
             there = there._replace(layer=0)
-        is_number_free = there is not None and (there.source is None or there.stat.kind == stat.kind)
-        origin = self._origin_for(there, key) if there is not None and is_number_free else {}
+        stays = there is not None and there.stat.kind == stat.kind  # what becomes of another kind is another file
+        origin = self._origin_for(there, key) if there is not None and stays else {}
         made = self._upper.put(key, stat, data, {**unmarked(metadata), **origin}, xattrs, buffer_size)
         if whited_out:
             self._marking.uncover(key)
@@ -348,7 +351,26 @@ class Steps(Store):
         if found.stat.breaks or not can.marks or not (can.metadata_on_all if found.stat.is_special else can.metadata):
             return {}
         self._make_impure(split(key)[0])
-        return {ORIGIN: str(found.stat.file_id)}
+        return {ORIGIN: origin_of(found.stat)}
+
+    def _note_replaced(self, key: str, target_key: str, target: Found) -> None:
+        """Have what is about to be moved over something say what it replaces of the stores below, so that it is known as of when."""
+        can = self._upper.capabilities
+        has = target.layer == 0 or (target.metacopy is not None and target.metacopy[0] is self._upper)
+        if not (can.marks and can.metadata and target.stat.is_file and self._upper.stat(key).is_file):
+            return
+        if has and self._merge.below(target_key) is None:
+            return
+        replaced = self._replaced_by(target_key) if has else origin_of(target.source or target.stat)
+        if replaced is not None:
+            self._upper.update_metadata(key, {REPLACED: replaced})
+
+    def _replaced_by(self, key: str) -> object:
+        """What the first store's file at a key replaces below, as far as that is known."""
+        metadata = self._upper.get_metadata(key, (REPLACED, ORIGIN, SOURCE))
+        if REPLACED in metadata:
+            return metadata[REPLACED]
+        return f"{metadata[ORIGIN]} {metadata[SOURCE]}" if {ORIGIN, SOURCE} <= metadata.keys() else metadata.get(ORIGIN)
 
     def _expect_origin(self, old: str, new: str) -> None:
         """Have the directory of ``new`` expect what the one of ``old`` does, before something goes from there to there."""

@@ -14,6 +14,7 @@ from joinfs.joined.found import Found
 from joinfs.joined.marking import ImageMarking, OverlayMarking
 from joinfs.joined.merge import Merge
 from joinfs.joined.steps import Marking
+from joinfs.joined.unfinished import finish_commit
 from joinfs.joined.watching import Watching
 from joinfs.joined.whiteout import OVERLAY, PREFIX, unmarked, unmarked_xattrs
 from joinfs.stores import Capabilities, Stat, Usage, Value
@@ -97,11 +98,11 @@ class JoinedStore(Watching):
                 if not layer.is_connected():
                     layer.connect(credentials)
                     opened.callback(layer.disconnect)
+            if self._upper.capabilities.writable and self._upper.capabilities.marks:
+                finish_commit(self._upper, self.layers[1:])
             opened.pop_all()
         self._known_capabilities = None
-        self._merge.stacks.forget()
-        for links in self._merge.links:
-            links.forget()
+        self._merge.forget()
 
     def disconnect(self) -> None:
         """Disconnect every store, those after one that fails included."""

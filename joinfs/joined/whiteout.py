@@ -14,8 +14,10 @@ Some marks are joinfs's own and stand in metadata, of a directory:
   Before there is one in a layer, its root gets ``joinfs.redirects``.
 - ``joinfs.whiteouts``: a list of hidden names that are too long to have ``.wh.`` put before them.
 - ``joinfs.impure``: things in it may have ``joinfs.origin``: the number that a file or directory had
-  in the layer that it was copied up from, which it keeps. (So inode numbers stay.) Where symlinks and
+  in the layer that it was copied up from, which it keeps (so inode numbers stay); of a file, then its size and
+  modification time there as well, with spaces between. Where symlinks and
   special files can have no metadata they have ``trusted.joinfs.origin``, if who writes may set it.
+- ``joinfs.replaced``, of a file: the same of the file of the layers below that it was moved over.
 - ``joinfs.metacopies``: files in it may have ``joinfs.metacopy`` and no data: a layer below has that. It says how many
   layers there are from that one down, ``/``, and the key there.
 
@@ -30,6 +32,7 @@ See Also:
 """
 
 import contextlib
+import re
 import stat as stat_module
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -48,13 +51,14 @@ REDIRECTS = RESERVED + "redirects"
 LONG_WHITEOUTS = RESERVED + "whiteouts"
 IMPURE = RESERVED + "impure"
 ORIGIN = RESERVED + "origin"
+REPLACED = RESERVED + "replaced"
 METACOPIES = RESERVED + "metacopies"
 METACOPY = RESERVED + "metacopy"
 OVERLAY = "overlay."
 TRUSTED_OVERLAY = "trusted.overlay."
 TRUSTED_MARKS = "trusted." + RESERVED
-# No number that an origin can have has more.
-MOST_DIGITS = 60
+# No number that an origin can have is longer. Times before the epoch are negative.
+_ORIGIN = re.compile(r"[0-9]{1,60}( [0-9]{1,60} -?[0-9]{1,60})?")
 WHITEOUT_MODE = stat_module.S_IFREG | 0o600
 
 
@@ -206,10 +210,29 @@ def marks_of_one(store: Store, key: str, stat: Stat, names: Sequence[str]) -> Me
     return store.get_metadata(key, names)
 
 
+def origin_of(stat: Stat) -> str:
+    """How ``joinfs.origin`` says which file something is a copy of, and as of when."""
+    return f"{stat.file_id} {stat.size} {stat.mtime}" if stat.is_file else f"{stat.file_id}"
+
+
 def origin_in(metadata: Metadata) -> int | None:
     """Answer the number that something had where it was copied up from, whose metadata this is; None if it was not."""
-    origin = metadata.get(ORIGIN)
-    return int(origin) if isinstance(origin, str) and origin.isascii() and origin.isdigit() and len(origin) <= MOST_DIGITS else None
+    numbers = _numbers_in(metadata)
+    return numbers[0] if numbers else None
+
+
+def version_in(metadata: Metadata, mark: str = ORIGIN) -> tuple[int, int, int] | None:
+    """Answer the number, size and modification time of the file that something is a copy of, or replaced; None for not knowing."""
+    numbers = _numbers_in(metadata, mark)
+    return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None
+
+
+def _numbers_in(metadata: Metadata, mark: str = ORIGIN) -> list[int]:
+    """The numbers of such a mark; none if it is not one."""
+    origin = metadata.get(mark)
+    if not isinstance(origin, str) or _ORIGIN.fullmatch(origin) is None:
+        return []
+    return [int(number) for number in origin.split(" ")]
 
 
 def marked(metadata: Metadata) -> Metadata:

@@ -165,6 +165,8 @@ class Writing(Steps):
         self._ensure_directory(split(new)[0])
         self._make_movable(found, old)
         self._expect_origin(old, new)
+        if target is not None and not is_directory_key(old):
+            self._note_replaced(old, new, target)
         if is_directory_key(old):
             self._merge.stacks.unsettle()
         self._marking.move(old, new, target, self.hides_below(old))

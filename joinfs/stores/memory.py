@@ -253,6 +253,10 @@ class MemoryStore(Store):
             self._enter(parent, name, inode)
         elif inode.stat.is_directory != stat.is_directory:
             raise (IsADirectory if inode.stat.is_directory else NotADirectory)(f"{key!r} is of the other kind")
+        elif inode.stat.kind != stat.kind:  # another file, which its other keys have nothing to do with
+            self._leave(parent, name)
+            inode = self._new(stat)
+            self._enter(parent, name, inode)
         return inode
 
     def _delete(self, key: str) -> None:

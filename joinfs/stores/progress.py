@@ -4,7 +4,7 @@ import contextlib
 import io
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from joinfs.events import StoreProgressEndEvent, StoreProgressStartEvent, StoreProgressStepEvent
 from joinfs.stores.metadata import unshared
@@ -79,3 +79,37 @@ def _length(data: BinaryIO) -> int:
     except (AttributeError, OSError, ValueError):
         return -1
     return length
+
+
+class Work:
+    """Long work on a store, of which its listeners are told by StoreProgress events with an empty key.
+
+    For a ``with`` statement, which says when it begins and ends.
+
+    Args:
+        store: Whose listeners are told.
+        message: What is done, ``committing`` for instance.
+        total: How much there is to do; -1 for not knowing.
+    """
+
+    def __init__(self, store: "Store", message: str, total: int = -1) -> None:
+        self._store, self._message, self._total = store, message, total
+        self._number, self._done = next(_operations), 0
+
+    def __enter__(self) -> Self:
+        self._emit(StoreProgressStartEvent)
+        return self
+
+    def advance(self, done: int = 1) -> None:
+        """So much more is done."""
+        self._done += done
+        self._emit(StoreProgressStepEvent)
+
+    def __exit__(self, exc_type: type[BaseException] | None, *exc_info: object) -> None:
+        self._emit(StoreProgressEndEvent, failed=exc_type is not None)
+
+    def _emit(self, cls: Any, **more: Any) -> None:
+        if self._store._heard():
+            self._store.event_manager.emit(
+                cls(source=self._store, key="", operation_id=self._number, message=self._message, done=self._done, total=self._total, **more)
+            )
