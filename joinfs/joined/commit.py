@@ -134,7 +134,7 @@ class _Replay:
 
     def __init__(self, join: JoinedStore, onto: JoinedStore, changes: Sequence[Change], difference: Difference) -> None:
         self._join, self._onto, self._target = join, onto, onto.layers[0]
-        self._steps = [self._step(change) for change in sorted(changes, key=_order)]
+        self._steps = [self._step(change) for change in sorted(changes, key=Change.order)]
         self._directories = {directory: join.stat(directory) for directory in _touched(changes) if directory in difference.directories}
         self._can = self._target.capabilities
         self._aside: dict[str, str] = {}
@@ -284,11 +284,6 @@ class _Replay:
             copy_tree(self._join, step.change.key, self._onto, step.change.key)
         else:
             self._put_linked(step)
-
-
-def _order(change: Change) -> tuple[list[str], bool]:
-    """What is above goes first, and at one place what is deleted."""
-    return change.key.removesuffix("/").split("/"), change.kind != DELETED
 
 
 def _touched(changes: Sequence[Change]) -> set[str]:

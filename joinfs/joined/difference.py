@@ -49,6 +49,10 @@ class Change(NamedTuple):
         """The key in the stores below."""
         return self.key if self.old is None else self.old
 
+    def order(self) -> tuple[list[str], bool]:
+        """By what to sort changes: what is above goes first, and at one place what was deleted."""
+        return self.key.removesuffix("/").split("/"), self.kind != DELETED
+
 
 class Pair(NamedTuple):
     """A place in the join and the one in the stores below that it is compared with; each with its attributes, if anything is there."""
@@ -87,9 +91,9 @@ class Difference:
         self._moved: dict[str, str] = {}
 
     def changes(self, paths: Sequence[str] = ()) -> Iterator[Change]:
-        """Yield each change, in the order of the keys; if ``paths`` are given, of those and what is below them."""
+        """Yield each change, what is above first, and at one place what was deleted; if ``paths`` are given, of those and what is below them."""
         chosen = [change for change in self._found() if is_below(change, paths)]
-        for change in sorted(chosen, key=lambda change: change.key):
+        for change in sorted(chosen, key=Change.order):
             known = self._judged(change)
             if known is not None:
                 yield known
@@ -129,6 +133,7 @@ class Difference:
                 seen.add(pair.key)
                 self._note_shared(pair)
                 yield pair
+                yield from self._replaced(pair, below, name)
                 if pair.ours is not None and pair.ours.is_directory:
                     pending.append((pair.key, pair.below if pair.theirs is not None and pair.theirs.is_directory else None))
         yield from self._of_links(seen)
@@ -161,6 +166,15 @@ class Difference:
         if ours is None and is_directory_key(below_key):
             key = directory_key(key)
         return Pair(key, below_key, ours, None if is_elsewhere else theirs)
+
+    def _replaced(self, pair: Pair, below: str | None, name: str) -> Iterator[Pair]:
+        """What is below at the place of a directory that goes on elsewhere."""
+        if below is None or pair.ours is None or not pair.ours.is_directory or pair.below == f"{below}{name}/":
+            return
+        theirs = _lookup(self.below, below + name)
+        slash = "/" if theirs is not None and theirs.is_directory else ""
+        if theirs is not None and below + name + slash not in self._moved:
+            yield Pair(pair.key.removesuffix("/") + slash, below + name + slash, None, theirs)
 
     def _find_moved(self) -> dict[str, str]:
         """The keys below of directories that have another key in the join, each with that."""

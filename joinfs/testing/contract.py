@@ -7,6 +7,7 @@ without their store override ``raw`` and ``seed``.
 
 import gzip
 import io
+import os
 import stat as stat_module
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from joinfs.errors import (
     Unsupported,
 )
 from joinfs.stores import Stat, Store
+from joinfs.stores.value import new_stat
 from joinfs.testing.contract_reading import DIRECTORY, FILE, LINK, METADATA, OLD, OLDER, PIPE, Failing, ReadingContract, data
 from joinfs.testing.contract_together import TogetherContract
 
@@ -428,6 +430,15 @@ class StoreContract(ReadingContract, TogetherContract):
         assert store.exists("a")
         store.delete("a")
         assert (store.stat("d/b").nlink, store.to_bytes("d/b")) == (1, b"two")
+
+    def test_what_is_put_as_another_kind_of_file_replaces_that_key_alone(self, store: Store) -> None:
+        if not store.capabilities.hard_links:
+            return
+        store.set("a", (data(b"one"), {"n": "1"}))
+        store.link("a", "b")
+        store.put("a", new_stat(0o120777, os.geteuid(), os.getegid()), data(b"target"))
+        assert (store.stat("a").is_symlink, store.stat("a").nlink, store.to_bytes("a")) == (True, 1, b"target")
+        assert (store.stat("b").is_file, store.stat("b").nlink, store.to_bytes("b")) == (True, 1, b"one")
 
     def test_foreign_xattrs_by_capability(self, store: Store) -> None:
         store.set("a", (data(b"one"), {}))
