@@ -40,7 +40,7 @@ def commit(
     Args:
         join: Connected; nobody else writes to it meanwhile.
         into: One of its stores; None is the second.
-        paths: Keys; only what is changed at and below them is committed. None is everything.
+        paths: Keys; only what is changed at and below them is committed. Without any, everything is.
         force: Do it also where the lower store was changed since.
         dry_run: Look for conflicts, and change nothing.
 

@@ -291,6 +291,19 @@ class Difference:
         return not has_same_data(self.join, change.key, self.below, change.below)
 
 
+def diff(join: JoinedStore, paths: Sequence[str] = ()) -> Iterator[Change]:
+    """Yield each thing that the first store of a join changes about what the others show.
+
+    Args:
+        join: Connected. If somebody writes to it meanwhile, what is written may be told or not.
+        paths: Keys; only what is changed at and below them is told, or was there. Without any, everything is.
+
+    Raises:
+        UsageError: There are no stores below the first.
+    """
+    yield from Difference(join).changes(paths)
+
+
 def has_same_data(store: Store, key: str, other: Store, other_key: str) -> bool:
     """Whether two values have the same data, which is read as far as it is the same."""
     with contextlib.closing(store.get(key)) as value, contextlib.closing(other.get(other_key)) as other_value:

@@ -16,7 +16,7 @@ def discard(join: JoinedStore, paths: Sequence[str] = (), *, dry_run: bool = Fal
 
     Args:
         join: Connected; nobody else writes to it meanwhile.
-        paths: Keys; only what is changed at and below them is discarded. None is everything.
+        paths: Keys; only what is changed at and below them is discarded. Without any, everything is.
         dry_run: Change nothing.
 
     Returns:

@@ -78,11 +78,14 @@ def export(join: JoinedStore, file: BinaryIO, form: str = "tar", *, everything: 
     entries = [Entry(key, stat) for key, stat in below(join, ROOT)] if everything else list(_of_changes(join))
     with contextlib.ExitStack() as closing:
         work = closing.enter_context(Work(join, "exporting", sum(entry.stat.size for entry in entries if not entry.stat.is_directory)))
-        make: _Zip | _Tar = _Zip(join, file) if form == "zip" else _Tar(join, file, compressed=form == "tar.gz")
-        archive = closing.enter_context(make)
+        add = (
+            closing.enter_context(_Zip(join, file)).add
+            if form == "zip"
+            else closing.enter_context(_Tar(join, file, compressed=form == "tar.gz")).add
+        )
         left_out = []
         for entry in entries:
-            if archive.add(entry):
+            if add(entry):
                 work.advance(0 if entry.stat.is_directory else entry.stat.size)
             else:
                 left_out.append(entry.key)
