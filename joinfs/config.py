@@ -36,6 +36,8 @@ class MountOptions:
         staging: The directory in which data is kept until it is put into the first store; None is ``staging_place``.
         fsname: What mount(8) shows as the source.
         stats: Count the kernel's requests, and print them at the end.
+        upperdir: As overlayfs has it: a store before all others.
+        lowerdirs: Stores after that, the first with priority.
     """
 
     read_only: bool = False
@@ -54,6 +56,8 @@ class MountOptions:
     staging: str | None = None
     fsname: str = "joinfs"
     stats: bool = False
+    upperdir: str | None = None
+    lowerdirs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,33 @@ def _spelling(name: str, value: str) -> str:
     return value
 
 
+def _place(name: str, value: str) -> str:
+    if not value:
+        raise UsageError(f"-o {name}=: give a path, or a store's URL")
+    return value
+
+
+def _places(name: str, value: str) -> tuple[str, ...]:
+    """Paths with ``:`` between them, which has a backslash before it in one; see overlayfs.rst."""
+    places = tuple(place.replace("\\:", ":") for place in re.split(r"(?<!\\):", value))
+    if not all(places):
+        raise UsageError(f"-o {name}={value}: give paths with ':' between them")
+    return places
+
+
+def _always(name: str, value: str) -> str:
+    """What overlayfs can be told to do, and joinfs always does."""
+    if value not in _ALWAYS[name]:
+        raise UsageError(f"-o {name}={value}: joinfs always does what {name}={_ALWAYS[name][0]} says; leave it out")
+    return value
+
+
+def _switch(name: str, value: str) -> bool:
+    if value not in {"on", "off"}:
+        raise UsageError(f"-o {name}={value}: give on or off")
+    return value == "on"
+
+
 _FLAGS: dict[str, dict[str, Any]] = {
     "ro": {"read_only": True},
     "rw": {"read_only": False},
@@ -117,7 +148,12 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "metacopy": {"metacopy": True},
     "nometacopy": {"metacopy": False},
     "default_permissions": {},  # always so
+    "userxattr": {},  # so far as that is needed
 }
+# Options of overlayfs that say what is always so, with the values that do.
+_ALWAYS = {"redirect_dir": ("on", "follow"), "index": ("on",), "xino": ("on", "auto"), "uuid": ("auto", "on", "null")}
+# Options whose names are not those of fields: which field they set; None if they set nothing.
+_FIELDS: dict[str, str | None] = {"lowerdir": "lowerdirs", "workdir": None, **dict.fromkeys(_ALWAYS)}
 _VALUES: dict[str, Callable[[str, str], Any]] = {
     "attr_timeout": _seconds,
     "entry_timeout": _seconds,
@@ -126,6 +162,11 @@ _VALUES: dict[str, Callable[[str, str], Any]] = {
     "fsname": _word,
     "staging": _word,
     "whiteouts": _spelling,
+    "upperdir": _place,
+    "lowerdir": _places,
+    "workdir": _place,  # what overlayfs needs it for is done in the first store
+    "metacopy": _switch,
+    **dict.fromkeys(_ALWAYS, _always),
 }
 
 
@@ -136,10 +177,16 @@ def parse_options(texts: Iterable[str], options: MountOptions | None = None) -> 
         UsageError: One is not known, or its value makes no sense.
     """
     options = options or MountOptions()
-    for text in ",".join(texts).split(","):
+    for text in re.split(r"(?<!\\),", ",".join(texts)):  # a path may have a comma, as \\,
         if text:
-            options = replace(options, **_parse_option(text))
+            options = replace(options, **_parse_option(text.replace("\\,", ",")))
     return options
+
+
+def stores_in(options: MountOptions) -> tuple[StoreSpec, ...]:
+    """The stores that are given as overlayfs's options are: ``upperdir``, then each ``lowerdir``."""
+    upper = () if options.upperdir is None else (options.upperdir,)
+    return tuple(parse_store(text) for text in (*upper, *options.lowerdirs))
 
 
 def option_text(name: str, value: object) -> str:
@@ -155,14 +202,15 @@ def option_text(name: str, value: object) -> str:
 
 def _parse_option(text: str) -> dict[str, Any]:
     name, equals, value = text.partition("=")
-    if name in _FLAGS:
+    if name in _FLAGS and not (equals and name in _VALUES):
         if equals:
             raise UsageError(f"-o {name} takes no value")
         return _FLAGS[name]
     if name in _VALUES:
         if not equals:
             raise UsageError(f"-o {name} needs a value: {name}=...")
-        return {name: _VALUES[name](name, value)}
+        field, parsed = _FIELDS.get(name, name), _VALUES[name](name, value)
+        return {} if field is None else {field: parsed}
     import difflib  # noqa: PLC0415 - for mistakes only
 
     near = difflib.get_close_matches(name, [*_FLAGS, *_VALUES], 1)

@@ -3,17 +3,23 @@
 import contextlib
 import fcntl
 import gc
+import hashlib
 import logging
 import os
+import re
 import resource
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Self
 
-from joinfs.config import MountConfig, MountOptions, StoreSpec, option_text, parse_options
+from joinfs import __version__
+from joinfs.config import MountConfig, MountOptions, StoreSpec, option_text, parse_options, parse_store
+from joinfs.control.requests import Subject
+from joinfs.control.server import listening
 from joinfs.drivers import Driver, pick
 from joinfs.errors import JoinfsError, MountError, UsageError
 from joinfs.filesystem.operations import Operations, Settings
@@ -30,6 +36,7 @@ from joinfs.mountpoint import (
     locked,
     note_of,
     staging_place,
+    state_place,
     unmount,
 )
 from joinfs.stores import Store
@@ -52,6 +59,41 @@ def open_join(specs: tuple[StoreSpec, ...], options: MountOptions | None = None,
         stores.append(store)
     how = options or MountOptions()
     return JoinedStore(stores, directory_ttl=how.lower_ttl, whiteouts=how.whiteouts, metacopy=how.metacopy)
+
+
+def with_upper(config: MountConfig, upper: str | None) -> MountConfig:
+    """Answer the same with a store before the others, if one is wanted, or needed because none of them takes writes.
+
+    Args:
+        config: What is to be mounted.
+        upper: A store's URL or path; ``auto`` for an SQLite file in the user's state directory, called after the other stores. None is
+            "if it is needed".
+
+    Raises:
+        UsageError: A store is not there; or there can be no such file.
+    """
+    if upper not in {None, "auto"}:
+        return replace(config, stores=(parse_store(upper or ""), *config.stores))
+    if upper is None and (config.options.read_only or _takes_writes(config.stores)):
+        return config
+    path = _place_of_upper(config.stores)
+    log.info("changes go into %s", path)
+    return replace(config, stores=(StoreSpec(f"sqlite:{path.replace('%', '%25').replace('?', '%3F')}"), *config.stores))
+
+
+def _takes_writes(specs: tuple[StoreSpec, ...]) -> bool:
+    return any(open_store(spec.url, connect=False).capabilities.writable for spec in specs)
+
+
+def _place_of_upper(lowers: tuple[StoreSpec, ...]) -> str:
+    """Where an SQLite file for changes to some stores is; its name is made of theirs."""
+    place = state_place("uppers")
+    if place is None:
+        raise UsageError("there is no directory of yours for an SQLite file to take the changes; say where with --upper sqlite:FILE")
+    urls = [os.path.abspath(spec.url) if os.path.lexists(spec.url) else spec.url for spec in lowers]
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", os.path.basename(urls[0].rstrip("/")))[:40].strip("-.") or "upper"
+    digest = hashlib.blake2b("\0".join(urls).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
+    return os.path.join(place, f"{name}-{digest}.db")
 
 
 def check(specs: tuple[StoreSpec, ...]) -> Iterator[str]:
@@ -233,9 +275,22 @@ def serve(config: MountConfig, on_ready: Callable[[str], None]) -> None:
             on_ready(remark)
 
         try:
-            driver.serve(operations, mountpoint, config.options, ready)
+            with _asked(join, operations, config):
+                driver.serve(operations, mountpoint, config.options, ready)
         except MountError as error:
             raise MountError(f"{error}: {said.text()}" if said.text() else str(error)) from error
+
+
+@contextlib.contextmanager
+def _asked(join: JoinedStore, operations: Operations, config: MountConfig) -> Iterator[None]:
+    """Answer what is asked of the mount by others than the kernel."""
+    facts = {"mountpoint": config.mountpoint, "driver": config.driver, "read_only": config.options.read_only, "version": __version__}
+    note = note_of(config.mountpoint)
+    if not join.capabilities.thread_safe:  # nobody else may call it while the kernel is answered
+        yield
+        return
+    with listening(Subject(join, operations, facts), note.with_name(f"{note.name}.socket")):
+        yield
 
 
 def _prepare_process() -> None:

@@ -166,12 +166,17 @@ def runtime_directory() -> Path:
 
 
 def staging_place() -> str | None:
-    """Where staged data is kept so that it outlives its server; made if need be. None if it cannot be there.
+    """Where staged data is kept so that it outlives its server; made if need be. None if it cannot be there."""
+    return state_place("staged")
 
-    ``/var/lib/joinfs/staged`` for root, and ``joinfs/staged`` in ``$XDG_STATE_HOME`` (``~/.local/state``) for others.
+
+def state_place(name: str) -> str | None:
+    """Where something of the user's is kept that lasts; made if need be. None if it cannot be there.
+
+    ``/var/lib/joinfs/NAME`` for root, and ``joinfs/NAME`` in ``$XDG_STATE_HOME`` (``~/.local/state``) for others.
     """
     state = "/var/lib" if os.geteuid() == 0 else os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    place = Path(state) / "joinfs" / "staged"
+    place = Path(state) / "joinfs" / name
     try:
         return own_directory(place)
     except (OSError, MountError):

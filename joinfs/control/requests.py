@@ -1,12 +1,13 @@
 """What can be asked of a join, and how it is answered: names and arguments in, dictionaries out, all of them what JSON can say."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-from joinfs.errors import MountError, StoreError, UsageError
+from joinfs.errors import UsageError
 from joinfs.filesystem.operations import Operations
 from joinfs.joined.commit import commit
 from joinfs.joined.difference import Change, Difference, diff
@@ -20,7 +21,6 @@ from joinfs.stores import Store
 from joinfs.stores.keys import is_directory_key
 
 Answer = dict[str, Any]
-Request = Callable[["Subject", Answer, BinaryIO | None], Iterator[Answer]]
 
 
 @dataclass
@@ -62,6 +62,14 @@ class Subject:
             self.operations.syncfs()
 
 
+class Request(NamedTuple):
+    """What is asked of whom; ``file`` is where data is written that is asked for."""
+
+    subject: Subject
+    arguments: Answer
+    file: BinaryIO | None
+
+
 def ask(subject: Subject, name: str, arguments: Answer, file: BinaryIO | None = None) -> Iterator[Answer]:
     """Yield what is answered to a request.
 
@@ -77,7 +85,7 @@ def ask(subject: Subject, name: str, arguments: Answer, file: BinaryIO | None = 
     """
     if name not in REQUESTS:
         raise UsageError(f"{name!r} is nothing that this version of joinfs can be asked")
-    yield from REQUESTS[name](subject, arguments, file)
+    yield from REQUESTS[name](Request(subject, arguments, file))
 
 
 def layer_called(join: JoinedStore, text: str | None) -> Store | None:
@@ -97,91 +105,89 @@ def layer_called(join: JoinedStore, text: str | None) -> Store | None:
     return found[0]
 
 
-def _diff(subject: Subject, arguments: Answer, file: BinaryIO | None) -> Iterator[Answer]:
-    subject.flush()
-    return (_told(change) for change in diff(subject.join, arguments.get("paths", ())))
+def _diff(request: Request) -> Iterator[Answer]:
+    request.subject.flush()
+    return (_told(change) for change in diff(request.subject.join, request.arguments.get("paths", ())))
 
 
-def _patch(subject: Subject, arguments: Answer, file: BinaryIO | None) -> Iterator[Answer]:
-    subject.flush()
-    return ({"text": text} for text in patch(Difference(subject.join), arguments.get("paths", ())))
+def _patch(request: Request) -> Iterator[Answer]:
+    request.subject.flush()
+    return ({"text": text} for text in patch(Difference(request.subject.join), request.arguments.get("paths", ())))
 
 
-def _commit(subject: Subject, arguments: Answer, file: BinaryIO | None) -> Iterator[Answer]:
-    into = layer_called(subject.join, arguments.get("into")) or subject.join.layers[min(1, len(subject.join.layers) - 1)]
-    is_real = not arguments.get("dry_run")
-    subject.flush()
-    with subject.changing(into) if is_real and into is not subject.join.layers[0] else contextlib.nullcontext():
-        changes = commit(subject.join, into, arguments.get("paths", ()), force=bool(arguments.get("force")), dry_run=not is_real)
+def _commit(request: Request) -> Iterator[Answer]:
+    into = layer_called(request.subject.join, request.arguments.get("into")) or request.subject.join.layers[min(1, len(request.subject.join.layers) - 1)]
+    is_real = not request.arguments.get("dry_run")
+    request.subject.flush()
+    with request.subject.changing(into) if is_real and into is not request.subject.join.layers[0] else contextlib.nullcontext():
+        changes = commit(request.subject.join, into, request.arguments.get("paths", ()), force=bool(request.arguments.get("force")), dry_run=not is_real)
     return (_told(change) for change in changes)
 
 
-def _discard(subject: Subject, arguments: Answer, file: BinaryIO | None) -> Iterator[Answer]:
-    is_real = not arguments.get("dry_run")
-    subject.flush()
-    with subject.changing() if is_real else contextlib.nullcontext():
-        changes = discard(subject.join, arguments.get("paths", ()), dry_run=not is_real)
+def _discard(request: Request) -> Iterator[Answer]:
+    is_real = not request.arguments.get("dry_run")
+    request.subject.flush()
+    with request.subject.changing() if is_real else contextlib.nullcontext():
+        changes = discard(request.subject.join, request.arguments.get("paths", ()), dry_run=not is_real)
     return (_told(change) for change in changes)
 
 
-def _export(subject: Subject, arguments: Answer, file: BinaryIO | None) -> Iterator[Answer]:
-    if file is None:
+def _export(request: Request) -> Iterator[Answer]:
+    if request.file is None:
         raise UsageError("there is no file to write the archive to")
-    subject.flush()
-    left_out = export(subject.join, file, str(arguments.get("form", "tar")), everything=bool(arguments.get("everything")))
-    file.flush()
+    request.subject.flush()
+    left_out = export(request.subject.join, request.file, str(request.arguments.get("form", "tar")), everything=bool(request.arguments.get("everything")))
+    request.file.flush()
     return ({"left_out": key} for key in left_out)
 
 
-def _which(subject: Subject, arguments: Answer, file: BinaryIO | None) -> Iterator[Answer]:
-    key = str(arguments["key"])
-    found = whereabouts(subject.join, key)
+def _which(request: Request) -> Iterator[Answer]:
+    key = str(request.arguments["key"])
+    found = whereabouts(request.subject.join, key)
     if not found:
         raise UsageError(f"none of the stores has {key!r}")
     return (_told_held(held) for held in found)
 
 
-def _query(subject: Subject, arguments: Answer, file: BinaryIO | None) -> Iterator[Answer]:
-    return ({"key": key, "metadata": metadata} for key, metadata in subject.join.query(**arguments["fields"]))
+def _query(request: Request) -> Iterator[Answer]:
+    return ({"key": key, "metadata": metadata} for key, metadata in request.subject.join.query(**request.arguments["fields"]))
 
 
-def _check(subject: Subject, arguments: Answer, file: BinaryIO | None) -> Iterator[Answer]:
-    return ({"wrong": sentence} for sentence in subject.join.check())
+def _check(request: Request) -> Iterator[Answer]:
+    return ({"wrong": sentence} for sentence in request.subject.join.check())
 
 
-def _layers(subject: Subject, arguments: Answer, file: BinaryIO | None) -> Iterator[Answer]:
-    for number, layer in enumerate(subject.join.layers):
+def _layers(request: Request) -> Iterator[Answer]:
+    for number, layer in enumerate(request.subject.join.layers):
         can = layer.capabilities
         yield {"layer": number, "name": layer.name, "writable": can.writable, "kind": type(layer).__name__, "size": size_of(layer)}
 
 
-def _status(subject: Subject, arguments: Answer, file: BinaryIO | None) -> Iterator[Answer]:
-    usage = subject.join.usage()
+def _status(request: Request) -> Iterator[Answer]:
+    usage = request.subject.join.usage()
     yield {
-        **subject.facts,
-        "seconds": round(time.time() - subject.since),
-        "layers": list(_layers(subject, {}, None)),
+        **request.subject.facts,
+        "seconds": round(time.time() - request.subject.since),
+        "layers": list(_layers(request)),
         "bytes_free": usage.blocks_available * usage.block_size,
-        **({} if subject.operations is None else subject.operations.figures()),
+        **({} if request.subject.operations is None else request.subject.operations.figures()),
     }
 
 
-def _flush(subject: Subject, arguments: Answer, file: BinaryIO | None) -> Iterator[Answer]:
-    if subject.operations is None:
+def _flush(request: Request) -> Iterator[Answer]:
+    if request.subject.operations is None:
         raise UsageError("nothing is staged: what is not mounted is written at once")
-    subject.operations.syncfs()
+    request.subject.operations.syncfs()
     return iter(())
 
 
 def size_of(layer: Store) -> int | None:
     """How many bytes the file or files of a store take, where that is quickly said; None where it is not."""
     path = getattr(layer, "path", None)
-    with contextlib.suppress(OSError):
-        import os  # noqa: PLC0415
-
-        if path is not None and os.path.isfile(path):
-            return os.path.getsize(path)
-    return None
+    try:
+        return os.path.getsize(path) if path is not None and os.path.isfile(path) else None
+    except OSError:
+        return None
 
 
 def _told(change: Change) -> Answer:
@@ -202,7 +208,7 @@ def _told_held(held: Held) -> Answer:
     return told
 
 
-REQUESTS: dict[str, Request] = {
+REQUESTS: dict[str, Callable[[Request], Iterator[Answer]]] = {
     "check": _check,
     "commit": _commit,
     "diff": _diff,
@@ -215,5 +221,3 @@ REQUESTS: dict[str, Request] = {
     "status": _status,
     "which": _which,
 }
-
-__all__ = ["REQUESTS", "MountError", "StoreError", "Subject", "ask"]

@@ -48,6 +48,10 @@ class Handles(Generic[H]):
         except KeyError:
             raise BadHandle(f"handle {number} is not open") from None
 
+    def all(self) -> list[H]:
+        """Answer all that is open."""
+        return list(self._open.values())
+
     def get(self, number: int) -> H | None:
         """Answer what has the number, if anything has."""
         return self._open.get(number)

@@ -19,8 +19,8 @@ from joinfs.filesystem.directories import DirectoryVerbs
 from joinfs.filesystem.io import FileVerbs
 from joinfs.filesystem.namespace import NamespaceVerbs, access_allowed
 from joinfs.filesystem.nodes import ROOT, Node
+from joinfs.filesystem.standing import Standing
 from joinfs.filesystem.state import NOW, Caller, DirectoryEntry, Entry, ListedNode, Settings, is_told
-from joinfs.filesystem.told import Told
 from joinfs.filesystem.xattrs import XattrVerbs
 from joinfs.stores import Usage
 from joinfs.stores.value import now
@@ -31,7 +31,7 @@ __all__ = ["NOW", "ROOT", "Attributes", "Caller", "DirectoryEntry", "Entry", "Li
 log = logging.getLogger(__name__)
 
 
-class Operations(Told, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
+class Operations(Standing, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
     """A mounted file system."""
 
     def getattr(self, node: int, handle: int | None = None) -> Attributes:

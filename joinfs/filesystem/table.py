@@ -79,6 +79,10 @@ class NodeTable(Beliefs):
         with self.lock:
             return list(self._nodes.values())
 
+    def count_all(self) -> int:
+        """How many nodes there are."""
+        return len(self._nodes)
+
     def opened(self) -> list[Node]:
         """The nodes that have content."""
         with self.lock:

@@ -1,0 +1,62 @@
+"""A file system that stands still, while its store is changed past it; and figures on what it is doing."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from joinfs.errors import MountError
+from joinfs.filesystem.told import Told
+
+# So many files are named that are in the way.
+MOST_NAMED = 5
+
+
+class Standing(Told):
+    """The part of the file system that others ask about it, and stop."""
+
+    _standing: int | None = None
+    _untold: list[str | None]
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Around changes of the store by this thread: no verb changes anything meanwhile. Verbs that only read go on.
+
+        The kernel is told of what changed at the end, when verbs go on: it may be waiting for one with what it needs for that.
+
+        Raises:
+            MountError: Files are open for writing.
+        """
+        with self._nodes.changing:
+            self._check_idle()
+            self._untold, self._standing = [], threading.get_ident()
+            try:
+                yield
+            finally:
+                self._standing = None
+                untold = self._untold
+        for key in dict.fromkeys(untold):
+            self._changed(key)
+
+    def _check_idle(self) -> None:
+        busy = {opened.content.name for opened in self._files.all() if opened.writable and not opened.node.is_unlinked}
+        busy |= {node.content.name for node in self._nodes.opened() if node.content is not None and node.content.is_dirty and not node.is_unlinked}
+        if busy:
+            names = ", ".join(sorted(busy)[:MOST_NAMED]) + (", ..." if len(busy) > MOST_NAMED else "")
+            raise MountError(f"open for writing in the mount: {names}; close what writes to it, and try again")
+
+    def _changed(self, key: str | None) -> None:
+        if self._standing == threading.get_ident():
+            self._untold.append(key)
+        else:
+            super()._changed(key)
+
+    def figures(self) -> dict[str, Any]:
+        """Answer what there is to know of what is going on: open files, nodes that are kept, and staged data, in bytes by key."""
+        staged = {}
+        for node in self._nodes.opened():
+            content = node.content
+            if content is not None and content.is_dirty and not node.is_unlinked:
+                staged[content.name] = content.current(self._nodes.refresh(node)).size
+        return {"open_files": len(self._files.all()), "nodes": self._nodes.count_all(), "staged": staged, "pid": os.getpid()}
