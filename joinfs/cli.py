@@ -20,6 +20,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "mounting": {
         "mount": ("mounts", "mount stores, joined"),
         "umount": ("mounts", "unmount, and wait until all is committed"),
+        "run": ("runs", "run a command in a copy-on-write view, and keep what it changed or not"),
         "status": ("serving", "what mounts are doing"),
         "layers": ("serving", "what a mount is joined of"),
         "flush": ("serving", "put what is staged into the first store"),

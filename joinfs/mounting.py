@@ -146,7 +146,7 @@ def mount(store: Store, mountpoint: str | os.PathLike[str], *, driver: str = "au
         if not store.is_connected():
             closing.enter_context(store)
         serving = pick(config.driver)
-        operations = closing.enter_context(_operations(store, place, config.options, serving))
+        operations = closing.enter_context(operations_of(store, place, config.options, serving))
         closing.enter_context(_plain_forks)
         closing.enter_context(_served_by_thread(serving, operations, place, config.options))
         yield place
@@ -210,7 +210,7 @@ def _served_by_thread(driver: Driver, operations: Operations, mountpoint: str, o
 
 
 @contextlib.contextmanager
-def _operations(store: Store, mountpoint: str, options: MountOptions, driver: Driver) -> Iterator[Operations]:
+def operations_of(store: Store, mountpoint: str, options: MountOptions, driver: Driver) -> Iterator[Operations]:
     """The file system over a connected store, held for one writer; what is staged is committed at the end."""
     with contextlib.nullcontext() if options.read_only else locked(store):
         staging = _staging(store, mountpoint, options)
@@ -264,7 +264,7 @@ def serve(config: MountConfig, on_ready: Callable[[str], None]) -> None:
     check_upper_apart(join)
     check_machine(config.options.allow_other)
     driver = pick(config.driver)
-    with _note(mountpoint) as note, join, _operations(join, mountpoint, config.options, driver) as operations, _LibfuseSaid() as said:
+    with _note(mountpoint) as note, join, operations_of(join, mountpoint, config.options, driver) as operations, _LibfuseSaid() as said:
         remark = _told_of_left(join, config.options)
         if remark:
             log.warning("%s", remark)

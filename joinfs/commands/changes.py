@@ -86,13 +86,14 @@ def _print_changes(changes: Iterable[dict[str, Any]], as_json: bool, stat: bool 
         if as_json:
             print_json(change)
         else:
-            print(_line(change, stat))
+            print(line_of(change, stat))
     if stat and not as_json:
         print(", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing changed")
     return sum(counts.values())
 
 
-def _line(change: dict[str, Any], stat: bool) -> str:
+def line_of(change: dict[str, Any], stat: bool = False) -> str:
+    """A change as it is printed."""
     letter, colour = LETTERS[change["kind"]]
     name = shown(change["key"] or "/")
     if change["kind"] == "renamed":

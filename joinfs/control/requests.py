@@ -107,7 +107,7 @@ def layer_called(join: JoinedStore, text: str | None) -> Store | None:
 
 def _diff(request: Request) -> Iterator[Answer]:
     request.subject.flush()
-    return (_told(change) for change in diff(request.subject.join, request.arguments.get("paths", ())))
+    return (told_change(change) for change in diff(request.subject.join, request.arguments.get("paths", ())))
 
 
 def _patch(request: Request) -> Iterator[Answer]:
@@ -121,7 +121,7 @@ def _commit(request: Request) -> Iterator[Answer]:
     request.subject.flush()
     with request.subject.changing(into) if is_real and into is not request.subject.join.layers[0] else contextlib.nullcontext():
         changes = commit(request.subject.join, into, request.arguments.get("paths", ()), force=bool(request.arguments.get("force")), dry_run=not is_real)
-    return (_told(change) for change in changes)
+    return (told_change(change) for change in changes)
 
 
 def _discard(request: Request) -> Iterator[Answer]:
@@ -129,7 +129,7 @@ def _discard(request: Request) -> Iterator[Answer]:
     request.subject.flush()
     with request.subject.changing() if is_real else contextlib.nullcontext():
         changes = discard(request.subject.join, request.arguments.get("paths", ()), dry_run=not is_real)
-    return (_told(change) for change in changes)
+    return (told_change(change) for change in changes)
 
 
 def _export(request: Request) -> Iterator[Answer]:
@@ -190,7 +190,8 @@ def size_of(layer: Store) -> int | None:
         return None
 
 
-def _told(change: Change) -> Answer:
+def told_change(change: Change) -> Answer:
+    """A change as it is answered."""
     told: Answer = {"kind": change.kind, "key": change.key, "size": change.size, "old_size": change.old_size}
     if change.old is not None:
         told["old"] = change.old

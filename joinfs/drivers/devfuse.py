@@ -49,14 +49,21 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class DevfuseDriver:
-    """The driver, as ``drivers.Driver`` has it."""
+    """The driver, as ``drivers.Driver`` has it.
+
+    Args:
+        mounter: Mounts, and answers the descriptor of the device; who mounts otherwise than we do unmounts, too.
+    """
 
     idle_nodes = 0
+
+    def __init__(self, mounter: Callable[[str, MountOptions], int] = mounted) -> None:
+        self._mounter = mounter
 
     def serve(
         self, operations: Operations, mountpoint: str, options: MountOptions, on_ready: Callable[[], None]
     ) -> None:
-        device = mounted(mountpoint, options)
+        device = self._mounter(mountpoint, options)
         tally = Tally() if options.stats else None
         session = Session(device, operations.may_wait, operations.is_thread_safe, tally)
         try:
@@ -73,8 +80,9 @@ class DevfuseDriver:
                         operations.before_waiting(session.hand_over)
                         session.serve(KernelVerbs(operations, options, agreed, backings, give))
         except BaseException:
-            with contextlib.suppress(JoinfsError):
-                unmount(mountpoint, lazy=True)
+            if self._mounter is mounted:
+                with contextlib.suppress(JoinfsError):
+                    unmount(mountpoint, lazy=True)
             raise
         finally:
             session.close()

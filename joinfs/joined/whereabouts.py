@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from joinfs.joined.store import JoinedStore
 from joinfs.joined.whiteout import is_reserved
-from joinfs.stores import Stat
+from joinfs.stores import Stat, Store
 from joinfs.stores.keys import ROOT, ancestors, directory_key, split
 
 
@@ -35,20 +35,29 @@ def whereabouts(join: JoinedStore, key: str) -> list[Held]:
         NotConnected, StoreUnavailable, CorruptStore: As for reading.
     """
     bare = key.removesuffix("/")
+    if any(is_reserved(name) for name in bare.split("/")):
+        return []
     suffixes = [JoinedStore(join.layers[number:]) for number in range(len(join.layers))]
     found = []
-    for number in range(len(join.layers)):
-        held = _held(suffixes[number], number, bare)
+    for number, layer in enumerate(join.layers):
+        held = _held(layer, number, _key_in(join, number, bare))
         if held is not None:
             found.append(_hidden(held, suffixes[:number], bare))
     return found
 
 
-def _held(suffix: JoinedStore, number: int, bare: str) -> Held | None:
-    """What the first store of a join has at a key, as if it were alone."""
-    layer = suffix.layers[0]
-    if any(is_reserved(name) for name in bare.split("/")):
-        return None
+def _key_in(join: JoinedStore, number: int, bare: str) -> str:
+    """What a key of a join is called in one of its layers, which differs below a directory that was renamed."""
+    above, name = split(bare)
+    try:
+        prefixes = {part.layer: part.prefix for part in join._merge.parts(above)}
+    except KeyError:
+        return bare
+    return prefixes.get(number, above) + name
+
+
+def _held(layer: Store, number: int, bare: str) -> Held | None:
+    """What one of the stores has at a key."""
     try:
         stat = layer.lookup(bare) if bare else layer.stat(ROOT)
     except KeyError:
