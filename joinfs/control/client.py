@@ -15,6 +15,8 @@ from joinfs.mountpoint import note_of
 from joinfs.stores.beneath import sync_filesystem
 
 FSTYPE = "fuse.joinfs"
+# Requests on how things are, for which nothing need be put anywhere first.
+ASKS_ABOUT_NOW = {"layers", "status"}
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _USER = re.compile(r"(?:^|,)user_id=([0-9]+)")
 
@@ -73,7 +75,8 @@ def ask(
         MountError: No server answers, or it has gone before it was done.
         JoinfsError, OSError, KeyError: What the server raised.
     """
-    _write_back(mounted.mountpoint)
+    if name not in ASKS_ABOUT_NOW:
+        _write_back(mounted.mountpoint)
     with _connected(mounted) as connection:
         line = json.dumps({"ask": name, "arguments": arguments}).encode() + b"\n"
         sent = socket.send_fds(connection, [line], [] if file is None else [file.fileno()])

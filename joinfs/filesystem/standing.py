@@ -36,6 +36,8 @@ class Standing(Told):
             finally:
                 self._standing = None
                 untold = self._untold
+        if self._kernel is None:  # then at least we believe nothing any more
+            self._disbelieve_below(self._nodes.root)
         for key in dict.fromkeys(untold):
             self._changed(key)
 
@@ -53,10 +55,13 @@ class Standing(Told):
             super()._changed(key)
 
     def figures(self) -> dict[str, Any]:
-        """Answer what there is to know of what is going on: open files, nodes that are kept, and staged data, in bytes by key."""
+        """Answer what there is to know of what is going on.
+
+        ``staged`` is the size of each file that goes into the first store when it is closed or synced, as far as the kernel has handed it on.
+        """
         staged = {}
         for node in self._nodes.opened():
             content = node.content
-            if content is not None and content.is_dirty and not node.is_unlinked:
+            if content is not None and content.is_staged and content.is_writable and not node.is_unlinked:
                 staged[content.name] = content.current(self._nodes.refresh(node)).size
         return {"open_files": len(self._files.all()), "nodes": self._nodes.count_all(), "staged": staged, "pid": os.getpid()}
