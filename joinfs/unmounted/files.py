@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 import tempfile
 from collections.abc import Callable
 from types import TracebackType
@@ -60,7 +61,6 @@ class StagedFile(io.BufferedIOBase):
         mode: As of ``open``, ``a`` for appending; a ``+`` lets what was written be read.
         autocommit: False in a transaction.
         metadata: The metadata to write; what is there stays if it is None.
-        begin: What is there at the beginning, for ``r+``.
         offset: Bytes that are there before what is appended.
     """
 
@@ -72,7 +72,6 @@ class StagedFile(io.BufferedIOBase):
         mode: str,
         autocommit: bool,
         metadata: dict[str, Any] | None,
-        begin: Value | None = None,
         offset: int = 0,
     ) -> None:
         self.fs, self.path, self.mode, self.autocommit = fs, path, mode, autocommit
@@ -80,10 +79,11 @@ class StagedFile(io.BufferedIOBase):
         self._offset = offset
         self._is_dropped = False
         self._stage = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed with commit or discard
-        if begin is not None:
-            for piece in begin.iterdata():
-                self._stage.write(piece)
-            self._stage.seek(0)
+
+    def begin_with(self, value: Value) -> None:
+        """Have the data of a value there, and be at its beginning."""
+        shutil.copyfileobj(whole(value, self.path), self._stage, MEBIBYTE)
+        self._stage.seek(0)
 
     # ---------------------------------------------------------------- its end
 
@@ -196,11 +196,73 @@ class StagedFile(io.BufferedIOBase):
             raise io.UnsupportedOperation("what is appended can be neither sought in nor cut")
 
 
+class CompressedFile(io.BufferedIOBase):
+    """A file whose data is compressed in the store. It is closed with this, which compressors do not do.
+
+    Args:
+        compressor: Reads or writes ``file``.
+        file: A ``StoredFile`` or ``StagedFile``.
+    """
+
+    def __init__(self, compressor: Any, file: StoredFile | StagedFile) -> None:
+        self._compressor, self._file = compressor, file
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        super().close()
+        try:
+            self._compressor.close()
+        except BaseException:
+            self.discard()
+            raise
+        finally:
+            self._file.close()
+
+    def discard(self) -> None:
+        """Drop what was written."""
+        if isinstance(self._file, StagedFile):
+            self._file.discard()
+
+    def __exit__(self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if error is not None:
+            self.discard()
+        super().__exit__(exc_type, error, traceback)
+
+    def read(self, size: int | None = -1) -> bytes:
+        piece: bytes = self._compressor.read(-1 if size is None else size)
+        return piece
+
+    def read1(self, size: int = -1) -> bytes:
+        return self.read(size)
+
+    def write(self, data: Any) -> int:
+        written: int = self._compressor.write(data)
+        return written
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        place: int = self._compressor.seek(offset, whence)
+        return place
+
+    def tell(self) -> int:
+        place: int = self._compressor.tell()
+        return place
+
+    def readable(self) -> bool:
+        return isinstance(self._file, StoredFile)
+
+    def writable(self) -> bool:
+        return isinstance(self._file, StagedFile)
+
+    def seekable(self) -> bool:
+        return self.readable()
+
+
 class TextFile(io.TextIOWrapper):
     """Text of a file; what was written is dropped if a ``with`` statement ends by an exception."""
 
     def __exit__(self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if error is not None and isinstance(self.buffer, StagedFile):
+        if error is not None and isinstance(self.buffer, StagedFile | CompressedFile):
             self.buffer.discard()
         super().__exit__(exc_type, error, traceback)
 

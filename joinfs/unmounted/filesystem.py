@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 
 from fsspec import AbstractFileSystem
 from fsspec.callbacks import DEFAULT_CALLBACK
+from fsspec.compression import compr
+from fsspec.core import get_compression
 from fsspec.transaction import Transaction
 from fsspec.utils import stringify_path, tokenize
 
@@ -29,7 +31,7 @@ from joinfs.stores.base import DEFAULT_DIRECTORY_MODE
 from joinfs.stores.keys import ROOT, ancestors, directory_key, is_directory_key, split
 from joinfs.stores.value import NANOSECONDS, new_stat, now
 from joinfs.stores.whole import whole
-from joinfs.unmounted.files import StagedFile, StoredFile, TextFile
+from joinfs.unmounted.files import CompressedFile, StagedFile, StoredFile, TextFile
 from joinfs.unmounted.links import Found, follow
 from joinfs.unmounted.opening import is_url, join_of
 from joinfs.unmounted.refusing import as_oserror
@@ -220,17 +222,20 @@ class JoinFileSystem(AbstractFileSystem, metaclass=_Instances):  # type: ignore[
             raise IsADirectory(f"{name!r} is a directory")
         return key, stat
 
-    def open(self, path: Any, mode: str = "rb", **kwargs: Any) -> Any:
+    def open(self, path: Any, mode: str = "rb", compression: str | None = None, **kwargs: Any) -> Any:
         """Open a file: ``rb`` as it is then; ``wb``, ``xb``, ``ab``, ``r+b``, ``w+b`` as ``StagedFile`` says; or text.
 
         Args:
-            path, mode: As of ``open``.
+            path, mode: As of Python's ``open``.
+            compression: One of fsspec's, or ``infer``.
             kwargs: Those of ``AbstractFileSystem.open``; ``metadata``, for what is written.
         """
-        if "b" in mode:
-            return super().open(path, mode, **kwargs)
-        text = {name: kwargs.pop(name) for name in _TEXT if name in kwargs}
-        return TextFile(self.open(path, mode.replace("t", "") + "b", **kwargs), **text)
+        if "b" not in mode:
+            text = {name: kwargs.pop(name) for name in _TEXT if name in kwargs}
+            return TextFile(self.open(path, mode.replace("t", "") + "b", compression, **kwargs), **text)
+        codec = get_compression(self._strip_protocol(path), compression)
+        file = super().open(path, mode, **kwargs)
+        return file if codec is None else CompressedFile(compr[codec](file, mode=mode[0]), file)
 
     def _open(
         self, path: str, mode: str = "rb", block_size: int | None = None, autocommit: bool = True,
@@ -243,9 +248,12 @@ class JoinFileSystem(AbstractFileSystem, metaclass=_Instances):  # type: ignore[
                 raise ValueError(f"{mode!r} is no mode to open a file with here")
             found = self._follow(path)
             self._check_replaceable(path, found, mode[0])
-            begin = self.store.get(found.key) if mode[0] == "r" else None
             size = found.stat.size if found.stat is not None and mode[0] == "a" else 0
-            return StagedFile(self, path, found.key, mode, autocommit, metadata, begin, size)
+            file = StagedFile(self, path, found.key, mode, autocommit, metadata, size)
+            if mode[0] == "r":
+                with contextlib.closing(self.store.get(found.key)) as value:
+                    file.begin_with(value)
+            return file
 
     def _check_replaceable(self, path: str, found: Found, how: str) -> None:
         """Refuse now what the store would refuse when the file is closed, as far as that is known."""

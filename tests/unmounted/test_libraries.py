@@ -4,12 +4,14 @@ import pickle
 import threading
 
 import fsspec
+import numpy as np
+import pandas as pd
 import pytest
+import zarr
+from dask import bag
+from dask.base import tokenize
 
-pd = pytest.importorskip("pandas")
-zarr = pytest.importorskip("zarr")
-bag = pytest.importorskip("dask.bag")
-np = pytest.importorskip("numpy")
+import joinfs
 
 
 @pytest.fixture
@@ -104,10 +106,6 @@ def test_dask_writes(options, scheduler, tmp_path):
 
 
 def test_dask_names_differ_for_different_stores():
-    from dask.base import tokenize
-
-    import joinfs
-
     with joinfs.MemoryStore() as one, joinfs.MemoryStore() as other:
         first, second, third = (fsspec.filesystem("joinfs", store=store) for store in (one, other, one))
         first.pipe_file("a", b"1")
