@@ -267,6 +267,21 @@ class TextFile(io.TextIOWrapper):
         super().__exit__(exc_type, error, traceback)
 
 
+class CountedFile(io.RawIOBase, BinaryIO):
+    """A file of the host that tells a callback of fsspec's what was read of it."""
+
+    def __init__(self, file: Any, callback: Any) -> None:
+        self._file, self._callback = file, callback
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        piece: bytes = self._file.read(size)
+        self._callback.relative_update(len(piece))
+        return piece
+
+
 class _Chain(io.RawIOBase):
     """One stream after the other."""
 

@@ -8,20 +8,15 @@ are made. Symlinks are followed within the store. Nothing is cached here.
 
 import contextlib
 import datetime as dt
-import io
-import itertools
 import os
-import threading
-import weakref
 from collections.abc import Iterator
 from glob import has_magic
-from typing import Any, BinaryIO
+from typing import Any
 
 from fsspec import AbstractFileSystem
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.compression import compr
 from fsspec.core import get_compression
-from fsspec.transaction import Transaction
 from fsspec.utils import stringify_path, tokenize
 
 from joinfs.errors import IsADirectory, KeyExists, NotADirectory
@@ -31,37 +26,16 @@ from joinfs.stores.base import DEFAULT_DIRECTORY_MODE
 from joinfs.stores.keys import ROOT, ancestors, directory_key, is_directory_key, split
 from joinfs.stores.value import NANOSECONDS, new_stat, now
 from joinfs.stores.whole import whole
-from joinfs.unmounted.files import CompressedFile, StagedFile, StoredFile, TextFile
+from joinfs.unmounted.files import CompressedFile, CountedFile, StagedFile, StoredFile, TextFile
+from joinfs.unmounted.instances import Instances, StoreTransaction
 from joinfs.unmounted.links import Found, follow
-from joinfs.unmounted.opening import is_url, join_of
+from joinfs.unmounted.opening import join_of, number_of
 from joinfs.unmounted.refusing import as_oserror
 
 _TEXT = ("encoding", "errors", "newline")
-_numbers = itertools.count(1)
-_number_of: "weakref.WeakKeyDictionary[Store, int]" = weakref.WeakKeyDictionary()
-_numbering = threading.Lock()
 
 
-class _Instances(type(AbstractFileSystem)):  # type: ignore[misc]
-    """Keeps fsspec from giving out a file system again that was made for another store: it knows them by their ``repr``."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        for option in (*args[:2], kwargs.get("store"), kwargs.get("stores")):
-            things = option if isinstance(option, list | tuple) else [option]
-            if not all(thing is None or is_url(thing) for thing in things):
-                kwargs["skip_instance_cache"] = True
-        return super().__call__(*args, **kwargs)
-
-
-class _StoreTransaction(Transaction):  # type: ignore[misc]
-    """What was written in it gets into the store as one transaction of the store."""
-
-    def complete(self, commit: bool = True) -> None:
-        with self.fs.store.transaction("files of an fsspec transaction") if commit else contextlib.nullcontext():
-            super().complete(commit)
-
-
-class JoinFileSystem(AbstractFileSystem, metaclass=_Instances):  # type: ignore[misc]
+class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[misc]
     """A store, or the join of several, as fsspec wants it.
 
     Errors are those of Python's own files: ``FileNotFoundError``, ``IsADirectoryError`` and so on; ``OSError`` with
@@ -78,7 +52,7 @@ class JoinFileSystem(AbstractFileSystem, metaclass=_Instances):  # type: ignore[
 
     protocol = "joinfs"
     root_marker = "/"
-    transaction_type = _StoreTransaction
+    transaction_type = StoreTransaction
 
     def __init__(
         self,
@@ -100,10 +74,7 @@ class JoinFileSystem(AbstractFileSystem, metaclass=_Instances):  # type: ignore[
 
     @property
     def _fs_token(self) -> str:
-        if self._join.by_url:
-            return str(self._fs_token_)
-        with _numbering:
-            return str(tokenize(self._fs_token_, _number_of.setdefault(self._join.store, next(_numbers))))
+        return str(self._fs_token_ if self._join.by_url else tokenize(self._fs_token_, number_of(self._join.store)))
 
     @property
     def fsid(self) -> str:
@@ -180,16 +151,18 @@ class JoinFileSystem(AbstractFileSystem, metaclass=_Instances):  # type: ignore[
 
     def exists(self, path: Any, **kwargs: Any) -> bool:
         """Whether something is there. Errors of a store that cannot be reached are raised, as everywhere else."""
-        try:
-            self.info(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return True
+        return self._is_there(path, last=True)
 
     def lexists(self, path: Any, **kwargs: Any) -> bool:
+        return self._is_there(path, last=False)
+
+    def _is_there(self, path: Any, last: bool) -> bool:
         name = self._strip_protocol(path)
-        with as_oserror(name):
-            return self._follow(name, last=False).stat is not None
+        try:
+            with as_oserror(name):
+                return self._follow(name, last).stat is not None
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def metadata(self, path: Any) -> dict[str, Any]:
         """Answer the metadata of a path, which ``open`` and ``pipe_file`` take as ``metadata=``."""
@@ -264,16 +237,6 @@ class JoinFileSystem(AbstractFileSystem, metaclass=_Instances):  # type: ignore[
             raise KeyError(path)
         if found.stat is not None and how == "x":
             raise KeyExists(f"{path!r} is there already")
-        if found.stat is None:
-            self._check_way(found.key)
-
-    def _check_way(self, key: str) -> None:
-        for directory in reversed(ancestors(key)):
-            above = self._follow(directory.removesuffix("/")).stat
-            if above is not None and not above.is_directory:
-                raise NotADirectory(f"'/{directory.removesuffix('/')}' is not a directory")
-            if above is not None:
-                return
 
     def pipe_file(self, path: Any, value: Any, mode: str = "overwrite", **kwargs: Any) -> None:
         """Set the data of a file, in one step."""
@@ -290,7 +253,7 @@ class JoinFileSystem(AbstractFileSystem, metaclass=_Instances):  # type: ignore[
             found = self._follow(name)
             self._check_replaceable(name, found, "w")
             callback.set_size(os.fstat(file.fileno()).st_size)
-            self.store.set_data(found.key, file if callback is DEFAULT_CALLBACK else _Counted(file, callback))
+            self.store.set_data(found.key, file if callback is DEFAULT_CALLBACK else CountedFile(file, callback))
 
     def cp_file(self, path1: Any, path2: Any, **kwargs: Any) -> None:
         """Copy a file, with its metadata, in one step; or make a directory."""
@@ -326,7 +289,6 @@ class JoinFileSystem(AbstractFileSystem, metaclass=_Instances):  # type: ignore[
             if create_parents:
                 for directory in ancestors(found.key):
                     self._make(directory)
-            self._check_way(found.key)
             self.store.make(directory_key(found.key), self._new_directory())
 
     def _make(self, directory: str) -> None:
@@ -418,18 +380,3 @@ def _details(name: str, stat: Stat, target: str | None) -> dict[str, Any]:
         "mode": stat.mode, "uid": stat.uid, "gid": stat.gid, "nlink": stat.nlink, "ino": stat.file_id, "islink": target is not None,
     }  # fmt: skip
     return details if target is None else {**details, "destination": target}
-
-
-class _Counted(io.RawIOBase, BinaryIO):
-    """A file that tells a callback of fsspec's what was read of it."""
-
-    def __init__(self, file: Any, callback: Any) -> None:
-        self._file, self._callback = file, callback
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        piece: bytes = self._file.read(size)
-        self._callback.relative_update(len(piece))
-        return piece

@@ -8,6 +8,7 @@ import errno
 import os
 from typing import NamedTuple
 
+from joinfs.errors import NotADirectory
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import ROOT, ancestors, directory_key
 
@@ -45,6 +46,7 @@ def follow(store: Store, path: str, last: bool = True) -> Found:
 
     Raises:
         KeyError: A link leads out of the store.
+        NotADirectory: Something on the way is not a directory.
         OSError: ELOOP, there are too many links.
     """
     stat = entry(store, path)
@@ -56,11 +58,18 @@ def follow(store: Store, path: str, last: bool = True) -> Found:
 
 
 def _is_through_link(store: Store, path: str) -> bool:
+    """Whether the nearest directory on the way that is there is not one, but a link."""
     for directory in reversed(ancestors(path)):
         stat = entry(store, directory.removesuffix("/"))
         if stat is not None:
+            _check_passable(directory, stat)
             return stat.is_symlink
     return False
+
+
+def _check_passable(key: str, stat: Stat) -> None:
+    if not stat.is_directory and not stat.is_symlink:
+        raise NotADirectory(f"'/{key.removesuffix('/')}' is not a directory")
 
 
 class _Walk:
@@ -86,7 +95,10 @@ class _Walk:
             self._names.pop()
         elif name not in {"", "."}:
             self._names.append(name)
-        stat = entry(self._store, "/".join(self._names))
+        key = "/".join(self._names)
+        stat = entry(self._store, key)
+        if stat is not None and self._left:
+            _check_passable(key, stat)
         if stat is not None and stat.is_symlink and (self._left or last):
             self._turn()
         return stat

@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-from joinfs.errors import IsADirectory
+from joinfs.errors import IsADirectory, NotADirectory
 from joinfs.stores import Store
 from joinfs.stores.keys import directory_key, is_directory_key
 from joinfs.unmounted.links import follow
@@ -31,7 +31,10 @@ class StoreMapping(MutableMapping[str, bytes]):
         """The key of a file that is there."""
         if not isinstance(name, str) or is_directory_key(name):
             raise KeyError(name)
-        found = follow(self._store, self._prefix + name)
+        try:
+            found = follow(self._store, self._prefix + name)
+        except NotADirectory:
+            raise KeyError(name) from None
         if found.stat is None or not found.stat.is_file:
             raise KeyError(name)
         return found.key

@@ -1,5 +1,6 @@
 """Which store a file system reads and writes, and when that is connected."""
 
+import itertools
 import os
 import threading
 import weakref
@@ -16,6 +17,8 @@ from joinfs.stores.adapt import as_store
 # otherwise open the same databases again, and have a memory of its own.
 _joins: "weakref.WeakValueDictionary[tuple[Any, ...], Join]" = weakref.WeakValueDictionary()
 _joining = threading.Lock()
+_numbers: "weakref.WeakKeyDictionary[Store, int]" = weakref.WeakKeyDictionary()
+_count = itertools.count(1)
 
 
 class Join:
@@ -100,3 +103,9 @@ def join_of(store: Any, stores: Any, options: dict[str, Any]) -> Join:
 
 def _joined(given: list[Any], options: dict[str, Any]) -> JoinedStore:
     return JoinedStore([open_store(thing, connect=False) if is_url(thing) else thing for thing in given], **options)
+
+
+def number_of(store: Store) -> int:
+    """Answer a number that no other store of this process has or had: unlike ``id``, which is given again."""
+    with _joining:
+        return _numbers.setdefault(store, next(_count))
