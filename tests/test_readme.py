@@ -24,6 +24,6 @@ def test_its_lines_for_fsspec_can_be_run(tmp_path, monkeypatch):
     names = {}
     exec(textwrap.dedent(lines), names)
     fs = names["fs"]
-    assert fs.find("", maxdepth=2) == ["/arrays.zarr/zarr.json", "/results/table.csv", "/runs/8", "/table.csv"]
+    assert fs.find("", maxdepth=2) == ["arrays.zarr/zarr.json", "results/table.csv", "runs/8", "table.csv"]
     assert fs.metadata("runs/8") == {"author": "mel"}
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["table.csv"]

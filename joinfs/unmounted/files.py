@@ -38,6 +38,9 @@ class StoredFile(io.BufferedReader):
         """Answer what the file system says of the path, now."""
         return self.fs.info(self.path)
 
+    def __del__(self) -> None:
+        self.close()  # without a warning: many who open files with fsspec, such as pyarrow, leave closing them to this
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _reopened, (self.fs, self.path, self.tell())
 

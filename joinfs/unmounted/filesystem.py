@@ -2,7 +2,7 @@
 
     fs = fsspec.filesystem("joinfs", stores=["sqlite:changes.db", "/data"])
 
-Paths begin with ``/``, as with ``memory://``; ``joinfs://a/b`` is ``/a/b``. Directories on the way to what is written
+``joinfs://a/b`` is the key ``a/b``, and so are ``a/b`` and ``/a/b``. Directories on the way to what is written
 are made. Symlinks are followed within the store. Nothing is cached here.
 """
 
@@ -51,7 +51,6 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
     """
 
     protocol = "joinfs"
-    root_marker = "/"
     transaction_type = StoreTransaction
 
     def __init__(
@@ -93,8 +92,11 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
     def _strip_protocol(cls, path: Any) -> Any:
         if isinstance(path, list):
             return [cls._strip_protocol(one) for one in path]
-        text = stringify_path(path).removeprefix("joinfs://").removeprefix("joinfs::")
-        return "".join(f"/{name}" for name in text.split("/") if name not in {"", "."})
+        text = stringify_path(path)
+        bare = text.removeprefix("joinfs://").removeprefix("joinfs::")
+        # Names have a / at their beginning if what was asked for has one: zarr and pyarrow compare them with that.
+        root = "/" if bare is text and text.startswith("/") else ""
+        return root + "/".join(name for name in bare.split("/") if name not in {"", "."})
 
     def _find(self, path: str, last: bool = True) -> tuple[str, Stat]:
         """The key and the attributes of what is there.
@@ -108,7 +110,7 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
         return found.key, found.stat
 
     def _follow(self, path: str, last: bool = True) -> Found:
-        return follow(self.store, path.removeprefix("/"), last)
+        return follow(self.store, path.strip("/"), last)
 
     # ---------------------------------------------------------------- attributes and listings
 
@@ -135,7 +137,8 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
             if found.stat is None:
                 raise KeyError(name)
             if found.stat.is_directory:
-                entries = [self._listed(f"{name}/{one}", stat) for one, stat in sorted(self.store.list(found.key))]
+                above = f"{name.rstrip('/')}/" if name else ""
+                entries = [self._listed(above + one, stat) for one, stat in sorted(self.store.list(found.key))]
             else:
                 entries = [_details(name, found.stat, found.target)]
         return entries if detail else [one["name"] for one in entries]

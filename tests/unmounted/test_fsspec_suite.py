@@ -22,7 +22,7 @@ class JoinFixtures(AbstractFixtures):
 
     @pytest.fixture
     def fs_path(self):
-        return "/some/where"
+        return "some/where"
 
 
 class TestCopy(JoinFixtures, AbstractCopyTests):
