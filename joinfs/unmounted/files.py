@@ -31,7 +31,7 @@ class StoredFile(io.BufferedReader):
     mode = "rb"
 
     def __init__(self, fs: "JoinFileSystem", path: str, value: Value) -> None:
-        super().__init__(value.data)  # type: ignore[arg-type]
+        super().__init__(value.data, 1 << 17)  # type: ignore[arg-type]
         self.fs, self.path, self.size = fs, path, value.size
 
     def info(self) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
     def _listed(self, name: str, stat: Stat) -> dict[str, Any]:
         if not stat.is_symlink:
             return _details(name, stat, None)
-        with contextlib.suppress(KeyError, OSError):
+        with contextlib.suppress(KeyError, NotADirectory):
             found = self._follow(name)
             if found.stat is not None and found.stat.is_file:
                 return _details(name, found.stat, found.target)
@@ -334,11 +334,10 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
                 self._remove(each, recursive)
 
     def _rm(self, path: Any) -> None:
+        """Delete a file, a symlink or an empty directory."""
         name = self._strip_protocol(path)
-        if self.isdir(name):
-            self.rmdir(name)
-        else:
-            self._remove(name, recursive=False)
+        with as_oserror(name):
+            self.store.delete(self._find(name, last=False)[0])
 
     def _remove(self, name: str, recursive: bool) -> None:
         with as_oserror(name):

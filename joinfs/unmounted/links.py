@@ -1,11 +1,9 @@
 """Symlinks, followed within a store.
 
 In a mount the kernel follows them. Stores never do, so who reads without a mount does it here. What a link leads to
-outside of the store (an absolute target, or ``..`` above the root) is not there.
+outside of the store (an absolute target, or ``..`` above the root) is not there, nor is anything where links go round.
 """
 
-import errno
-import os
 from typing import NamedTuple
 
 from joinfs.errors import NotADirectory
@@ -45,9 +43,8 @@ def follow(store: Store, path: str, last: bool = True) -> Found:
         last: Follow the path itself too, not only the directories on the way.
 
     Raises:
-        KeyError: A link leads out of the store.
+        KeyError: A link leads out of the store, or there are too many.
         NotADirectory: Something on the way is not a directory.
-        OSError: ELOOP, there are too many links.
     """
     stat = entry(store, path)
     if stat is None and not _is_through_link(store, path):
@@ -108,9 +105,7 @@ class _Walk:
         with self._store.get_data("/".join(self._names)) as data:
             target = data.read().decode("utf-8", "surrogateescape")
         self._links += 1
-        if self._links > MAX_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), self._path)
-        if target.startswith("/"):
+        if self._links > MAX_LINKS or target.startswith("/"):
             raise KeyError(self._path)
         if not self._left and self._target is None:
             self._target = target

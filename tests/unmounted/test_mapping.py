@@ -73,7 +73,9 @@ def test_links_are_followed_within_the_store(store, lower):
     (lower / "file").write_text("1")
     (lower / "link").symlink_to("file")
     (lower / "out").symlink_to("/etc/passwd")
-    (lower / "loop").symlink_to("nothing")
+    (lower / "dangling").symlink_to("nothing")
+    (lower / "loop").symlink_to("loop")
+    (lower / "through").symlink_to("file/x")
     (lower / "directory").symlink_to(".")
     mapping = joinfs.as_mapping(store)
     assert dict(mapping) == {"file": b"1", "link": b"1"}
