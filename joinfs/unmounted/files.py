@@ -31,7 +31,7 @@ class StoredFile(io.BufferedReader):
     mode = "rb"
 
     def __init__(self, fs: "JoinFileSystem", path: str, value: Value) -> None:
-        super().__init__(value.data, 1 << 17)  # type: ignore[arg-type]
+        super().__init__(value.data)  # type: ignore[arg-type]
         self.fs, self.path, self.size = fs, path, value.size
 
     def info(self) -> dict[str, Any]:
@@ -56,7 +56,8 @@ class StagedFile(io.BufferedIOBase):
 
     What is written waits until the file is closed, and then gets into the store in one step; until then, and if that
     fails, all that is there is what was there before. It is dropped if a ``with`` statement of the file ends by an
-    exception. In a transaction of the file system, closing leaves it to ``commit`` or ``discard``.
+    exception; who opens it by ``fsspec.open``, as pandas does, has it closed then, and what was written until then stored.
+    In a transaction of the file system, closing leaves it to ``commit`` or ``discard``.
 
     Args:
         fs, path: The file system, and the path there.

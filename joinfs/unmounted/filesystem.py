@@ -29,7 +29,7 @@ from joinfs.stores.whole import whole
 from joinfs.unmounted.files import CompressedFile, CountedFile, StagedFile, StoredFile, TextFile
 from joinfs.unmounted.instances import Instances, StoreTransaction
 from joinfs.unmounted.links import Found, follow
-from joinfs.unmounted.opening import join_of, number_of
+from joinfs.unmounted.opening import join_of
 from joinfs.unmounted.refusing import as_oserror
 
 _TEXT = ("encoding", "errors", "newline")
@@ -73,7 +73,7 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
 
     @property
     def _fs_token(self) -> str:
-        return str(self._fs_token_ if self._join.by_url else tokenize(self._fs_token_, number_of(self._join.store)))
+        return str(self._fs_token_ if self._join.by_url else tokenize(self._fs_token_, self._join.number))
 
     @property
     def fsid(self) -> str:
@@ -98,16 +98,16 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
         root = "/" if bare is text and text.startswith("/") else ""
         return root + "/".join(name for name in bare.split("/") if name not in {"", "."})
 
-    def _find(self, path: str, last: bool = True) -> tuple[str, Stat]:
-        """The key and the attributes of what is there.
+    def _find(self, path: str, last: bool = True) -> tuple[str, Stat, str | None]:
+        """What ``follow`` answers, if something is there.
 
         Raises:
             KeyError: Nothing is.
         """
-        found = self._follow(path, last)
-        if found.stat is None:
+        key, stat, target = self._follow(path, last)
+        if stat is None:
             raise KeyError(path)
-        return found.key, found.stat
+        return key, stat, target
 
     def _follow(self, path: str, last: bool = True) -> Found:
         return follow(self.store, path.strip("/"), last)
@@ -121,10 +121,8 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
         """
         name = self._strip_protocol(path)
         with as_oserror(name):
-            found = self._follow(name)
-            if found.stat is None:
-                raise KeyError(name)
-            return _details(name, found.stat, found.target)
+            _, stat, target = self._find(name)
+            return _details(name, stat, target)
 
     def ls(self, path: Any, detail: bool = True, **kwargs: Any) -> list[Any]:
         """List a directory, by name; of anything else, that alone.
@@ -133,23 +131,21 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
         """
         name = self._strip_protocol(path)
         with as_oserror(name):
-            found = self._follow(name)
-            if found.stat is None:
-                raise KeyError(name)
-            if found.stat.is_directory:
+            key, stat, target = self._find(name)
+            if stat.is_directory:
                 above = f"{name.rstrip('/')}/" if name else ""
-                entries = [self._listed(above + one, stat) for one, stat in sorted(self.store.list(found.key))]
+                entries = [self._listed(above + one, attributes) for one, attributes in sorted(self.store.list(key))]
             else:
-                entries = [_details(name, found.stat, found.target)]
+                entries = [_details(name, stat, target)]
         return entries if detail else [one["name"] for one in entries]
 
     def _listed(self, name: str, stat: Stat) -> dict[str, Any]:
         if not stat.is_symlink:
             return _details(name, stat, None)
         with contextlib.suppress(KeyError, NotADirectory):
-            found = self._follow(name)
-            if found.stat is not None and found.stat.is_file:
-                return _details(name, found.stat, found.target)
+            _, there, target = self._find(name)
+            if there.is_file:
+                return _details(name, there, target)
         return _details(name, stat._replace(size=0), None) | {"islink": True}
 
     def exists(self, path: Any, **kwargs: Any) -> bool:
@@ -193,7 +189,7 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
 
     def _file(self, name: str) -> tuple[str, Stat]:
         """The key and the attributes of what is there, which is no directory."""
-        key, stat = self._find(name)
+        key, stat, _ = self._find(name)
         if stat.is_directory:
             raise IsADirectory(f"{name!r} is a directory")
         return key, stat
@@ -262,7 +258,7 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
         """Copy a file, with its metadata, in one step; or make a directory."""
         source, name = self._strip_protocol(path1), self._strip_protocol(path2)
         with as_oserror(source):
-            key, stat = self._find(source)
+            key, stat, _ = self._find(source)
             if stat.is_directory:
                 self.makedirs(name, exist_ok=True)
                 return
@@ -313,7 +309,7 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
     def rmdir(self, path: Any) -> None:
         name = self._strip_protocol(path)
         with as_oserror(name):
-            key, stat = self._find(name, last=False)
+            key, stat, _ = self._find(name, last=False)
             if not stat.is_directory:
                 raise NotADirectory(f"{name!r} is not a directory")
             self.store.delete(key)
@@ -341,7 +337,7 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
 
     def _remove(self, name: str, recursive: bool) -> None:
         with as_oserror(name):
-            key, stat = self._find(name, last=False)
+            key, stat, _ = self._find(name, last=False)
             if stat.is_directory and not recursive:
                 raise IsADirectory(f"{name!r} is a directory: say recursive=True to remove it")
             for each in self._bottom_up(key) if stat.is_directory else [key]:
@@ -369,7 +365,7 @@ class JoinFileSystem(AbstractFileSystem, metaclass=Instances):  # type: ignore[m
         if source != name and (stringify_path(path2).endswith("/") or self.isdir(name)):
             name = f"{name}/{split(source)[1]}"
         with as_oserror(source):
-            key, stat = self._find(source, last=False)
+            key, stat, _ = self._find(source, last=False)
             target = self._follow(name, last=False).key.removesuffix("/")
             self.store.rename(key, directory_key(target) if stat.is_directory else target)
 

@@ -17,7 +17,9 @@ from joinfs.stores.adapt import as_store
 # otherwise open the same databases again, and have a memory of its own.
 _joins: "weakref.WeakValueDictionary[tuple[Any, ...], Join]" = weakref.WeakValueDictionary()
 _joining = threading.Lock()
+# A number for each store that no other one has or had: ``id`` gives numbers again.
 _numbers: "weakref.WeakKeyDictionary[Store, int]" = weakref.WeakKeyDictionary()
+_numbering = threading.Lock()
 _count = itertools.count(1)
 
 
@@ -33,11 +35,14 @@ class Join:
 
     Attributes:
         by_url: Whether it was opened by URLs alone.
+        number: The store's; no other store of this process has or had it.
     """
 
     def __init__(self, store: Store, by_url: bool) -> None:
         self._store = store
         self.by_url = by_url
+        with _numbering:
+            self.number = _numbers.setdefault(store, next(_count))
         self._layers = store.layers if isinstance(store, JoinedStore) else (store,)
         self._connecting = threading.Lock()
         self._connected: list[Store] = []
@@ -56,6 +61,8 @@ class Join:
 
     def _connect(self) -> None:
         with self._connecting:
+            if self._store.is_connected():  # by another thread, meanwhile
+                return
             ours = [layer for layer in self._layers if not layer.is_connected()]
             self._store.connect()
             self._connected.extend(layer for layer in ours if layer not in self._connected)
@@ -103,9 +110,3 @@ def join_of(store: Any, stores: Any, options: dict[str, Any]) -> Join:
 
 def _joined(given: list[Any], options: dict[str, Any]) -> JoinedStore:
     return JoinedStore([open_store(thing, connect=False) if is_url(thing) else thing for thing in given], **options)
-
-
-def number_of(store: Store) -> int:
-    """Answer a number that no other store of this process has or had: unlike ``id``, which is given again."""
-    with _joining:
-        return _numbers.setdefault(store, next(_count))

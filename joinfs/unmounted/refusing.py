@@ -19,4 +19,4 @@ def as_oserror(path: str) -> Iterator[None]:
     except (KeyError, JoinfsError) as error:
         number = errno_of(error)
         sentence = os.strerror(number) if isinstance(error, KeyError) else str(error)
-        raise OSError(number, sentence, path) from error
+        raise OSError(number, sentence, path or None) from error
