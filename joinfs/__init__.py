@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from joinfs.stores.tar import TarStore
     from joinfs.stores.views import PrefixStore, ReadOnlyStore
     from joinfs.stores.zip import ZipStore
+    from joinfs.unmounted.mapping import as_mapping
 
 __version__ = "0.1.0"
 
@@ -69,6 +70,7 @@ _WHERE = {
     "joinfs.stores.tar": ("TarStore",),
     "joinfs.stores.views": ("PrefixStore", "ReadOnlyStore"),
     "joinfs.stores.zip": ("ZipStore",),
+    "joinfs.unmounted.mapping": ("as_mapping",),
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
@@ -108,6 +110,7 @@ __all__ = [
     "Value",
     "ZipStore",
     "__version__",
+    "as_mapping",
     "mount",
     "open_store",
 ]

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Self
 
-from joinfs import __version__
 from joinfs.config import MountConfig, MountOptions, StoreSpec, option_text, parse_options, parse_store
 from joinfs.control.requests import Subject
 from joinfs.control.server import listening
@@ -284,7 +283,7 @@ def serve(config: MountConfig, on_ready: Callable[[str], None]) -> None:
 @contextlib.contextmanager
 def _asked(join: JoinedStore, operations: Operations, config: MountConfig) -> Iterator[None]:
     """Answer what is asked of the mount by others than the kernel."""
-    facts = {"mountpoint": config.mountpoint, "driver": config.driver, "read_only": config.options.read_only, "version": __version__}
+    facts = {"mountpoint": config.mountpoint, "driver": config.driver, "read_only": config.options.read_only}
     note = note_of(config.mountpoint)
     if not join.capabilities.thread_safe:  # nobody else may call it while the kernel is answered
         yield

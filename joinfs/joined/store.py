@@ -175,7 +175,7 @@ class JoinedStore(Watching):
 
     def lookup(self, key: str) -> Stat:
         self._check_connected()
-        return self._merge.find(key).stat
+        return self._merge.find(key).stat if key else self.stat(ROOT)
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         self._check_connected()

@@ -61,6 +61,9 @@ class ReadingContract:
         """A store, not connected, that will have ``CONTENTS``."""
         raise NotImplementedError
 
+    def test_the_root_is_looked_up_as_anything_is(self, filled: Store) -> None:
+        assert filled.lookup("") == filled.stat("")
+
     def test_get_answers_data_and_metadata(self, filled: Store) -> None:
         value = filled.get("a")
         stream, metadata = value
