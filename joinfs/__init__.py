@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from joinfs.errors import JoinfsError, StoreError
+    from joinfs.errors import Conflict, JoinfsError, StoreError
     from joinfs.events import (
         EventManager,
         StoreDeleteEvent,
@@ -31,9 +31,14 @@ if TYPE_CHECKING:
         StoreUpdateEvent,
     )
     from joinfs.joined import open_store
+    from joinfs.joined.commit import commit
+    from joinfs.joined.difference import Change, diff
+    from joinfs.joined.discard import discard
     from joinfs.joined.image import ImageStore
+    from joinfs.joined.layer_export import export
     from joinfs.joined.store import JoinedStore
     from joinfs.mounting import mount
+    from joinfs.running import run
     from joinfs.stores import Capabilities, Stat, Store, Usage, Value
     from joinfs.stores.archive import ArchiveStore
     from joinfs.stores.directory import DirectoryStore
@@ -52,12 +57,17 @@ __version__ = "0.1.0"
 
 # The module of each name.
 _WHERE = {
-    "joinfs.errors": ("JoinfsError", "StoreError"),
+    "joinfs.errors": ("Conflict", "JoinfsError", "StoreError"),
     "joinfs.events": ("EventManager", "StoreDeleteEvent", "StoreEvent", "StoreKeyEvent", "StoreProgressEndEvent", "StoreProgressEvent", "StoreProgressStartEvent", "StoreProgressStepEvent", "StoreSetEvent", "StoreTransactionEndEvent", "StoreTransactionEvent", "StoreTransactionStartEvent", "StoreUpdateEvent"),
     "joinfs.joined": ("open_store",),
+    "joinfs.joined.commit": ("commit",),
+    "joinfs.joined.difference": ("Change", "diff"),
+    "joinfs.joined.discard": ("discard",),
     "joinfs.joined.image": ("ImageStore",),
+    "joinfs.joined.layer_export": ("export",),
     "joinfs.joined.store": ("JoinedStore",),
     "joinfs.mounting": ("mount",),
+    "joinfs.running": ("run",),
     "joinfs.stores": ("Capabilities", "Stat", "Store", "Usage", "Value"),
     "joinfs.stores.archive": ("ArchiveStore",),
     "joinfs.stores.directory": ("DirectoryStore",),
@@ -77,6 +87,8 @@ _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = [
     "ArchiveStore",
     "Capabilities",
+    "Change",
+    "Conflict",
     "DirectoryStore",
     "EncoreStore",
     "EventManager",
@@ -111,8 +123,13 @@ __all__ = [
     "ZipStore",
     "__version__",
     "as_mapping",
+    "commit",
+    "diff",
+    "discard",
+    "export",
     "mount",
     "open_store",
+    "run",
 ]
 
 

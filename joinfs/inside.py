@@ -14,6 +14,7 @@ See Also:
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -93,14 +94,14 @@ def _execute(command: Sequence[str]) -> None:
     """Become the command. Never returns."""
     try:
         os.execvp(command[0], list(command))  # noqa: S606 - which is asked for
-    except FileNotFoundError:
-        sys.stderr.write(f"joinfs: there is no command {command[0]}\n")
-        code = NOT_FOUND
     except OSError as error:
+        if isinstance(error, FileNotFoundError) or ("/" not in command[0] and shutil.which(command[0]) is None):
+            sys.stderr.write(f"joinfs: there is no command {command[0]}\n")
+            sys.stderr.flush()
+            os._exit(NOT_FOUND)
         sys.stderr.write(f"joinfs: {command[0]} cannot be run: {error.strerror}\n")
-        code = NOT_EXECUTABLE
-    sys.stderr.flush()
-    os._exit(code)
+        sys.stderr.flush()
+        os._exit(NOT_EXECUTABLE)
 
 
 def _end_all() -> None:

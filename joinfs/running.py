@@ -140,7 +140,7 @@ def _served(join: JoinedStore, place: str, command: Sequence[str]) -> tuple[int,
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours:
         with its:
-            program = [sys.executable, "-P", inside.__file__, str(its.fileno()), place, *command]
+            program = [sys.executable, "-I", inside.__file__, str(its.fileno()), place, *command]
             process = subprocess.Popen(program, pass_fds=[its.fileno()], cwd=place)
         message, descriptors, _, _ = socket.recv_fds(ours, 4096, 1)
         if not descriptors:

@@ -79,6 +79,14 @@ class FileAttributes:
     def __init__(self, store_name: str) -> None:
         self._store_name = store_name
 
+    def are_of_a_mount(self, descriptor: int) -> bool:
+        """Whether a directory is in a mount of joinfs, which has attributes of its own and keeps names for its marks."""
+        try:
+            os.getxattr(descriptor, "user.joinfs.store")
+        except OSError:
+            return False
+        return True
+
     def are_kept_by(self, descriptor: int) -> bool:
         """Whether the file system of ``descriptor`` has ``user.`` attributes at all."""
         try:

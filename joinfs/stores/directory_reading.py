@@ -77,6 +77,7 @@ class DirectoryReading(Store):
         self._device = os.fstat(self._root).st_dev
         self._directories = OpenDirectories(self._root)
         self._attributes = FileAttributes(self.name)
+        is_plain = not self._attributes.are_of_a_mount(self._root)
         self.capabilities = Capabilities(
             writable=not self._read_only and os.access(self.path, os.W_OK, effective_ids=True),
             metadata=self._attributes.are_kept_by(self._root),
@@ -84,10 +85,11 @@ class DirectoryReading(Store):
             xattrs=True,
             hard_links=True,
             local=True,
-            transactions=not self._read_only,
+            transactions=not self._read_only and is_plain,
             acls=self._attributes.are_acls_kept_by(self._root),
+            marks=is_plain,
         )
-        if self.capabilities.writable:
+        if self.capabilities.writable and is_plain:
             try:
                 recover(self._root, self.name)
             except BaseException as error:
