@@ -113,8 +113,8 @@ class DirectoryStore(DirectoryMaking):
             raise
 
     def _journal(self) -> Journal | None:
-        """The journal of this thread's transaction, begun with its first write; None without one."""
-        if not self._gate.is_mine():
+        """The journal of this thread's transaction, begun with its first write; None without one, and where there can be none."""
+        if not self._gate.is_mine() or not self.capabilities.transactions:
             return None
         if self._open_journal is None:
             self._open_journal = Journal(self._root, self.name)

@@ -1,4 +1,4 @@
-"""The commands on joins that are not mounted, run as a user runs them. SEMANTICS.md, Commands; Changes."""
+"""The commands on joins that are not mounted, run as a user runs them. SEMANTICS.md, Commands; Changes; Exporting."""
 
 import io
 import json

@@ -1,4 +1,7 @@
-"""What the first store changes: told, committed and discarded; against a plain store to which the same was done."""
+"""What the first store changes: told, committed and discarded; against a plain store to which the same was done.
+
+SEMANTICS.md, Changes; Committing; Discarding.
+"""
 
 import io
 import random

@@ -1,4 +1,4 @@
-"""What is asked of a mount at work, by the commands that ask. SEMANTICS.md, Asking a mount; Changes."""
+"""What is asked of a mount at work, by the commands that ask. SEMANTICS.md, Asking a mount; What is mounted."""
 
 import json
 import os
