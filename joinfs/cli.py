@@ -22,7 +22,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "umount": ("mounts", "unmount, and wait until all is committed"),
         "run": ("runs", "run a command in a copy-on-write view, and keep what it changed or not"),
         "status": ("serving", "what mounts are doing"),
-        "layers": ("serving", "what a mount is joined of"),
+        "layers": ("serving", "what it is joined of; add stores to a mount, or take some out"),
+        "snapshot": ("serving", "let the first store be as it is, and go on with a new one"),
         "flush": ("serving", "put what is staged into the first store"),
     },
     "what is changed": {

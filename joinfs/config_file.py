@@ -67,7 +67,7 @@ def _store(told: Mapping[str, Any], place: str) -> StoreSpec:
     if not isinstance(read_only, bool):
         raise UsageError("read_only is true or false")
     prefix = _text(told, "prefix")
-    url = _absolute(url, place)
+    url = absolute(url, place)
     added = [*(["ro"] if read_only else []), *([f"prefix={_percent(prefix)}"] if prefix else [])]
     if added and ":" not in url.partition("/")[0]:
         url = f"{_scheme(url)}:{_percent(url)}"
@@ -85,8 +85,8 @@ def _percent(text: str) -> str:
     return text.replace("%", "%25").replace("?", "%3F").replace("&", "%26")
 
 
-def _absolute(url: str, place: str) -> str:
-    """A store's URL with its path made absolute, if it is a bare path or one of a local file."""
+def absolute(url: str, place: str) -> str:
+    """A store's URL with its path made absolute, if it is a bare path or one of a local file, and relative to a directory."""
     scheme, colon, rest = url.partition(":")
     if not colon or "/" in scheme:
         return _path(url, place)

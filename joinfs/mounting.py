@@ -288,7 +288,8 @@ def _asked(join: JoinedStore, operations: Operations, config: MountConfig) -> It
     if not join.capabilities.thread_safe:  # nobody else may call it while the kernel is answered
         yield
         return
-    with listening(Subject(join, operations, facts), note.with_name(f"{note.name}.socket")):
+    subject = Subject(join, operations, facts)
+    with subject.closing, listening(subject, note.with_name(f"{note.name}.socket")):
         yield
 
 

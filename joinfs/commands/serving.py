@@ -1,12 +1,16 @@
 """Commands on mounts that are at work."""
 
 import argparse
+import os
+import shlex
 import time
 from typing import Any
 
-from joinfs.commands import Command
-from joinfs.commands.joins import add_join, chosen
+from joinfs.commands import Command, Misuse, reading_arguments
+from joinfs.commands.joins import Join, add_join, chosen
 from joinfs.commands.output import amount, counted, print_json, say, shown
+from joinfs.config import parse_store
+from joinfs.config_file import absolute
 from joinfs.control import client
 from joinfs.errors import JoinfsError, UsageError
 
@@ -24,8 +28,19 @@ example:
   joinfs flush /mnt/data
 """
 LAYERS_EXAMPLE = """\
+A store is added as the last, which shows what no other has, or as number N; nothing else than a mount can be changed so.
+
 example:
   joinfs layers /mnt/data
+  joinfs layers /mnt/data --add more.zip
+  joinfs layers /mnt/data --remove 2
+"""
+SNAPSHOT_EXAMPLE = """\
+The first store stays as it is now, below a new one, which takes the writes from then on. Nothing is unmounted, or copied.
+
+example:
+  joinfs snapshot /mnt/data
+  joinfs snapshot /mnt/data --upper sqlite:after.db
 """
 
 
@@ -84,11 +99,49 @@ def _flush(given: argparse.Namespace) -> int:
 def _layers_arguments(parser: argparse.ArgumentParser) -> None:
     add_join(parser)
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--add", metavar="STORE", help="join one more store")
+    how.add_argument("--remove", metavar="STORE", help="its number, from 1, or its name: join it no more")
+    parser.add_argument("--at", metavar="N", type=int, help="the number that the one has that is added")
 
 
 def _layers(given: argparse.Namespace) -> int:
-    for layer in chosen(given).ask("layers", {}):
+    join = chosen(given)
+    if given.at is not None and given.add is None:
+        raise Misuse("--at says where --add puts a store")
+    if given.add is not None:
+        list(_mounted(join).ask("add_layer", {"store": _absolute(given.add), "at": given.at}))
+    if given.remove is not None:
+        list(_mounted(join).ask("remove_layer", {"layer": given.remove}))
+    for layer in join.ask("layers", {}):
         print_json(layer) if given.json else _print_layer(layer)
+    return 0
+
+
+def _mounted(join: Join) -> Join:
+    if join.mounted is None:
+        raise Misuse("say which mount; of stores that are not mounted, name others")
+    return join
+
+
+def _absolute(text: str) -> str:
+    """A store as it was named, so that a server finds it, whose directory is another."""
+    with reading_arguments():
+        spec = parse_store(text)
+    url = absolute(spec.url, os.getcwd())
+    return url if spec.name is None else f"{spec.name}={url}"
+
+
+def _snapshot_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT")
+    parser.add_argument("--upper", metavar="STORE", help="the store that takes the writes from then on; a new one beside the first unless given")
+
+
+def _snapshot(given: argparse.Namespace) -> int:
+    upper = None if given.upper is None else _absolute(given.upper)
+    for taken in client.ask(_mount_at(given.mountpoint), "snapshot", {"upper": upper}):
+        stores = shlex.join(taken["layers"])
+        say(f"{shown(taken['frozen'])} stays as it is; changes go into {shown(taken['upper'])}. To mount the same again: joinfs mount {stores} {shlex.quote(given.mountpoint)}")
     return 0
 
 
@@ -96,4 +149,5 @@ COMMANDS = {
     "status": Command(_status_arguments, _status, STATUS_EXAMPLE),
     "flush": Command(_flush_arguments, _flush, FLUSH_EXAMPLE),
     "layers": Command(_layers_arguments, _layers, LAYERS_EXAMPLE),
+    "snapshot": Command(_snapshot_arguments, _snapshot, SNAPSHOT_EXAMPLE),
 }

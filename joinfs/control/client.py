@@ -80,7 +80,8 @@ def ask(
     with _connected(mounted) as connection:
         line = json.dumps({"ask": name, "arguments": arguments}).encode() + b"\n"
         sent = socket.send_fds(connection, [line], [] if file is None else [file.fileno()])
-        connection.sendall(line[sent:])
+        if sent < len(line):
+            connection.sendall(line[sent:])
         with connection.makefile("rb") as lines:
             for line in lines:
                 told = json.loads(line)

@@ -32,12 +32,14 @@ class Subject:
         operations: The file system over it, if it is mounted.
         facts: What there is to know about the mount.
         since: When it was mounted; seconds since the epoch.
+        closing: Whatever is to be let go of when the mount has gone.
     """
 
     join: JoinedStore
     operations: Operations | None = None
     facts: Answer = field(default_factory=dict)
     since: float = field(default_factory=time.time)
+    closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @contextlib.contextmanager
     def changing(self, *others: Store) -> Iterator[None]:

@@ -20,13 +20,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from joinfs.control.requests import Subject, ask
+from joinfs.control import relayering
+from joinfs.control.requests import REQUESTS, Subject, ask
 from joinfs.errors import Conflict, JoinfsError, UsageError
 from joinfs.events import StoreProgressEvent
 
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 1 << 20
+REQUESTS.update(relayering.REQUESTS)
 _CREDENTIALS = struct.Struct("iII")
 
 

@@ -109,6 +109,13 @@ class Staging:
             with contextlib.suppress(OSError):
                 os.unlink(f"{self._directory}/{number}")
 
+    def begin_again(self, store: str) -> None:
+        """Say of what is staged from now on that it is for another store; of what is staged already it is still said what was."""
+        with self._lock:
+            if self._directory is None or os.listdir(self._directory) == [INDEX]:
+                self.close()
+                self._about["store"] = store
+
     def close(self) -> None:
         """Let go of everything; what is not in the store is left for who recovers it."""
         if self._directory is None:

@@ -54,6 +54,10 @@ class Standing(Told):
         else:
             super()._changed(key)
 
+    def stage_for(self, store: str) -> None:
+        """What is staged from now on goes into a first store of this name."""
+        self._staging.begin_again(store)
+
     def figures(self) -> dict[str, Any]:
         """Answer what there is to know of what is going on.
 

@@ -13,11 +13,12 @@ from joinfs.errors import JoinfsError, ReadOnly, Unsupported, UsageError
 from joinfs.joined.found import Found
 from joinfs.joined.marking import ImageMarking, OverlayMarking
 from joinfs.joined.merge import Merge
+from joinfs.joined.places import check_places
 from joinfs.joined.steps import Marking
 from joinfs.joined.unfinished import finish_commit
 from joinfs.joined.watching import Watching
 from joinfs.joined.whiteout import OVERLAY, PREFIX, unmarked, unmarked_xattrs
-from joinfs.stores import Capabilities, Stat, Usage, Value
+from joinfs.stores import Capabilities, Stat, Store, Usage, Value
 from joinfs.stores.adapt import as_store
 from joinfs.stores.checking import reason, walk
 from joinfs.stores.directory import DirectoryStore
@@ -71,14 +72,40 @@ class JoinedStore(Watching):
         if len({id(store) for store in given}) < len(given):
             raise UsageError("the same store is joined twice; give each place in the order a store of its own")
         super().__init__([as_store(store) for store in given], event_manager)
-        self._upper = self.layers[0]
-        self._known_capabilities: Capabilities | None = None
-        self._merge = Merge(self.layers, directory_ttl, keeps_links=whiteouts == "oci")
-        self._marking = self._marking_called(whiteouts)
-        self._metacopy = not isinstance(self._upper, DirectoryStore) if metacopy is None else metacopy
         if metacopy and whiteouts == "overlay":
             raise UsageError("metacopy=True, whiteouts=overlay: overlayfs does not know joinfs's copies without data; leave one of them out")
+        self._asked_for = (directory_ttl, whiteouts, metacopy)
+        self._known_capabilities: Capabilities | None = None
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Make what depends on which stores are joined."""
+        ttl, whiteouts, metacopy = self._asked_for
+        self._upper = self.layers[0]
+        self._marking = self._marking_called(whiteouts)
+        self._metacopy = not isinstance(self._upper, DirectoryStore) if metacopy is None else metacopy
+        self._merge = Merge(self.layers, ttl, keeps_links=whiteouts == "oci")
+        self._known_capabilities = None
         self.name = " + ".join(layer.name for layer in self.layers)
+
+    def replace_layers(self, stores: Sequence[Store]) -> None:
+        """Join other stores from now on: with one put before the others, added or taken out.
+
+        The caller sees to it that nobody writes through the join meanwhile; who reads meanwhile sees it as it was, or as it
+        is then. Subscribers are told that everything may have changed. Stores that are not joined any more stay connected.
+
+        Args:
+            stores: As for ``JoinedStore``, connected.
+
+        Raises:
+            UsageError: As for ``JoinedStore``; or a copy in a store above says that its data is where it would not be any more. Nothing
+                has changed then.
+        """
+        new = JoinedStore(stores, directory_ttl=self._asked_for[0], whiteouts=self._asked_for[1], metacopy=self._asked_for[2])
+        check_places(self.layers, new.layers)
+        with self._writes, self._exchanging_layers(new.layers):
+            self._set_up()
+        self._tell_changed(None)
 
     def _marking_called(self, whiteouts: str) -> Marking:
         if whiteouts == "oci":
@@ -159,8 +186,9 @@ class JoinedStore(Watching):
 
     def _stat_in_stack(self, directory: str) -> Stat | None:
         """The attributes of a directory of which it is known what it is made of, if the topmost layer tells them."""
-        parts = self._merge.stacks.get(directory)
-        above = parts if directory == ROOT else self._merge.stacks.get(split(directory)[0])
+        merge = self._merge
+        parts = merge.stacks.get(directory)
+        above = parts if directory == ROOT else merge.stacks.get(split(directory)[0])
         if parts is None or above is None or not self.is_connected():
             return None
         top = parts[0]
@@ -171,7 +199,7 @@ class JoinedStore(Watching):
         if stat.implied:
             return None
         part = next((part for part in above if part.layer == top.layer), top)
-        return self._merge.told_by(part, top.prefix, stat, alone=len(parts) == 1)
+        return merge.told_by(part, top.prefix, stat, alone=len(parts) == 1)
 
     def lookup(self, key: str) -> Stat:
         self._check_connected()
@@ -227,16 +255,16 @@ class JoinedStore(Watching):
         return self._query(names, kwargs)
 
     def _query(self, names: Sequence[str] | None, wanted: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        told = set()
-        for number, layer in enumerate(self.layers):
+        told, layers = set(), self.layers
+        for number, layer in enumerate(layers):
             for key, metadata in layer.query(names, **wanted):
-                answer = self._still(number, key, metadata, names, wanted) if key not in told else None
+                answer = self._still(layer, layers[:number], key, metadata, names, wanted) if key not in told else None
                 if answer is not None:
                     told.add(key)
                     yield key, answer
 
     def _still(
-        self, number: int, key: str, metadata: dict[str, Any], names: Sequence[str] | None, wanted: dict[str, Any]
+        self, layer: Store, above: Sequence[Store], key: str, metadata: dict[str, Any], names: Sequence[str] | None, wanted: dict[str, Any]
     ) -> dict[str, Any] | None:
         """The metadata of a key that a layer has found, if the join shows it, or shows one above it that matches.
 
@@ -244,12 +272,12 @@ class JoinedStore(Watching):
         """
         try:
             store, there = self._merge.locate(key).told_at
-            if store is not self.layers[number] and store in self.layers[:number]:
+            if store is not layer and store in above:
                 metadata = store.get_metadata(there)
                 return selected(unmarked(metadata), names) if has_all(metadata, wanted) else None
         except KeyError:
             return None
-        return unmarked(metadata) if store is self.layers[number] and there == key else None
+        return unmarked(metadata) if store is layer and there == key else None
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
         store, there = self._find(key).told_at

@@ -28,7 +28,7 @@ class Watching(Writing):
     def __init__(self, layers: Iterable[Store], event_manager: Any = None) -> None:
         super().__init__(event_manager)
         self.layers = tuple(layers)
-        self._listeners = tuple(functools.partial(self._layer_told, number) for number in range(len(self.layers)))
+        self._listeners = self._new_listeners()
         self._watched = Watched()
         self._ended: list[str] = []
         # Counts the beginnings and ends of writes that remake directories: odd while one is going on.
@@ -50,6 +50,24 @@ class Watching(Writing):
             if not self._subscribers:
                 for layer, listener in zip(self.layers, self._listeners, strict=True):
                     layer.unsubscribe(listener)
+
+    def _new_listeners(self) -> tuple[Subscriber, ...]:
+        return tuple(functools.partial(self._layer_told, number) for number in range(len(self.layers)))
+
+    @contextlib.contextmanager
+    def _exchanging_layers(self, layers: tuple[Store, ...]) -> Iterator[None]:
+        """Around what makes of other layers what the join is; nothing is watched afterwards, and the new ones are listened to."""
+        with self._subscribing:
+            for layer, listener in zip(self.layers, self._listeners, strict=True):
+                layer.unsubscribe(listener)
+            for number, prefix in self._watched.take_below(ROOT):
+                self.layers[number].unwatch(prefix)
+            self.layers = layers
+            self._listeners = self._new_listeners()
+            yield
+            if self._subscribers:
+                for layer, listener in zip(self.layers, self._listeners, strict=True):
+                    layer.subscribe(listener)
 
     # ---------------------------------------------------------------- watching
 

@@ -209,3 +209,80 @@ def test_options_of_overlayfs_are_known(user, lower, scratch, asked):
         asked("umount", scratch / "mnt4")
     assert "joinfs always does" in asked("mount", "-o", "lowerdir=/tmp,redirect_dir=off", scratch / "mnt4", code=2).stderr
     assert "did you mean 'lowerdir'" in asked("mount", "-o", "lowerdirs=/tmp", scratch / "mnt4", code=2).stderr
+
+
+def test_a_snapshot_stays_as_it_is(user, driver, mount, upper, lower, asked, scratch):
+    """SEMANTICS.md, Other stores while it is mounted."""
+    with mount(upper, lower) as mnt:
+        as_user(user, "echo one >> a; rm b; mv d dd; echo n > n", mnt)
+        with open(mnt / "a") as reading:
+            before = reading.read()
+            told = asked("snapshot", mnt).stderr
+            new = told.partition("changes go into ")[2].partition(". To")[0]
+            seen_at_last(driver, user, "cat a n dd/c; ls", mnt, ["a", "one", "n", "d/c", "a", "dd", "n"])
+            as_user(user, "echo two >> a; rm n; mv dd ddd; echo x > ddd/c; mkdir fresh", mnt)
+            reading.seek(0)
+            assert reading.read() in {before, before + "two\n"}
+        seen_at_last(driver, user, "cat a ddd/c ddd/e/f; ls", mnt, ["a", "one", "two", "x", "d/e/f", "a", "ddd", "fresh"])
+        assert asked("diff", mnt).stdout.splitlines() == ["M  a", "R  dd/ -> ddd/", "M  ddd/c", "A  fresh/", "D  n"]
+    # The frozen store is what it was, and with the new one before it all is as it was last.
+    with mount(f"{upper}?ro", lower) as mnt:
+        assert as_user(user, "cat a n dd/c; ls", mnt).split() == ["a", "one", "n", "d/c", "a", "dd", "n"]
+    with mount(new, f"{upper}?ro", lower) as mnt:
+        assert as_user(user, "cat a ddd/c ddd/e/f; ls", mnt).split() == ["a", "one", "two", "x", "d/e/f", "a", "ddd", "fresh"]
+
+
+def test_files_that_are_written_to_are_in_the_way_of_a_snapshot(user, mount, upper, lower, asked):
+    with mount(upper, lower) as mnt:
+        with open(mnt / "a", "a") as file:
+            file.write("x")
+            file.flush()
+            assert "open for writing in the mount: 'a'" in asked("snapshot", mnt, code=1).stderr
+        asked("snapshot", mnt)
+        assert "takes the writes" in asked("layers", mnt).stdout.splitlines()[0]
+
+
+def test_stores_come_and_go(user, driver, mount, upper, lower, asked, scratch):
+    """SEMANTICS.md, Other stores while it is mounted."""
+    make_directory(user, scratch / "more" / "d")
+    (scratch / "more" / "a").write_text("more's\n")
+    (scratch / "more" / "only").write_text("only\n")
+    (scratch / "more" / "d" / "z").write_text("z\n")
+    if user.uid is not None:
+        for path in [scratch / "more", *(scratch / "more").rglob("*")]:
+            os.chown(path, user.uid, user.uid)
+    with mount(upper, lower) as mnt:
+        as_user(user, "echo mine > mine; ls d > /dev/null; cat a d/c > /dev/null; ! cat only", mnt)
+        asked("layers", mnt, "--add", f"more={scratch}/more")
+        seen_at_last(driver, user, "cat a only mine; ls d", mnt, ["a", "only", "mine", "c", "e", "z"])
+        asked("layers", mnt, "--remove", "more")
+        seen_at_last(driver, user, "cat a; ls; ls d", mnt, ["a", "a", "b", "d", "mine", "c", "e"])
+        asked("layers", mnt, "--add", scratch / "more", "--at", "1")
+        seen_at_last(driver, user, "cat a only", mnt, ["more's", "only"])
+        as_user(user, "echo changed >> only && rm d/z", mnt)
+        asked("layers", mnt, "--remove", "1")
+        seen_at_last(driver, user, "cat a only; ls d", mnt, ["a", "only", "changed", "c", "e"])
+        for arguments, code, words in (
+            (["--remove", "0"], 1, "takes the writes"),
+            (["--remove", "none"], 1, "no store is called"),
+            (["--add", lower], 1, "joined already"),
+            (["--add", mnt], 1, "inside each other"),
+            (["--add", scratch / "none"], 1, "no store at"),
+            (["--add", lower, "--at", "9"], 1, "can be added at 1 to"),
+            (["--at", "1"], 2, "says where"),
+        ):
+            assert words in asked("layers", mnt, *arguments, code=code).stderr
+
+
+def test_copies_that_say_where_their_data_is_keep_their_stores(user, mount, lower, asked, scratch):
+    (lower / "large").write_bytes(b"x" * (200 << 10))
+    if user.uid is not None:
+        os.chown(lower / "large", user.uid, user.uid)
+    make_directory(user, scratch / "more")
+    with mount(f"sqlite:{scratch}/up.db", lower) as mnt:
+        as_user(user, "chmod 600 large", mnt)
+        assert "has copies that say" in asked("layers", mnt, "--add", scratch / "more", code=1).stderr
+        asked("layers", mnt, "--add", scratch / "more", "--at", "1")
+        assert as_user(user, "wc -c < large", mnt).split() == [str(200 << 10)]
+        asked("snapshot", mnt)
+        assert as_user(user, "wc -c < large; stat -c %a large", mnt).split() == [str(200 << 10), "600"]
