@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Self
 
 from joinfs.config import MountConfig, MountOptions, StoreSpec, option_text, parse_options, parse_store
+from joinfs.control.annexing import annexed
 from joinfs.control.requests import Subject
 from joinfs.control.server import listening
 from joinfs.drivers import Driver, pick
@@ -147,6 +148,7 @@ def mount(store: Store, mountpoint: str | os.PathLike[str], *, driver: str = "au
         serving = pick(config.driver)
         operations = closing.enter_context(operations_of(store, place, config.options, serving))
         closing.enter_context(_plain_forks)
+        closing.enter_context(_asked(store, operations, place, config.driver, config.options.read_only))
         closing.enter_context(_served_by_thread(serving, operations, place, config.options))
         yield place
 
@@ -274,22 +276,22 @@ def serve(config: MountConfig, on_ready: Callable[[str], None]) -> None:
             on_ready(remark)
 
         try:
-            with _asked(join, operations, config):
+            with _asked(join, operations, config.mountpoint, config.driver, config.options.read_only):
                 driver.serve(operations, mountpoint, config.options, ready)
         except MountError as error:
             raise MountError(f"{error}: {said.text()}" if said.text() else str(error)) from error
 
 
 @contextlib.contextmanager
-def _asked(join: JoinedStore, operations: Operations, config: MountConfig) -> Iterator[None]:
-    """Answer what is asked of the mount by others than the kernel."""
-    facts = {"mountpoint": config.mountpoint, "driver": config.driver, "read_only": config.options.read_only}
-    note = note_of(config.mountpoint)
-    if not join.capabilities.thread_safe:  # nobody else may call it while the kernel is answered
+def _asked(store: Store, operations: Operations, mountpoint: str, driver: str, read_only: bool) -> Iterator[None]:
+    """Answer what is asked of the mount of a join by others than the kernel, and have ``.joinfs/`` in it."""
+    # What may not be called by several threads is called by those alone that answer the kernel.
+    if not isinstance(store, JoinedStore) or not store.capabilities.thread_safe:
         yield
         return
-    subject = Subject(join, operations, facts)
-    with subject.closing, listening(subject, note.with_name(f"{note.name}.socket")):
+    subject = Subject(store, operations, {"mountpoint": mountpoint, "driver": driver, "read_only": read_only})
+    note = note_of(mountpoint)
+    with subject.closing, listening(subject, note.with_name(f"{note.name}.socket")), annexed(subject):
         yield
 
 

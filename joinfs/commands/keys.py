@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import stat as stat_module
@@ -11,9 +10,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from joinfs.commands import Command, Misuse
+from joinfs.commands import Command, Misuse, reading_arguments
 from joinfs.commands.joins import Join, add_join, chosen
 from joinfs.commands.output import amount, coloured, print_json, progress, shown
+from joinfs.control.querying import parse_field
 from joinfs.errors import UsageError
 from joinfs.joined.store import JoinedStore
 from joinfs.mountpoint import locked
@@ -55,8 +55,8 @@ example:
   joinfs cp -r sqlite:changes.db ~/data -- src src.bak
 """
 QUERY_EXAMPLE = """\
-A value is JSON if it is that (7, true, "7"), else text. Prints the keys of the files whose metadata (extended attributes
-user.NAME, in a mount) has all of the fields.
+Prints the keys of the files whose metadata (extended attributes user.NAME, in a mount) has all of the fields. A value that is
+JSON, such as 7 or true, is found as that and as text.
 
 example:
   joinfs query sqlite:runs.db -- author=mel good=true
@@ -326,26 +326,18 @@ def _query_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _query(given: argparse.Namespace) -> int:
-    fields = dict(_field(text) for text in given.rest or ())
-    given.rest = None
+    fields, given.rest = list(given.rest or ()), None
     if not fields:
         raise Misuse("say what to look for, after '--': field=value")
+    with reading_arguments():
+        for text in fields:
+            parse_field(text)
     for found in chosen(given).ask("query", {"fields": fields}):
         if given.json:
             print_json(found)
         else:
             print(shown(found["key"]))
     return 0
-
-
-def _field(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise Misuse(f"{text!r} is no field=value")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 COMMANDS = {

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
+from joinfs.control.querying import matching, parse_field
 from joinfs.errors import UsageError
 from joinfs.filesystem.operations import Operations
 from joinfs.joined.commit import commit
@@ -152,7 +153,11 @@ def _which(request: Request) -> Iterator[Answer]:
 
 
 def _query(request: Request) -> Iterator[Answer]:
-    return ({"key": key, "metadata": metadata} for key, metadata in request.subject.join.query(**request.arguments["fields"]))
+    join = request.subject.join
+    fields = dict(parse_field(text) for text in request.arguments["fields"])
+    for key in matching(join, fields):
+        with contextlib.suppress(KeyError):  # it went away meanwhile
+            yield {"key": key, "metadata": join.get_metadata(key)}
 
 
 def _check(request: Request) -> Iterator[Answer]:

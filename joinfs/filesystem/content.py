@@ -207,7 +207,10 @@ class Content:
             self._move_to(descriptor)
 
     def _open_local_to_write(self, truncate: bool) -> bool:
-        if self._node.is_unlinked or not self._store.capabilities.local:
+        if self._node.is_unlinked:
+            return False
+        if not self._store.capabilities.local:
+            self._store._check_writable(self._node.key())  # what could never be put there is not begun
             return False
         self._nodes.will_copy(0 if truncate else self._node.known_size)
         try:

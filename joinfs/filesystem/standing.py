@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from joinfs.errors import MountError
+from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.told import Told
 
 # So many files are named that are in the way.
@@ -42,11 +43,17 @@ class Standing(Told):
             self._changed(key)
 
     def _check_idle(self) -> None:
-        busy = {opened.content.name for opened in self._files.all() if opened.writable and not opened.node.is_unlinked}
-        busy |= {node.content.name for node in self._nodes.opened() if node.content is not None and node.content.is_dirty and not node.is_unlinked}
-        if busy:
-            names = ", ".join(sorted(busy)[:MOST_NAMED]) + (", ..." if len(busy) > MOST_NAMED else "")
-            raise MountError(f"open for writing in the mount: {names}; close what writes to it, and try again")
+        busy = {opened.node for opened in self._files.all() if opened.writable}
+        busy |= {node for node in self._nodes.opened() if node.content is not None and node.content.is_dirty}
+        names = sorted(node.content.name for node in busy if node.content is not None and not node.is_unlinked and not self._is_apart(node))
+        if names:
+            told = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
+            raise MountError(f"open for writing in the mount: {told}; close what writes to it, and try again")
+
+    def _is_apart(self, node: Node) -> bool:
+        """Whether a node is nothing that is stored."""
+        is_in_annex = getattr(self._store, "is_in_annex", None)
+        return is_in_annex is not None and bool(is_in_annex(node.key()))
 
     def _changed(self, key: str | None) -> None:
         if self._standing == threading.get_ident():

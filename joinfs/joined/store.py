@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from joinfs.errors import JoinfsError, ReadOnly, Unsupported, UsageError
+from joinfs.errors import JoinfsError, NotPermitted, ReadOnly, Unsupported, UsageError
 from joinfs.joined.found import Found
 from joinfs.joined.marking import ImageMarking, OverlayMarking
 from joinfs.joined.merge import Merge
@@ -26,6 +26,8 @@ from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
 from joinfs.stores.metadata import RESERVED, has_all, selected
 
 DIRECTORY_TTL = 1.0
+# Where the annex is.
+ANNEX = ".joinfs"
 _UNKNOWN = Stat(0)
 T = TypeVar("T")
 
@@ -50,12 +52,18 @@ class JoinedStore(Watching):
         metacopy: Change attributes and metadata of large files without copying up their data. None is "unless the first store
             is a directory", which others may take for a layer that is whole.
 
+    Attributes:
+        annex: A store whose keys are seen below ``.joinfs/``, where nothing else is called that; no listing shows it. What is put at a key
+            that it ``takes`` goes to its method ``write``.
+
     Raises:
         UsageError: There is no store, or the same one twice, or something that is none.
 
     See Also:
         SEMANTICS.md, The join.
     """
+
+    annex: Any = None
 
     def __init__(
         self,
@@ -173,6 +181,32 @@ class JoinedStore(Watching):
             )
         self._check_connected()
         check_key(key)
+        there = None if self.annex is None else self._key_in_annex(key)
+        if there is not None and not self.annex.takes(there):
+            raise NotPermitted(f"{key!r} is none of the stores': it cannot be changed")
+
+    # ---------------------------------------------------------------- the annex
+
+    def _elsewhere(self, method: str, key: str, *arguments: Any) -> Any:
+        """What the annex answers for a key that is in none of the stores.
+
+        Raises:
+            KeyError: It is not in the annex either.
+        """
+        there = self._key_in_annex(key)
+        if there is None or (key == ANNEX and method != "lookup"):
+            raise KeyError(key)
+        return getattr(self.annex, method)(there, *arguments)
+
+    def is_in_annex(self, key: str) -> bool:
+        """Whether a key is the annex's."""
+        return self._key_in_annex(key) is not None
+
+    def _key_in_annex(self, key: str) -> str | None:
+        """The annex's key for one of ours; None if it is not there that it belongs."""
+        if self.annex is None or not key.startswith(ANNEX) or key[len(ANNEX) : len(ANNEX) + 1] not in {"", "/"}:
+            return None
+        return key[len(ANNEX) + 1 :]
 
     # ---------------------------------------------------------------- reading
 
@@ -182,7 +216,10 @@ class JoinedStore(Watching):
 
     def stat(self, key: str) -> Stat:
         stat = self._stat_in_stack(key) if is_directory_key(key) else None
-        return self._find(key).stat if stat is None else stat
+        try:
+            return self._find(key).stat if stat is None else stat
+        except KeyError:
+            return self._elsewhere("stat", key)  # type: ignore[no-any-return]
 
     def _stat_in_stack(self, directory: str) -> Stat | None:
         """The attributes of a directory of which it is known what it is made of, if the topmost layer tells them."""
@@ -203,18 +240,24 @@ class JoinedStore(Watching):
 
     def lookup(self, key: str) -> Stat:
         self._check_connected()
-        return self._merge.find(key).stat if key else self.stat(ROOT)
+        try:
+            return self._merge.find(key).stat if key else self.stat(ROOT)
+        except KeyError:
+            return self._elsewhere("lookup", key)  # type: ignore[no-any-return]
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         self._check_connected()
         if not is_directory_key(prefix):
             raise KeyError(prefix)
-        return self._merge.list(prefix)
+        return self._merge.list(prefix) if self._key_in_annex(prefix) is None else self._elsewhere("list", prefix)
 
     def get(self, key: str) -> Value:
         value = self._from_first(self._upper.get, key)
         if value is None or not value.size:
-            found = self._find(key)
+            try:
+                found = self._find(key)
+            except KeyError:
+                return self._elsewhere("get", key)  # type: ignore[no-any-return]
             value = found.store.get(found.key)
             if found.metacopy is not None:
                 store, there = found.metacopy
@@ -227,7 +270,10 @@ class JoinedStore(Watching):
     def read(self, key: str, offset: int, size: int) -> bytes:
         data = self._from_first(self._upper.read, key, offset, size)
         if not data:
-            found = self._find(key)
+            try:
+                found = self._find(key)
+            except KeyError:
+                return self._elsewhere("read", key, offset, size)  # type: ignore[no-any-return]
             data = found.store.read(found.key, offset, size)
         return data
 
@@ -241,7 +287,10 @@ class JoinedStore(Watching):
             return None
 
     def get_metadata(self, key: str, select: Any = None) -> dict[str, Any]:
-        store, there = self._find(key).told_at
+        try:
+            store, there = self._find(key).told_at
+        except KeyError:
+            return self._elsewhere("get_metadata", key, select)  # type: ignore[no-any-return]
         return unmarked(store.get_metadata(there, select))
 
     def query(self, select: Iterable[str] | None = None, **kwargs: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -280,7 +329,10 @@ class JoinedStore(Watching):
         return unmarked(metadata) if store is layer and there == key else None
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
-        store, there = self._find(key).told_at
+        try:
+            store, there = self._find(key).told_at
+        except KeyError:
+            return self._elsewhere("get_xattrs", key)  # type: ignore[no-any-return]
         return unmarked_xattrs(store.get_xattrs(there))
 
     def prefetch(self, directory: str, names: Sequence[str]) -> None:
@@ -297,6 +349,8 @@ class JoinedStore(Watching):
 
     def open_local(self, key: str, flags: int) -> int:
         """The same; opening to write copies up first, without the data if ``O_TRUNC`` drops it."""
+        if self._key_in_annex(key) is not None:
+            return self._elsewhere("open_local", key, flags)  # type: ignore[no-any-return]
         if flags & os.O_ACCMODE == os.O_RDONLY:
             found = self._alone(key) or self._find(key)
             return found.store.open_local(found.key, flags)

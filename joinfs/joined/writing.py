@@ -31,6 +31,17 @@ from joinfs.stores.value import Metadata
 class Writing(Steps):
     """The writing half of JoinedStore."""
 
+    annex: Any
+
+    def _key_in_annex(self, key: str) -> str | None:
+        raise NotImplementedError
+
+    def _check_not_reserved(self, key: str) -> None:
+        """Raise what is to be said of a key at which nothing can be put: one for marks, or in the annex."""
+        check_not_reserved(key)
+        if self.annex is not None and self._key_in_annex(key) is not None:
+            raise NotPermitted(f"{key!r} is none of the stores': nothing can be put there")
+
     # ---------------------------------------------------------------- what Store asks for
 
     def _put(
@@ -42,7 +53,10 @@ class Writing(Steps):
         xattrs: dict[str, bytes],
         buffer_size: int,
     ) -> Stat:
-        check_not_reserved(key)
+        if self.annex is not None and (elsewhere := self._key_in_annex(key)) is not None:
+            self.annex.write(elsewhere, data)
+            return self.stat(key)
+        self._check_not_reserved(key)
         there = self._standing(key)
         if there is not None and there.stat.is_directory != stat.is_directory:
             raise (IsADirectory if there.stat.is_directory else NotADirectory)(f"{key!r} is of the other kind")
@@ -57,7 +71,7 @@ class Writing(Steps):
         return self._as_found(key, made)
 
     def _set(self, key: str, data: BinaryIO | None, metadata: Metadata | None, buffer_size: int) -> Metadata:
-        check_not_reserved(key)
+        self._check_not_reserved(key)
         there = self._standing(key)
         if there is not None and there.stat.is_directory:
             raise IsADirectory(f"{key!r} is a directory")
@@ -104,7 +118,7 @@ class Writing(Steps):
 
     def _is_free_below(self, key: str) -> bool:
         """Whether the first store has the directory that ``key`` is in, and those below it have nothing at ``key``."""
-        check_not_reserved(key)
+        self._check_not_reserved(key)
         parts = self._merge.parts(split(key)[0])
         return parts[0].layer == 0 and (len(parts) == 1 or self._merge.below(key) is None)
 
@@ -156,7 +170,7 @@ class Writing(Steps):
         self._upper.set_xattr(key, name, value)
 
     def _rename(self, old: str, new: str) -> None:
-        check_not_reserved(new)
+        self._check_not_reserved(new)
         found = self._merge.locate(old)
         target = self._standing(new)
         if old == new:
@@ -185,7 +199,7 @@ class Writing(Steps):
         self._merge.stacks.forget()
 
     def _link(self, old: str, new: str) -> Stat:
-        check_not_reserved(new)
+        self._check_not_reserved(new)
         found = self._merge.locate(old)
         if not self._upper.capabilities.hard_links:
             raise Unsupported(f"{self._upper.name} has no hard links")

@@ -1,0 +1,37 @@
+"""Figures of a mount in the text format of Prometheus.
+
+See Also:
+    https://prometheus.io/docs/instrumenting/exposition_formats/
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def prometheus(status: dict[str, Any]) -> str:
+    """Answer the figures that the request ``status`` answers, as metrics."""
+    return "".join(f"{line}\n" for line in _lines(status))
+
+
+def _lines(status: dict[str, Any]) -> Iterator[str]:
+    yield from _metric("uptime_seconds", "gauge", "Seconds since it was mounted.", status["seconds"])
+    yield from _metric("free_bytes", "gauge", "Room in the first store.", status["bytes_free"])
+    yield from _metric("open_files", "gauge", "Open files.", status.get("open_files", 0))
+    yield from _metric("nodes", "gauge", "Files and directories that are remembered.", status.get("nodes", 0))
+    yield from _metric("staged_files", "gauge", "Files that are not in the first store yet.", len(status.get("staged", {})))
+    yield from _metric("staged_bytes", "gauge", "Bytes of these.", sum(status.get("staged", {}).values()))
+    yield "# HELP joinfs_layer_bytes Size of each store that is one file."
+    yield "# TYPE joinfs_layer_bytes gauge"
+    for layer in status["layers"]:
+        if layer["size"] is not None:
+            yield f'joinfs_layer_bytes{{layer="{layer["layer"]}",name="{_escaped(layer["name"])}"}} {layer["size"]}'
+
+
+def _metric(name: str, kind: str, about: str, value: float) -> Iterator[str]:
+    yield f"# HELP joinfs_{name} {about}"
+    yield f"# TYPE joinfs_{name} {kind}"
+    yield f"joinfs_{name} {value}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
