@@ -46,6 +46,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "check": ("keeping", "look for damage; nothing is changed"),
         "recover": ("keeping", "get what was being written when a server died"),
     },
+    "this machine": {
+        "doctor": ("machine", "what it can do, and how to get what it lacks"),
+        "stores": ("machine", "the kinds of store that there are"),
+    },
 }
 MODULES = {name: module for group in GROUPS.values() for name, (module, _) in group.items()}
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-_NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000
+NEW_MOUNTS, NEW_USER = 0x00020000, 0x10000000
 _RECURSIVE_PRIVATE, _NOSUID, _NODEV, _DETACH = 1 << 14 | 1 << 18, 2, 4, 2
 _SUBREAPER = 36
 # Seconds that what the command has left gets to end by itself.
@@ -55,9 +55,9 @@ def main(number: int, place: str, command: Sequence[str]) -> int:
 def _mounted(place: str) -> int:
     user, group = os.geteuid(), os.getegid()
     if user == 0:
-        _check(_libc.unshare(_NEW_MOUNTS), "a mount namespace")
+        _check(_libc.unshare(NEW_MOUNTS), "a mount namespace")
     else:
-        _check(_libc.unshare(_NEW_MOUNTS | _NEW_USER), "a user namespace")
+        _check(_libc.unshare(NEW_MOUNTS | NEW_USER), "a user namespace")
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
