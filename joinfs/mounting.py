@@ -54,7 +54,8 @@ def open_join(specs: tuple[StoreSpec, ...], options: MountOptions | None = None,
     """
     stores = []
     for spec in specs:
-        store = open_store(spec.url, connect=False, read_only=read_only)
+        # A store in memory is new, and so is nobody's to keep from being written.
+        store = open_store(spec.url, connect=False, read_only=read_only and spec.url != "memory:")
         store.name = spec.name or store.name
         stores.append(store)
     how = options or MountOptions()
@@ -94,17 +95,6 @@ def _place_of_upper(lowers: tuple[StoreSpec, ...]) -> str:
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", os.path.basename(urls[0].rstrip("/")))[:40].strip("-.") or "upper"
     digest = hashlib.blake2b("\0".join(urls).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
     return os.path.join(place, f"{name}-{digest}.db")
-
-
-def check(specs: tuple[StoreSpec, ...]) -> Iterator[str]:
-    """Yield a sentence for each thing that is wrong with some stores or with their join; nothing in them is changed.
-
-    Raises:
-        UsageError: One of them is not there, or of no known kind.
-        StoreError: One of them cannot be opened.
-    """
-    with open_join(specs, read_only=True) as join:
-        yield from join.check()
 
 
 # -------------------------------------------------------------------- in this process

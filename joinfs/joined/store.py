@@ -20,7 +20,7 @@ from joinfs.joined.watching import Watching
 from joinfs.joined.whiteout import OVERLAY, PREFIX, unmarked, unmarked_xattrs
 from joinfs.stores import Capabilities, Stat, Store, Usage, Value
 from joinfs.stores.adapt import as_store
-from joinfs.stores.checking import reason, walk
+from joinfs.stores.checking import reason, walk_told
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
 from joinfs.stores.metadata import RESERVED, has_all, selected
@@ -385,7 +385,7 @@ class JoinedStore(Watching):
         for layer in self.layers:
             yield from (f"{layer.name}: {sentence}" for sentence in layer.check())
         yield from self._merge.check_links()
-        for key, stat in walk(self):
+        for key, stat in walk_told(self):
             if isinstance(stat, str):
                 yield stat
                 continue

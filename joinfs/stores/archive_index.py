@@ -30,6 +30,8 @@ FORMAT = 4
 DAY = 86_400
 KEPT_DAYS = 60
 IMPLIED = 1
+# How far the indexing is is told each time that so many members were taken in.
+MEMBERS_TOLD = 1000
 Places = list[tuple[int, ...]]
 
 
@@ -39,11 +41,13 @@ class ArchiveIndex:
     Args:
         db: A connection to an empty store's database, in a transaction.
         implied: The attributes of directories that no member tells of.
+        told: Called now and then with how many more members were taken in.
     """
 
-    def __init__(self, db: sqlite3.Connection, implied: Stat) -> None:
+    def __init__(self, db: sqlite3.Connection, implied: Stat, told: Callable[[int], object] | None = None) -> None:
         self._db = db
         self._implied = implied
+        self._told, self._count = told, 0
         self._directories: dict[tuple[int, bytes], int] = {}
         self.put_directory([], implied._replace(rdev=IMPLIED), {}, {})
 
@@ -64,6 +68,9 @@ class ArchiveIndex:
         xattrs: Mapping[str, bytes],
     ) -> None:
         """A file, symlink or special file, in place of what had its name."""
+        self._count += 1
+        if self._told is not None and self._count % MEMBERS_TOLD == 0:
+            self._told(MEMBERS_TOLD)
         parent, name, old = self._place(parts)
         texts = nodes.metadata_text(metadata), nodes.xattrs_text(xattrs)
         inline = content if isinstance(content, bytes) else json.dumps(content).encode()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from joinfs.errors import JoinfsError
 from joinfs.stores.keys import ROOT
+from joinfs.stores.progress import Work
 from joinfs.stores.reading import Reading
 from joinfs.stores.value import MEBIBYTE, Stat
 from joinfs.stores.whole import whole
@@ -25,9 +26,17 @@ def walk(store: Reading) -> Iterator[tuple[str, Stat | str]]:
             yield directory, f"{directory!r} cannot be listed: {reason(error)}"
 
 
+def walk_told(store: Reading) -> Iterator[tuple[str, Stat | str]]:
+    """The same, of which the store's listeners are told."""
+    with Work(store, f"checking {store.name}") as work:
+        for key, stat in walk(store):
+            yield key, stat
+            work.advance()
+
+
 def read_through(store: Reading, with_data: bool = True) -> Iterator[str]:
-    """Yield a sentence for each key of which something cannot be read."""
-    for key, stat in walk(store):
+    """Yield a sentence for each key of which something cannot be read. Emits StoreProgress events, which count keys."""
+    for key, stat in walk_told(store):
         if isinstance(stat, str):
             yield stat
             continue

@@ -11,6 +11,7 @@ from joinfs.errors import CorruptStore
 from joinfs.stores.archive_index import ArchiveIndex, Places, open_index, places_of, shown
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import is_directory_key
+from joinfs.stores.progress import Work
 from joinfs.stores.random_access import RandomAccess, Window, open_file
 from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.value import READ_ONLY, Metadata, RangeStream, Stat, Value
@@ -94,7 +95,8 @@ class IndexedStore(Store):
     def _index_all(self, file: RandomAccess, db: sqlite3.Connection) -> None:
         time = os.stat(self.path).st_mtime_ns
         implied = Stat(DEFAULT_DIRECTORY_MODE, 0, *self._default_owner(), 0, time, time, time, time)
-        self._build(file, ArchiveIndex(db, implied))
+        with Work(self, f"indexing {self.name}") as work:
+            self._build(file, ArchiveIndex(db, implied, work.advance))
 
     def disconnect(self) -> None:
         if self._index is not None:

@@ -12,6 +12,7 @@ from joinfs.stores.value import binary
 
 if TYPE_CHECKING:
     from joinfs.stores.base import Store
+    from joinfs.stores.reading import Reading
 
 # Numbers for transfers.
 _operations = itertools.count(1)
@@ -92,8 +93,9 @@ class Work:
         total: How much there is to do; -1 for not knowing.
     """
 
-    def __init__(self, store: "Store", message: str, total: int = -1) -> None:
-        self._store, self._message, self._total = store, message, total
+    def __init__(self, store: "Reading", message: str, total: int = -1) -> None:
+        self._store: Any = store
+        self._message, self._total = message, total
         self._number, self._done = next(_operations), 0
 
     def __enter__(self) -> Self:
