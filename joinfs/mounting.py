@@ -281,7 +281,12 @@ def _asked(store: Store, operations: Operations, mountpoint: str, driver: str, r
         return
     subject = Subject(store, operations, {"mountpoint": mountpoint, "driver": driver, "read_only": read_only})
     note = note_of(mountpoint)
-    with subject.closing, listening(subject, note.with_name(f"{note.name}.socket")), annexed(subject):
+    with subject.closing, contextlib.ExitStack() as ending:
+        try:
+            ending.enter_context(listening(subject, note.with_name(f"{note.name}.socket")))
+        except OSError as error:
+            log.warning("commands that ask a mount, such as joinfs diff, get no answer here: %s", error)
+        ending.enter_context(annexed(subject))
         yield
 
 

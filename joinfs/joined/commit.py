@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from joinfs.errors import Conflict, ReadOnly, UsageError
+from joinfs.errors import Conflict, ReadOnly, Unsupported, UsageError
 from joinfs.joined.conflicts import conflicts
 from joinfs.joined.difference import ADDED, ATTRIBUTES, DELETED, RENAMED, REPLACES, Change, Difference
 from joinfs.joined.discard import discard_changes
@@ -158,7 +158,8 @@ class _Replay:
             with self._onto.transaction("commit"):
                 self._put_aside(name)
                 for step in self._steps:
-                    self._do(step)
+                    with _told_of(step.change.key):
+                        self._do(step)
                     work.advance(step.stat.size)
                 self._link()
                 self._give_times()
@@ -284,6 +285,19 @@ class _Replay:
             copy_tree(self._join, step.change.key, self._onto, step.change.key)
         else:
             self._put_linked(step)
+
+
+@contextlib.contextmanager
+def _told_of(key: str) -> Iterator[None]:
+    """Have an error say what it is about, if it does not."""
+    try:
+        yield
+    except Unsupported as error:
+        raise Unsupported(f"{key!r} cannot be committed: {error}") from error
+    except OSError as error:
+        if error.filename is None or not isinstance(error.filename, str):
+            error.filename = key
+        raise
 
 
 def _touched(changes: Sequence[Change]) -> set[str]:

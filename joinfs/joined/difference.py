@@ -122,8 +122,8 @@ class Difference:
         pending: list[tuple[str, str | None]] = [(ROOT, ROOT)]
         while pending:
             directory, below = pending.pop()
-            parts = self._merge.parts(directory)
-            if parts[0].layer > 0:
+            parts = self._parts(directory)
+            if not parts:
                 continue
             self.directories[directory] = below
             if directory == ROOT:
@@ -137,6 +137,14 @@ class Difference:
                 if pair.ours is not None and pair.ours.is_directory:
                     pending.append((pair.key, pair.below if pair.theirs is not None and pair.theirs.is_directory else None))
         yield from self._of_links(seen)
+
+    def _parts(self, directory: str) -> Stack:
+        """What a directory is made of, if the first store has it: others may have removed it since it was listed."""
+        try:
+            parts = self._merge.parts(directory)
+        except KeyError:
+            return ()
+        return parts if parts[0].layer == 0 else ()
 
     def _names(self, directory: str, below: str | None, parts: Stack) -> set[str]:
         """The names in a directory of which the first store has something to say."""
@@ -152,8 +160,7 @@ class Difference:
         ours = _lookup(self.join, key)
         if ours is not None and ours.is_directory:
             key = directory_key(key)
-            parts = self._merge.parts(key)
-            if len(parts) > 1:  # what is below it is where it goes on
+            if len(self._parts(key)) > 1:  # what is below it is where it goes on
                 below_key = self.join._lower_key(key)
                 return Pair(key, below_key, ours, _lookup(self.below, below_key.removesuffix("/")))
         if below is None:
@@ -181,8 +188,8 @@ class Difference:
         moved, pending = {}, [(ROOT, ROOT)]
         while pending:
             directory, expected = pending.pop()
-            parts = self._merge.parts(directory)
-            if parts[0].layer > 0:
+            parts = self._parts(directory)
+            if not parts:
                 continue
             is_merged = len(parts) > 1
             below = self.join._lower_key(directory) if is_merged else expected
@@ -254,7 +261,10 @@ class Difference:
         """The change with what differs, None if nothing does."""
         if change.kind in {ADDED, DELETED}:
             return change
-        details = self._details(change)
+        try:
+            details = self._details(change)
+        except KeyError:  # it has gone meanwhile
+            return None
         if change.kind == RENAMED:
             return change._replace(details=details)
         if not details:

@@ -85,7 +85,11 @@ def export(join: JoinedStore, file: BinaryIO, form: str = "tar", *, everything: 
         )
         left_out = []
         for entry in entries:
-            if add(entry):
+            try:
+                is_added = add(entry)
+            except KeyError:  # others have removed it meanwhile
+                continue
+            if is_added:
                 work.advance(0 if entry.stat.is_directory else entry.stat.size)
             else:
                 left_out.append(entry.key)
@@ -107,8 +111,9 @@ def _of_changes(join: JoinedStore) -> Iterator[Entry]:
         yield from _with_directories(join, change.key, told)
         if change.kind == RENAMED and is_directory_key(change.key):
             whole_trees.append(change.key)
-            for key, _ in below(join, change.key):
-                yield from _with_directories(join, key, told)
+            with contextlib.suppress(KeyError):  # others have moved it meanwhile
+                for key, _ in below(join, change.key):
+                    yield from _with_directories(join, key, told)
 
 
 def _is_in(key: str, directories: list[str]) -> bool:
@@ -126,9 +131,9 @@ def _hidden(join: JoinedStore, key: str, told: set[str]) -> Iterator[Entry]:
 def _with_directories(join: JoinedStore, key: str, told: set[str]) -> Iterator[Entry]:
     for place in [*ancestors(key), *([key] if key != ROOT else [])]:
         if place not in told:
-            stat = join.stat(place)
             told.add(place)
-            yield Entry(place, stat)
+            with contextlib.suppress(KeyError):  # others have removed it meanwhile
+                yield Entry(place, join.stat(place))
 
 
 class _Tar:

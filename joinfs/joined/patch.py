@@ -4,6 +4,7 @@ See Also:
     git-diff(1), Generating patch text with -p.
 """
 
+import contextlib
 import difflib
 import os
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,8 @@ def patch(difference: Difference, paths: Sequence[str] = ()) -> Iterator[str]:
     for change in difference.changes(paths):
         if not is_directory_key(change.key):
             told.add(change.key)
-            yield _of_file(difference, change)
+            with contextlib.suppress(KeyError):  # it went away meanwhile
+                yield _of_file(difference, change)
         elif change.kind == DELETED:
             gone = (key for key, stat in below(difference.below, change.below) if not stat.is_directory)
             yield from (_deleted(difference.below, key) for key in gone if not any(key.startswith(old) for old, _ in moved))
@@ -36,10 +38,12 @@ def patch(difference: Difference, paths: Sequence[str] = ()) -> Iterator[str]:
 def _of_moved(difference: Difference, moved: Sequence[tuple[str, str]], told: set[str]) -> Iterator[str]:
     """Files that are what they were, in a directory that was renamed."""
     for old, new in moved:
-        for key, stat in below(difference.join, new):
-            if not stat.is_directory and key not in told:
-                told.add(key)
-                yield f"{_header(old + key[len(new) :], key)}similarity index 100%\n{_renamed(old + key[len(new) :], key)}"
+        with contextlib.suppress(KeyError):  # it went away meanwhile
+            for key, stat in below(difference.join, new):
+                if not stat.is_directory and key not in told:
+                    told.add(key)
+                    before = old + key[len(new) :]
+                    yield f"{_header(before, key)}similarity index 100%\n{_renamed(before, key)}"
 
 
 def _of_file(difference: Difference, change: Change) -> str:

@@ -40,6 +40,8 @@ VALUE_COLUMNS = "e.node, e.directory, n.mode, n.size, n.mtime, n.ctime, n.birth,
 # Components that one statement resolves. Its subqueries nest, and SQLite's parser has a small stack.
 STEP = 8
 MAX_LINKS = (1 << 32) - 1
+# How often a directory is looked for that others move meanwhile.
+MOST_LOOKS = 10
 MIN_TIME, MAX_TIME = -(1 << 63), (1 << 63) - 1
 
 Extra = tuple[Any, ...]
@@ -252,13 +254,20 @@ def children(
 def listable(db: sqlite3.Connection, key: str) -> int:
     """Answer the node id of the directory ``key``, which is certain not to be inside itself.
 
+    Each question is of its own moment, unless ``db`` is in a transaction: between the two, others may move the directory.
+
     Raises:
         KeyError: There is no such directory.
     """
-    stat, came_by = find(db, key, ", e.parent, e.name")
-    names = db.execute("SELECT parent, name FROM entry WHERE node = ? AND directory = 1", (stat.file_id,))
-    if key and names.fetchall() != [came_by]:
-        raise Damaged(f"the directory {key!r} has more than one name")
+    for _ in range(MOST_LOOKS):
+        stat, came_by = find(db, key, ", e.parent, e.name")
+        names = db.execute("SELECT parent, name FROM entry WHERE node = ? AND directory = 1", (stat.file_id,)).fetchall()
+        if not key or names == [came_by]:
+            break
+        if len(names) > 1:
+            raise Damaged(f"the directory {key!r} has more than one name")
+    else:  # it was moved each time between the two questions
+        raise KeyError(key)
     return id_of(stat)
 
 

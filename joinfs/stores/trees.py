@@ -19,7 +19,8 @@ def below(store: Store, directory: str) -> Iterator[tuple[str, Stat]]:
         key = f"{directory}{name}" + ("/" if stat.is_directory else "")
         yield key, stat
         if stat.is_directory:
-            yield from below(store, key)
+            with contextlib.suppress(KeyError):  # it went away meanwhile
+                yield from below(store, key)
 
 
 def delete_tree(store: Store, key: str) -> None:

@@ -286,3 +286,60 @@ def test_copies_that_say_where_their_data_is_keep_their_stores(user, mount, lowe
         assert as_user(user, "wc -c < large", mnt).split() == [str(200 << 10)]
         asked("snapshot", mnt)
         assert as_user(user, "wc -c < large; stat -c %a large", mnt).split() == [str(200 << 10), "600"]
+
+
+def test_a_busy_mount_is_told_of(user, mount, upper, lower, asked, scratch):
+    """What comes and goes meanwhile makes nothing fail."""
+    with mount(upper, lower) as mnt:
+        script = "i=0; while [ ! -e stop ]; do mkdir -p x/y/z; echo $i > x/y/z/f; mv x w$i; rm -rf w$i; i=$((i+1)); done"
+        worker = threading.Thread(target=as_user, args=(user, script, mnt))
+        worker.start()
+        try:
+            for number in range(3):
+                asked("diff", mnt)
+                asked("diff", "-p", mnt)
+                asked("export", "-q", mnt, "-o", scratch / f"{number}.tar")
+                asked("which", mnt / "a")
+        finally:
+            as_user(user, "touch stop", mnt)
+            worker.join(TIMEOUT)
+
+
+def test_a_mount_is_made_also_where_there_can_be_no_socket(user, lower, scratch):
+    make_directory(user, scratch / "mnt5")
+    deep = scratch / ("long" * 30)
+    make_directory(user, deep)
+    interpreter, environment = user.python()
+    environment = {**environment, "XDG_RUNTIME_DIR": str(deep)}
+    if user.uid is None:
+        pytest.skip("root has another place")
+    command = [interpreter, "-m", "joinfs"]
+    user.run([*command, "mount", "memory:", str(lower), str(scratch / "mnt5")], env=environment, cwd="/")
+    try:
+        done = user.run([*command, "diff", str(scratch / "mnt5")], env=environment, cwd="/", check=False)
+        assert "no server answers" in done.stderr
+    finally:
+        user.run([*command, "umount", str(scratch / "mnt5")], env=environment, cwd="/")
+
+
+def test_what_is_interrupted_is_not_done(user, mount, lower, upper, scratch, asked):
+    """The server stops, and undoes what it did, when who asked goes away."""
+    with mount(upper, lower) as mnt:
+        as_user(user, "mkdir big && cd big && for i in 1 2 3 4 5 6 7 8; do head -c 20000000 /dev/zero > $i; done", mnt)
+        interpreter, environment = user.python()
+        process = subprocess.Popen([interpreter, "-m", "joinfs", "commit", str(mnt)], env=environment, cwd="/", stderr=subprocess.PIPE, stdout=subprocess.PIPE, **user.options())
+        while process.poll() is None and not list(lower.rglob("*.wh..wh.joinfs*")):  # its transaction has begun
+            time.sleep(0.01)
+        process.send_signal(2)
+        _, said = process.communicate(timeout=TIMEOUT)
+        if process.returncode == 130:
+            assert "interrupted" in said.decode()
+            asked("status", mnt)
+            assert asked("diff", mnt).stdout.count("A  big") == 9
+            end = time.monotonic() + TIMEOUT
+            while list(lower.rglob("*.wh..wh.joinfs*")):  # the server is undoing it
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            assert not (lower / "big").exists()
+        asked("commit", mnt)
+        assert len(list((lower / "big").iterdir())) == 8

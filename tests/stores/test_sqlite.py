@@ -324,3 +324,32 @@ def test_damage_is_found(path, damage):
     raw(path, damage)
     with SQLiteStore(path, read_only=True) as store:
         assert any(DAMAGES[damage] in sentence for sentence in store.check())
+
+
+@pytest.mark.parametrize("back", [True, False], ids=["and back", "away"])
+def test_a_directory_that_others_move_while_it_is_listed_is_no_damage(path, monkeypatch, back):
+    """Each question is of its own moment; between the two of a listing the directory may be moved."""
+    from joinfs.stores import sqlite_nodes
+
+    with SQLiteStore(path) as store, SQLiteStore(path) as others:
+        store.from_bytes("d/e/f", b"1")
+        real, count = sqlite_nodes.find, iter(range(1000))
+
+        def moved_after(db, key, *more):
+            found = real(db, key, *more)
+            if key == "d/e/" and more:
+                turn = next(count)
+                if turn == 0:
+                    others.rename("d/e/", "d/moved/")
+                if turn == 0 and back:
+                    others.rename("d/", "x/")
+                    others.rename("x/", "d/")
+                    others.rename("d/moved/", "d/e/")
+            return found
+
+        monkeypatch.setattr(sqlite_nodes, "find", moved_after)
+        if back:
+            assert [name for name, _ in store.list("d/e/")] == ["f"]
+        else:
+            with pytest.raises(KeyError):
+                list(store.list("d/e/"))
