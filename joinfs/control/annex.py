@@ -5,6 +5,8 @@
 - ``query/FIELD=VALUE/``, and so on below that: symlinks to the files whose metadata has that;
 - ``stats``, ``log``, ``ctl``: texts; what is written to ``ctl`` is done.
 
+All but ``stats`` is for who mounted it: a file may be hidden, or be nobody else's by now, and still be what it was in a store.
+
 A VALUE stands for itself, and if it is JSON for that as well. In the names of symlinks, ``/`` is ``%2F``.
 """
 
@@ -27,7 +29,7 @@ from joinfs.stores.value import Metadata, now
 
 # Seconds for which a text is what it was when somebody looked at its length.
 TTL = 1.0
-_DIRECTORY = stat_module.S_IFDIR | 0o555
+_DIRECTORY, _OWN_DIRECTORY = stat_module.S_IFDIR | 0o555, stat_module.S_IFDIR | 0o500
 _LINK = stat_module.S_IFLNK | 0o777
 
 
@@ -79,7 +81,7 @@ class Annex(_Reading):
     def stat(self, key: str) -> Stat:
         part = self._part(key)
         if part is not None:
-            return part[0].stat(part[1])
+            return part[0].stat(part[1]) if part[1] else _own_directory()
         if key == ROOT:
             return _directory(self._began)
         text = self._texts[key]
@@ -91,7 +93,7 @@ class Annex(_Reading):
         if part is not None:
             yield from part[0].list(part[1])
         elif prefix == ROOT:
-            yield from ((name, store.stat(ROOT)) for name, store in self._parts.items())
+            yield from ((name, _own_directory()) for name in self._parts)
             yield from ((name, self.stat(name)) for name in self._texts)
         else:
             raise KeyError(prefix)
@@ -300,6 +302,10 @@ def _fields(prefix: str) -> dict[str, list[Any]]:
 
 def _directory(moment: int = 0) -> Stat:
     return Stat(_DIRECTORY, 0, os.geteuid(), os.getegid(), mtime=moment, ctime=moment)
+
+
+def _own_directory() -> Stat:
+    return _directory()._replace(mode=_OWN_DIRECTORY)
 
 
 def _alone(stat: Stat) -> Stat:

@@ -92,6 +92,8 @@ def test_it_is_not_for_everybody(user, mnt):
     for name in ("log", "ctl"):
         done = other.run(["cat", f"{mnt}/.joinfs/{name}"], check=False)
         assert "Permission denied" in done.stderr
+    for name in ("layers", "versions/a", "query/colour=red", "layers/1/b", "query/colour=red/a"):
+        assert "Permission denied" in other.run(["ls", "-l", f"{mnt}/.joinfs/{name}"], check=False).stderr
     assert "joinfs_uptime" in other.run(["cat", f"{mnt}/.joinfs/stats"]).stdout
 
 

@@ -332,6 +332,7 @@ def test_what_is_interrupted_is_not_done(user, mount, lower, upper, scratch, ask
             time.sleep(0.01)
         process.send_signal(2)
         _, said = process.communicate(timeout=TIMEOUT)
+        assert process.returncode in {0, 130}  # it may have been done before
         if process.returncode == 130:
             assert "interrupted" in said.decode()
             asked("status", mnt)
