@@ -49,6 +49,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "this machine": {
         "doctor": ("machine", "what it can do, and how to get what it lacks"),
         "stores": ("machine", "the kinds of store that there are"),
+        "install-helper": ("system", "have mount -t joinfs, /etc/fstab and systemd mount it"),
+        "mount-helper": ("system", "what mount -t joinfs calls"),
     },
 }
 MODULES = {name: module for group in GROUPS.values() for name, (module, _) in group.items()}
@@ -90,7 +92,7 @@ def _listed() -> str:
     """The commands, by what they are for."""
     lines = []
     for group, commands in GROUPS.items():
-        lines += [f"{group}:", *(f"  {name:<10} {sentence}" for name, (_, sentence) in commands.items()), ""]
+        lines += [f"{group}:", *(f"  {name:<14} {sentence}" for name, (_, sentence) in commands.items()), ""]
     return "\n".join([*lines, "joinfs COMMAND --help says more of each, with an example"])
 
 

@@ -39,6 +39,7 @@ from joinfs.mountpoint import (
     state_place,
     unmount,
 )
+from joinfs.notifying import notify
 from joinfs.stores import Store
 
 log = logging.getLogger(__name__)
@@ -264,10 +265,12 @@ def serve(config: MountConfig, on_ready: Callable[[str], None]) -> None:
             note.was_mounted = True
             said.give_back()
             on_ready(remark)
+            notify(f"READY=1\nSTATUS=mounted on {mountpoint}")
 
         try:
             with _asked(join, operations, config.mountpoint, config.driver, config.options.read_only):
                 driver.serve(operations, mountpoint, config.options, ready)
+            notify("STOPPING=1\nSTATUS=committing")
         except MountError as error:
             raise MountError(f"{error}: {said.text()}" if said.text() else str(error)) from error
 

@@ -49,7 +49,7 @@ BAD = {
     "unknown option": (["-o", "alow_other", "memory:", "{p}/mnt"], 2, "did you mean 'allow_other'"),
     "option without its value": (["-o", "attr_timeout", "memory:", "{p}/mnt"], 2, "needs a value"),
     "option of no sense": (["-o", "attr_timeout=-1", "memory:", "{p}/mnt"], 2, "seconds"),
-    "no stores": (["{p}/mnt"], 2, "required"),
+    "no stores": (["{p}/mnt"], 2, "say which stores"),
     "unknown driver": (["--driver", "none", "memory:", "{p}/mnt"], 2, "invalid choice"),
 }
 
