@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from joinfs.errors import UsageError
 
 DRIVERS = ("auto", "devfuse", "fusepy")
+LOG_LEVELS = ("error", "warning", "info", "debug")
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*)=(.+)", re.DOTALL)
 
 
@@ -70,6 +71,7 @@ class MountConfig:
     driver: str = "auto"
     foreground: bool = False
     log_file: str | None = None
+    log_level: str = "warning"
 
 
 def parse_store(text: str) -> StoreSpec:

@@ -10,11 +10,11 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from joinfs.config import DRIVERS, MountConfig, MountOptions, StoreSpec, option_text, parse_options
+from joinfs.config import DRIVERS, LOG_LEVELS, MountConfig, MountOptions, StoreSpec, option_text, parse_options
 from joinfs.errors import UsageError
 
 _VARIABLE = re.compile(r"env\.([A-Za-z_][A-Za-z0-9_]*)")
-_KEYS = {"store", "mountpoint", "driver", "log_file", "options"}
+_KEYS = {"store", "mountpoint", "driver", "log_file", "log_level", "options"}
 _KEYS_OF_STORE = {"url", "name", "read_only", "prefix"}
 
 
@@ -48,13 +48,17 @@ def _config(told: Mapping[str, Any], place: str) -> MountConfig:
     driver = _text(told, "driver") or "auto"
     if driver not in DRIVERS:
         raise UsageError(f"driver = {driver!r}: there are {', '.join(DRIVERS)}")
+    level = _text(told, "log_level") or "warning"
+    if level not in LOG_LEVELS:
+        raise UsageError(f"log_level = {level!r}: there are {', '.join(LOG_LEVELS)}")
     mountpoint, log_file = _text(told, "mountpoint"), _text(told, "log_file")
     return MountConfig(
         stores=tuple(_store(store, place) for store in stores),
         mountpoint="" if mountpoint is None else _path(mountpoint, place),
         options=parse_options([option_text(name, value).replace(",", "\\,") for name, value in options.items()], MountOptions()),
         driver=driver,
-        log_file=None if log_file is None else _path(log_file, place),
+        log_file=log_file if log_file in {None, "syslog"} else _path(log_file or "", place),
+        log_level=level,
     )
 
 

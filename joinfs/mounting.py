@@ -5,6 +5,7 @@ import fcntl
 import gc
 import hashlib
 import logging
+import logging.handlers
 import os
 import re
 import resource
@@ -45,6 +46,7 @@ from joinfs.stores import Store
 log = logging.getLogger(__name__)
 
 STARTED = b"ready"
+SYSLOG = "syslog"
 
 
 def open_join(specs: tuple[StoreSpec, ...], options: MountOptions | None = None, read_only: bool = False) -> JoinedStore:
@@ -395,7 +397,7 @@ def _become_server(config: MountConfig, sending: int) -> None:
 
     status = 1
     try:
-        log_to(config.log_file)
+        log_to(config)
         serve(config, ready)
         status = 0
     except (JoinfsError, OSError) as error:
@@ -409,18 +411,45 @@ def _become_server(config: MountConfig, sending: int) -> None:
         os._exit(status)
 
 
-def log_to(path: str | None) -> None:
-    """Write the log to a file, or to standard error.
+def log_to(config: MountConfig) -> None:
+    """Write the log to where it is to go: a file, which may be moved away by who rotates it, ``syslog``, or standard error.
 
     Raises:
-        UsageError: The file cannot be written.
+        UsageError: It cannot be written there.
     """
+    place = config.log_file
     try:
-        handler = logging.StreamHandler() if path is None else logging.FileHandler(path)
+        handler = _handler(place)
     except OSError as error:
-        raise UsageError(f"the log file {path} cannot be written: {error.strerror}") from None
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger("joinfs").addHandler(handler)
+        raise UsageError(f"the log file {place} cannot be written: {error.strerror}") from None
+    logger = logging.getLogger("joinfs")
+    logger.setLevel(config.log_level.upper())
+    logger.addHandler(handler)
+
+
+def _handler(place: str | None) -> logging.Handler:
+    handler: logging.Handler
+    if place == SYSLOG:
+        os.stat("/dev/log")  # the handler would drop what nobody takes
+        handler = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
+        handler.ident = "joinfs: "
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        return handler
+    handler = logging.StreamHandler() if place is None else logging.handlers.WatchedFileHandler(place)
+    is_journal = place is None and "JOURNAL_STREAM" in os.environ  # which has times of its own, and wants to know how bad it is
+    handler.setFormatter(_ForJournal() if is_journal else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler
+
+
+class _ForJournal(logging.Formatter):
+    """Lines with a level before them, as sd-daemon(3) has it."""
+
+    def __init__(self) -> None:
+        super().__init__("%(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6 if record.levelno >= logging.INFO else 7
+        return "\n".join(f"<{level}>{line}" for line in super().format(record).splitlines())
 
 
 def end(mountpoint: str) -> None:

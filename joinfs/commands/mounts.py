@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from joinfs.commands import Command, reading_arguments
 from joinfs.commands.output import say
-from joinfs.config import DRIVERS, MountConfig, MountOptions, parse_options, parse_store, stores_in
+from joinfs.config import DRIVERS, LOG_LEVELS, MountConfig, MountOptions, parse_options, parse_store, stores_in
 from joinfs.config_file import load_config
 from joinfs.errors import UsageError
 from joinfs.mounting import end, log_to, serve, start, with_upper
@@ -49,7 +49,8 @@ def _mount_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upper", metavar="STORE", help="a store to put before the others; auto: one in your state directory")
     parser.add_argument("--config", metavar="FILE", help="a TOML file that says what to mount")
     parser.add_argument("--stats", action="store_true", help="at the end, with -f, print how often the kernel asked for what, and how long that took")
-    parser.add_argument("--log-file", metavar="F", help="where the server writes its log")
+    parser.add_argument("--log-file", metavar="F", help="where the server writes its log; syslog for the system's")
+    parser.add_argument("--log-level", choices=LOG_LEVELS, help="what is bad or interesting enough for the log; warning unless given")
     parser.add_argument("places", metavar="STORE ... MOUNTPOINT", nargs="*", help="what to join, and where; an empty directory, as a rule")
 
 
@@ -61,7 +62,7 @@ def _mount(given: argparse.Namespace) -> int:
     check_mountpoint(config.mountpoint)
     check_machine(config.options.allow_other)
     if config.foreground:
-        log_to(config.log_file)
+        log_to(config)
         serve(config, lambda _: None)  # it is in the log
         return 0
     remark = start(config)
@@ -85,7 +86,8 @@ def _config(given: argparse.Namespace) -> MountConfig:
         config,
         driver=given.driver or config.driver,
         foreground=given.foreground,
-        log_file=os.path.abspath(given.log_file) if given.log_file else config.log_file,
+        log_file=os.path.abspath(given.log_file) if given.log_file not in {None, "syslog"} else given.log_file or config.log_file,
+        log_level=given.log_level or config.log_level,
     )
 
 

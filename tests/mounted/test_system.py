@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.conftest import TIMEOUT, User, make_directory
+from tests.mounted.conftest import TIMEOUT, User, make_directory, mounts_below
 
 HELPER = Path("/sbin/mount.joinfs")
 
@@ -127,3 +127,41 @@ def test_the_service_manager_is_told(user, place, abstract):
         finally:
             process.kill()
             process.wait()
+
+
+def test_the_log_goes_where_it_is_to_go(user, place):
+    interpreter, environment = user.python()
+
+    def mounted(*arguments, **more):
+        command = [interpreter, "-m", "joinfs", "mount", *map(str, arguments), str(place / "low"), str(place / "mnt")]
+        done = user.run(command, env={**environment, **more}, cwd="/", check=False)
+        if done.returncode == 0:
+            user.run(["/bin/sh", "-c", f"cat {place}/mnt/.joinfs/log > /dev/null"], cwd="/")
+            assert user.joinfs("umount", place / "mnt").returncode == 0
+        return done
+
+    log = place / "up" / "log"
+    assert mounted("--log-file", log, "--log-level", "debug", "--upper", "memory:").returncode == 0
+    assert log.exists()
+    before = log.stat().st_size
+    assert mounted("--log-file", log, "--log-level", "error", "--upper", "memory:").returncode == 0
+    assert log.stat().st_size == before
+    assert "invalid choice" in mounted("--log-level", "loud").stderr
+    if not os.path.exists("/dev/log"):
+        assert "the log file syslog cannot be written" in mounted("--log-file", "syslog").stderr
+
+
+def test_the_journal_gets_levels(user, place):
+    interpreter, environment = user.python()
+    command = [interpreter, "-m", "joinfs", "mount", "-f", "--log-level", "info", "--upper", "auto", str(place / "low"), str(place / "mnt")]
+    environment = {**environment, "JOURNAL_STREAM": "8:1", "XDG_STATE_HOME": str(place / "up")}
+    process = subprocess.Popen(command, env=environment, cwd="/", stderr=subprocess.PIPE, **user.options())
+    try:
+        while not mounts_below(place):
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=TIMEOUT)
+        assert all(line.startswith(("<3>", "<4>", "<6>")) for line in said.decode().splitlines()), said
+    finally:
+        process.kill()
+        process.wait()
