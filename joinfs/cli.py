@@ -6,6 +6,7 @@ properly; 130 it was interrupted.
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -98,10 +99,12 @@ def _listed() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and answer its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # names may have letters that the terminal's encoding has not
+        stream.reconfigure(errors="backslashreplace") if isinstance(stream, io.TextIOWrapper) else None
     words, rest = _split(list(sys.argv[1:] if arguments is None else arguments))
-    given = parser().parse_args(words)
-    given.rest = rest
     try:
+        given = parser().parse_args(words)
+        given.rest = rest
         if rest is not None and not given.takes_rest:
             raise Misuse(f"joinfs {given.command} takes nothing after '--'")
         code: int = given.run(given)

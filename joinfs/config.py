@@ -1,7 +1,7 @@
 """What a mount is asked to be: store specs and mount options, parsed. No I/O happens here."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -189,6 +189,12 @@ def stores_in(options: MountOptions) -> tuple[StoreSpec, ...]:
     """The stores that are given as overlayfs's options are: ``upperdir``, then each ``lowerdir``."""
     upper = () if options.upperdir is None else (options.upperdir,)
     return tuple(parse_store(text) for text in (*upper, *options.lowerdirs))
+
+
+def in_order(options: MountOptions, named: Sequence[StoreSpec], others: Sequence[StoreSpec]) -> tuple[StoreSpec, ...]:
+    """Answer the stores that options name and others together: ``upperdir``, the others, then each ``lowerdir``."""
+    place = 0 if options.upperdir is None else 1
+    return (*named[:place], *others, *named[place:])
 
 
 def option_text(name: str, value: object) -> str:

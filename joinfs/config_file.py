@@ -8,9 +8,20 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from joinfs.config import DRIVERS, LOG_LEVELS, MountConfig, MountOptions, StoreSpec, option_text, parse_options
+from joinfs.config import (
+    DRIVERS,
+    LOG_LEVELS,
+    MountConfig,
+    MountOptions,
+    StoreSpec,
+    in_order,
+    option_text,
+    parse_options,
+    stores_in,
+)
 from joinfs.errors import UsageError
 
 _VARIABLE = re.compile(r"env\.([A-Za-z_][A-Za-z0-9_]*)")
@@ -45,6 +56,8 @@ def _config(told: Mapping[str, Any], place: str) -> MountConfig:
     options = told.get("options", {})
     if not isinstance(options, dict):
         raise UsageError("options is a table: options = { ro = true }")
+    parsed = parse_options([option_text(name, value).replace(",", "\\,") for name, value in options.items()], MountOptions())
+    named = [spec._replace(url=absolute(spec.url, place)) for spec in stores_in(parsed)]
     driver = _text(told, "driver") or "auto"
     if driver not in DRIVERS:
         raise UsageError(f"driver = {driver!r}: there are {', '.join(DRIVERS)}")
@@ -53,9 +66,9 @@ def _config(told: Mapping[str, Any], place: str) -> MountConfig:
         raise UsageError(f"log_level = {level!r}: there are {', '.join(LOG_LEVELS)}")
     mountpoint, log_file = _text(told, "mountpoint"), _text(told, "log_file")
     return MountConfig(
-        stores=tuple(_store(store, place) for store in stores),
+        stores=in_order(parsed, named, [_store(store, place) for store in stores]),
         mountpoint="" if mountpoint is None else _path(mountpoint, place),
-        options=parse_options([option_text(name, value).replace(",", "\\,") for name, value in options.items()], MountOptions()),
+        options=replace(parsed, upperdir=None, lowerdirs=()),
         driver=driver,
         log_file=log_file if log_file in {None, "syslog"} else _path(log_file or "", place),
         log_level=level,

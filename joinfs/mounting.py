@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Self
 
 from joinfs.config import MountConfig, MountOptions, StoreSpec, option_text, parse_options, parse_store
+from joinfs.config_file import absolute
 from joinfs.control.annexing import annexed
 from joinfs.control.requests import Subject
 from joinfs.control.server import listening
@@ -94,7 +95,7 @@ def _place_of_upper(lowers: tuple[StoreSpec, ...]) -> str:
     place = state_place("uppers")
     if place is None:
         raise UsageError("there is no directory of yours for an SQLite file to take the changes; say where with --upper sqlite:FILE")
-    urls = [os.path.abspath(spec.url) if os.path.lexists(spec.url) else spec.url for spec in lowers]
+    urls = [absolute(spec.url, os.getcwd()) for spec in lowers]
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", os.path.basename(urls[0].rstrip("/")))[:40].strip("-.") or "upper"
     digest = hashlib.blake2b("\0".join(urls).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
     return os.path.join(place, f"{name}-{digest}.db")

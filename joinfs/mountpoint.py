@@ -10,6 +10,7 @@ import re
 import shutil
 import stat as stat_module
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,14 +137,76 @@ def locked(store: Store) -> Iterator[None]:
     if path is None or not upper.capabilities.writable:
         yield
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    lock = _lock_on(path)
+    if not lock.take():
+        _let_go(lock)
+        raise StoreLocked(f"another mount writes to {upper.name}; unmount that, or mount with another first store")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError:
-        raise StoreLocked(f"another mount writes to {upper.name}; unmount that, or mount with another first store") from None
     finally:
-        os.close(descriptor)
+        lock.give_back()
+        _let_go(lock)
+
+
+class _Lock:
+    """A lock on a file or directory. The descriptor of a file stays open.
+
+    Whoever closes a descriptor of a file drops all the locks of fcntl(2) that its process has on it, and those are what keeps the
+    processes that use an SQLite database from harming each other. See "How To Corrupt An SQLite Database File", 2.2.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.is_directory = stat_module.S_ISDIR(os.fstat(descriptor).st_mode)
+        self.users = 0
+        self._is_held = False
+        self._guard = threading.Lock()
+
+    def take(self) -> bool:
+        """Take it, if nobody has it, in this process or another."""
+        with self._guard:
+            if self._is_held:
+                return False
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            self._is_held = True
+            return True
+
+    def give_back(self) -> None:
+        """Let others have it."""
+        with self._guard:
+            self._is_held = False
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._descriptor)
+
+
+# By device and inode number.
+_locks: dict[tuple[int, int], _Lock] = {}
+_locking = threading.Lock()
+
+
+def _lock_on(path: str) -> _Lock:
+    with _locking:
+        native = os.stat(path)
+        place = native.st_dev, native.st_ino
+        if place not in _locks:
+            _locks[place] = _Lock(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        _locks[place].users += 1
+        return _locks[place]
+
+
+def _let_go(lock: _Lock) -> None:
+    with _locking:
+        lock.users -= 1
+        if lock.is_directory and not lock.users:
+            for place in [place for place, known in _locks.items() if known is lock]:
+                del _locks[place]
+            lock.close()
 
 
 # -------------------------------------------------------------------- unmounting

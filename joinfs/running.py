@@ -55,7 +55,8 @@ def run(command: Sequence[str], stores: Sequence[str | Store] = (".",), *, keep:
     """Run a command in a view of some stores, and yield how it went, for the length of a ``with`` block.
 
     The stores are not changed. What the command writes is in a store of its own, which is there until the end of the block; there it
-    can be looked at (``ran.join``) and committed (``joinfs.commit(ran.join)``), and after it is gone, unless ``keep`` says where it stays.
+    can be looked at (``ran.join``) and committed (``joinfs.commit(ran.join)``), and after it is gone, unless ``keep`` says where it stays. If the
+    block is left by an exception, it stays where it is, with ``.kept`` at the end of its name.
 
     Args:
         command: The program and its arguments.
@@ -86,15 +87,31 @@ def run(command: Sequence[str], stores: Sequence[str | Store] = (".",), *, keep:
 def _upper(keep: str | None, lowers: Sequence[Store]) -> Iterator[tuple[Store, str]]:
     """The store that takes the changes, and what opens it; it goes at the end, with all that is in it, unless it is to be kept."""
     if keep is not None:
+        made = ":" not in keep and not os.path.lexists(keep) and not keep.endswith(DATABASES)
         url = keep if ":" in keep else _url_of(os.path.abspath(keep))
-        yield open_store(url, connect=False), url
+        try:
+            yield open_store(url, connect=False), url
+        finally:
+            if made and os.path.isdir(keep) and not os.listdir(keep):
+                os.rmdir(keep)
         return
     place = _fresh_place(lowers)
     try:
         yield DirectoryStore(place), place
+    except BaseException:  # nobody has said that they are not wanted
+        if os.path.isdir(place) and os.listdir(place):
+            kept(place)
+        raise
     finally:
         if os.path.isdir(place):
             _remove(place)
+
+
+def kept(place: str) -> str:
+    """Have a store that has taken changes stay; answer where it is then."""
+    new = f"{place}.kept"
+    os.rename(place, new)
+    return new
 
 
 def _url_of(path: str) -> str:

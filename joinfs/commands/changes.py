@@ -196,6 +196,11 @@ def _replaced(name: str) -> Iterator[BinaryIO]:
             raise Misuse("an archive is not for a terminal; give --output FILE")
         yield sys.stdout.buffer
         return
+    name = os.path.realpath(name)
+    if os.path.lexists(name) and not os.path.isfile(name):  # a device or a pipe is written to
+        with open(name, "wb") as file:
+            yield file
+        return
     part = f"{name}.part-{os.getpid()}"
     try:
         with open(part, "xb") as file:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from joinfs.commands import Command, reading_arguments
 from joinfs.commands.output import say
-from joinfs.config import DRIVERS, LOG_LEVELS, MountConfig, MountOptions, parse_options, parse_store, stores_in
+from joinfs.config import DRIVERS, LOG_LEVELS, MountConfig, MountOptions, in_order, parse_options, parse_store, stores_in
 from joinfs.config_file import load_config
 from joinfs.errors import UsageError
 from joinfs.mounting import end, log_to, serve, start, with_upper
@@ -78,7 +78,7 @@ def _config(given: argparse.Namespace) -> MountConfig:
     if given.config and stores and config.stores:
         raise UsageError(f"{given.config} names the stores already; give only the mountpoint beside it, if any")
     specs = config.stores or tuple(parse_store(text) for text in stores)
-    specs = (*stores_in(options), *specs)
+    specs = in_order(options, stores_in(options), specs)
     if not mountpoint or not specs:
         raise UsageError("say which stores to mount, and at the end where: joinfs mount STORE... MOUNTPOINT")
     config = replace(config, stores=specs, options=_absolute(options, given.stats), mountpoint=os.path.abspath(mountpoint))

@@ -15,7 +15,7 @@ from joinfs.joined.commit import commit
 from joinfs.joined.difference import Change, Difference
 from joinfs.joined.patch import patch
 from joinfs.mountpoint import locked
-from joinfs.running import Ran, run
+from joinfs.running import Ran, kept, run
 
 # So many changes are listed.
 MOST_LISTED = 20
@@ -56,7 +56,10 @@ def _run(given: argparse.Namespace) -> int:
         if given.discard:
             return ran.code
         if given.commit:
-            return ran.code if _committed(ran, given.quiet) else ran.code or 1
+            if _committed(ran, given.quiet):
+                return ran.code
+            _keep(ran, given.stores or ["."])
+            return ran.code or 1
         if given.keep is None:
             return _settled(ran, given.stores or ["."], given.quiet)
         if not given.quiet:
@@ -76,7 +79,11 @@ def _settled(ran: Ran, stores: Sequence[str], quiet: bool) -> int:
     while sys.stdin.isatty() and sys.stderr.isatty():
         sys.stderr.write("joinfs: [k]eep, [c]ommit, [d]iscard, or show the [p]atch? ")
         sys.stderr.flush()
-        answer = sys.stdin.readline().strip().lower()
+        try:
+            answer = sys.stdin.readline().strip().lower()
+        except KeyboardInterrupt:
+            sys.stderr.write("\n")
+            break
         if answer in {"d", "discard"}:
             return ran.code
         if answer in {"c", "commit"} and _committed(ran, quiet):
@@ -91,10 +98,9 @@ def _settled(ran: Ran, stores: Sequence[str], quiet: bool) -> int:
 
 def _keep(ran: Ran, stores: Sequence[str]) -> None:
     """Have the changes stay when the view goes."""
-    kept = f"{ran.upper}.kept"
     ran.join.layers[0].sync()
-    os.rename(ran.upper, kept)
-    say(f"kept in {kept}; see: joinfs diff {shlex.join([kept, *(os.path.abspath(store) if os.path.lexists(store) else store for store in stores)])}")
+    place = kept(ran.upper)
+    say(f"kept in {place}; see: joinfs diff {shlex.join([place, *(os.path.abspath(store) if os.path.lexists(store) else store for store in stores)])}")
 
 
 def _committed(ran: Ran, quiet: bool) -> bool:
@@ -111,7 +117,6 @@ def _committed(ran: Ran, quiet: bool) -> bool:
         if not quiet:
             say("committed")
         return True
-    _keep(ran, [layer.name for layer in ran.join.layers[1:]])
     return False
 
 

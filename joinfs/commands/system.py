@@ -12,7 +12,7 @@ from pathlib import Path
 
 from joinfs.commands import Command
 from joinfs.commands.output import say
-from joinfs.config import MountConfig, parse_options, parse_store, stores_in
+from joinfs.config import MountConfig, in_order, parse_options, parse_store, stores_in
 from joinfs.config_file import load_config
 from joinfs.errors import JoinfsError, UsageError
 from joinfs.mounting import start, with_upper
@@ -146,9 +146,7 @@ def _wanted(given: argparse.Namespace) -> MountConfig:
     config = load_config(given.source) if given.source.endswith(".toml") else MountConfig(stores=(), mountpoint="")
     options = parse_options(_known(words) if given.sloppy else words, config.options)
     stores = config.stores or (() if given.source in _NAMES else (parse_store(given.source),))
-    named = stores_in(options)
-    place = 0 if options.upperdir is None else 1  # the source comes between upperdir and lowerdir
-    stores = (*named[:place], *stores, *named[place:])
+    stores = in_order(options, stores_in(options), stores)
     if not stores:
         raise UsageError("say what to mount: a store as the source, or -o lowerdir=")
     return with_upper(replace(config, stores=stores, options=options, mountpoint=os.path.abspath(given.mountpoint)), None)

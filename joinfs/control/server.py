@@ -124,6 +124,9 @@ class _Answering:
                 log.info("who asked has gone, and what was being done is stopped")
             except (JoinfsError, KeyError, OSError) as error:
                 self._send({"error": told(error)})
+            except (AttributeError, TypeError, ValueError) as error:
+                log.info("a request made no sense: %s", error)
+                self._send({"error": told(UsageError(f"the request makes no sense: {error}"))})
 
     def _received(self, closing: contextlib.ExitStack) -> tuple[dict[str, Any], BinaryIO | None]:
         """The request, and the file that came with it."""

@@ -7,7 +7,7 @@ passed on in any order. Where it has none, everything is copied before anything 
 Two stores cannot be written in one step: the first one is emptied when the other has everything, which shows nothing new. Only a
 directory that was renamed would miss what it goes on as below, if it stayed; so before the commit the first store's root gets ``joinfs.commit``, a
 random name for it, and the other store's root, in its transaction, ``joinfs.committed``, the same. Who connects a join that
-has both finishes it.
+has both finishes it, and so does who commits again.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from typing import NamedTuple
 from joinfs.errors import Conflict, ReadOnly, Unsupported, UsageError
 from joinfs.joined.conflicts import conflicts
 from joinfs.joined.difference import ADDED, ATTRIBUTES, DELETED, RENAMED, REPLACES, Change, Difference
-from joinfs.joined.discard import discard_changes
 from joinfs.joined.found import Found
+from joinfs.joined.letting_go import let_go
 from joinfs.joined.store import JoinedStore
-from joinfs.joined.unfinished import COMMIT, COMMITTED, discard_everything, forget_note
+from joinfs.joined.unfinished import COMMIT, COMMITTED, discard_everything, finish_commit, forget_note, is_committed
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import ROOT, ancestors, directory_key, is_directory_key, split
 from joinfs.stores.progress import Work
@@ -40,7 +40,7 @@ def commit(
     Args:
         join: Connected; nobody else writes to it meanwhile.
         into: One of its stores; None is the second.
-        paths: Keys; only what is changed at and below them is committed. Without any, everything is.
+        paths: Keys; only what is changed at and below them is committed, with the new directories that it is in. Without any, everything is.
         force: Do it also where the lower store was changed since.
         dry_run: Look for conflicts, and change nothing.
 
@@ -50,14 +50,17 @@ def commit(
     Raises:
         Conflict: What is to be changed there was changed since, or is hidden by a store between.
         ReadOnly: The lower store takes no writes.
-        UsageError: It is none of the join's.
+        UsageError: It is none of the join's; or paths are given, and what is changed there was renamed, has hard links, or is of another kind.
 
     After a failure the lower store is as it was, if it has transactions; in any case the first one is, and it can be done again.
     """
     target = _target(join, into)
+    finish_commit(join.layers[0], join.layers[1:])
     difference = Difference(join)
     changes = list(difference.changes(paths))
     changes = [*_directories_above(difference, changes, paths), *changes]
+    if paths:
+        _check_separable(difference, changes)
     onto = JoinedStore(join.layers[join.layers.index(target) :])
     found = {} if force and join.layers[1] is target else conflicts(difference, onto, changes, only_between=force)
     if found:
@@ -65,12 +68,31 @@ def commit(
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise Conflict(f"nothing was committed: {first!r} {reason}{more}", found)
     if changes and not dry_run:
-        name = secrets.token_hex(8)
-        with _noted(join, name, any(is_directory_key(change.key) for change in changes if change.kind == RENAMED)):
-            _Replay(join, onto, changes, difference).run(name)
-        _empty(difference, changes, paths)
-        forget_note(target, COMMITTED)
+        _committed(difference, onto, changes, bool(paths))
+        join._merge.forget()
     return changes
+
+
+def _committed(difference: Difference, onto: JoinedStore, changes: Sequence[Change], is_part: bool) -> None:
+    """Do changes to the lower store, and then take them out of the first one, also if it was interrupted between the two."""
+    upper, target, name = difference.join.layers[0], onto.layers[0], secrets.token_hex(8)
+    moves = any(change.kind == RENAMED and is_directory_key(change.key) for change in changes)  # which is not so of a part
+    replay = _Replay(difference.join, onto, changes, difference)
+    if moves:
+        upper.update_metadata(ROOT, {COMMIT: name})
+    done = False
+    try:
+        replay.run(name)
+        done = True
+    finally:
+        if done or is_committed(target, name):
+            if is_part:
+                difference.join._merge.forget()
+                let_go(difference, changes)
+            else:
+                discard_everything(upper)
+            forget_note(target, COMMITTED)
+        forget_note(upper, COMMIT)
 
 
 def _target(join: JoinedStore, into: Store | None) -> Store:
@@ -91,27 +113,6 @@ def _directories_above(difference: Difference, changes: Sequence[Change], paths:
         return []
     wanted = {above for change in changes for above in ancestors(change.key)} - {change.key for change in changes}
     return [change for change in difference.changes() if change.key in wanted and change.kind in {ADDED, RENAMED}]
-
-
-@contextlib.contextmanager
-def _noted(join: JoinedStore, name: str, moves_directories: bool) -> Iterator[None]:
-    """Around the writing to the lower store: the first one says that it is going on, if it would have to be finished."""
-    upper = join.layers[0]
-    if moves_directories:
-        upper.update_metadata(ROOT, {COMMIT: name})
-    try:
-        yield
-    except BaseException:
-        forget_note(upper, COMMIT)
-        raise
-
-
-def _empty(difference: Difference, changes: Sequence[Change], paths: Sequence[str]) -> None:
-    if paths:
-        discard_changes(difference, changes)
-    else:
-        discard_everything(difference.join.layers[0])
-        difference.join._merge.forget()
 
 
 class _Step(NamedTuple):
@@ -236,6 +237,8 @@ class _Replay:
     def _give_attributes(self, step: _Step) -> None:
         """Give what is there other attributes, and not its data anew."""
         key, details = step.change.key, {*step.change.details}
+        if self._can.attributes and details & {"mode", "owner", "times"}:  # first: a new owner takes capabilities away
+            self._set_stat(key, step.stat)
         if "metadata" in details:
             self._onto.set_metadata(key, step.metadata)
         if "xattrs" in details and self._can.xattrs:
@@ -243,8 +246,6 @@ class _Replay:
             for name in {*there, *step.xattrs}:
                 if there.get(name) != step.xattrs.get(name):
                     self._onto.set_xattr(key, name, step.xattrs.get(name))
-        if self._can.attributes and details & {"mode", "owner", "times"}:
-            self._set_stat(key, step.stat)
 
     def _set_stat(self, key: str, stat: Stat) -> None:
         there = self._onto.stat(key)
@@ -285,6 +286,22 @@ class _Replay:
             copy_tree(self._join, step.change.key, self._onto, step.change.key)
         else:
             self._put_linked(step)
+
+
+def _check_separable(difference: Difference, changes: Sequence[Change]) -> None:
+    """Raise ``UsageError`` if one of some changes cannot be committed without others that it may hang together with."""
+    twice = {change.key.removesuffix("/") for change in changes}
+    for change in changes:
+        stats = [store.stat(key) for store, key in ((difference.join, change.key), (difference.below, change.below)) if store.exists(key)]
+        reasons = {
+            "was renamed": change.kind == RENAMED,
+            "is in a directory that was renamed": change.old is not None and change.kind != RENAMED,
+            "has, or had, further names": any(stat.linked_id is not None for stat in stats),
+            "is of another kind now": len(twice) < len(changes) and sum(change.key.removesuffix("/") == other.key.removesuffix("/") for other in changes) > 1,
+        }
+        reason = next((text for text, holds in reasons.items() if holds), None)
+        if reason is not None:
+            raise UsageError(f"{change.key!r} {reason}: that can be committed only with everything else")
 
 
 @contextlib.contextmanager

@@ -7,16 +7,18 @@ the two stores are taken to agree.
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 from joinfs.joined.difference import ADDED, DELETED, REPLACES, Change, Difference, has_same_data
 from joinfs.joined.links import SOURCE
 from joinfs.joined.store import JoinedStore
 from joinfs.joined.whiteout import ORIGIN, PREFIX, REPLACED, origin_in, version_in
 from joinfs.stores import Stat, Store
-from joinfs.stores.keys import ROOT, split
+from joinfs.stores.keys import ROOT, is_directory_key, split
 from joinfs.stores.trees import below as tree_below
 
 CHANGED = "was changed below since it was changed here"
+DELETED_BELOW = "was changed here, and what it is a copy of was deleted below"
 BETWEEN = "is decided by a store between the first one and the one that is to take it"
 
 
@@ -35,16 +37,18 @@ def conflicts(difference: Difference, onto: JoinedStore, changes: Sequence[Chang
             found[change.key] = BETWEEN
         elif not only_between and change.kind != ADDED and _was_changed(difference, change):
             found[change.key] = CHANGED
+        elif not only_between and change.kind == ADDED and _was_deleted(difference, change):
+            found[change.key] = DELETED_BELOW
     return found
 
 
 def _is_same(below: JoinedStore, onto: JoinedStore, key: str) -> bool:
     """Whether two joins have the same at a key: the one that is to take the changes, and that in which they were made."""
-    answers = []
+    answers: list[Any] = []
     for join in (below, onto):
         try:
             stat = join.lookup(key.removesuffix("/")) if key else join.stat(ROOT)
-            answers.append(None if stat.is_directory else stat.file_id)
+            answers.append((stat.mode, stat.uid, stat.gid, join.get_metadata(key)) if stat.is_directory else stat.file_id)
         except KeyError:
             answers.append(-1)
     return answers[0] == answers[1]
@@ -82,8 +86,18 @@ def _is_as_copied(upper: Store, key: str, theirs: Stat) -> bool | None:
         return bool(metadata[SOURCE] == f"{theirs.size} {theirs.mtime}")
     for version in (version_in(metadata, REPLACED), version_in(metadata)):
         if version is not None and version[0] == theirs.file_id:
-            return version[1:] == (theirs.size, theirs.mtime)
+            there = (theirs.size, theirs.mtime, theirs.mode, theirs.uid, theirs.gid)
+            return version[1:] == there[: len(version) - 1]
     return None
+
+
+def _was_deleted(difference: Difference, change: Change) -> bool:
+    """Whether what is new by now is a copy of something that is not below any more."""
+    upper = difference.join.layers[0]
+    if is_directory_key(change.key) or not upper.exists(change.key) or upper.stat(change.key).nlink > 1:
+        return False
+    version = version_in(upper.get_metadata(change.key, (ORIGIN,)))
+    return version is not None and not difference.is_below(version[0])
 
 
 def _is_alike(join: JoinedStore, change: Change, below: JoinedStore) -> bool:

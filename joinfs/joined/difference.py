@@ -73,6 +73,7 @@ class Difference:
         below: The join of the stores below.
         directories: The keys of the directories that the first store has, each with the key of it below; that is None if what is
             there below has nothing to do with it.
+        moved: The keys below of directories that have another key in the join, each with that.
         shared: Of files that have several keys, the number of each with those keys that were of the same file before.
 
     Raises:
@@ -87,16 +88,37 @@ class Difference:
         self.directories: dict[str, str | None] = {}
         self.shared: dict[int, list[str]] = {}
         self._merge = join._merge
-        # The keys below that a directory of the join goes on as, elsewhere than where they are.
-        self._moved: dict[str, str] = {}
+        self._numbers: set[int | None] = set()
+        self._directories_gone: list[str] = []
+        self.moved: dict[str, str] = {}
 
-    def changes(self, paths: Sequence[str] = ()) -> Iterator[Change]:
-        """Yield each change, what is above first, and at one place what was deleted; if ``paths`` are given, of those and what is below them."""
-        chosen = [change for change in self._found() if is_below(change, paths)]
+    def changes(self, paths: Sequence[str] = (), with_links: bool = False) -> Iterator[Change]:
+        """Yield each change, what is above first, and at one place what was deleted; if ``paths`` are given, of those and what is below them.
+
+        ``with_links`` has those come along that are of the same files, which have several keys.
+        """
+        found = self._found()
+        chosen = [change for change in found if is_below(change, paths)]
+        if with_links and paths:
+            numbers = {self._linked(change) for change in chosen} - {None}
+            chosen += [change for change in found if self._linked(change) in numbers and change not in chosen]
         for change in sorted(chosen, key=Change.order):
             known = self._judged(change)
             if known is not None:
                 yield known
+
+    def is_below(self, number: int) -> bool:
+        """Whether the stores below have a file of this number where the first store has changed something."""
+        if number in self._numbers:
+            return True
+        return any(stat.file_id == number for key in self._directories_gone for _, stat in below(self.below, key))
+
+    def _linked(self, change: Change) -> int | None:
+        """The number of the file that is at a changed key, if it has others, or had; None for anything else."""
+        if change.kind == DELETED or is_directory_key(change.key):
+            return None
+        stat = _lookup(self.join, change.key)
+        return None if stat is None else stat.linked_id
 
     # ---------------------------------------------------------------- what may have changed
 
@@ -105,8 +127,10 @@ class Difference:
         pairs = list(self._pairs())
         added = {pair.key: pair for pair in pairs if pair.ours is not None and not _is_same_kind(pair)}
         gone = {pair.below: pair for pair in pairs if pair.theirs is not None and not _is_same_kind(pair)}
+        self._numbers = {pair.theirs.file_id for pair in pairs if pair.theirs is not None}
+        self._directories_gone = [key for key in gone if is_directory_key(key)]
         renamed = self._renamed_files(added, gone)
-        renamed.update({key: old for old, key in self._moved.items()})
+        renamed.update({key: old for old, key in self.moved.items()})
         sources = set(renamed.values())
         changes = [self._of_moved(key, old) for key, old in renamed.items()]
         changes += [Change(ADDED, key, size=_size(pair.ours)) for key, pair in added.items() if key not in renamed]
@@ -115,7 +139,7 @@ class Difference:
         return changes
 
     def _pairs(self) -> Iterator[Pair]:
-        self._moved = self._find_moved() if self._merge.has_redirects() or self._merge.is_overlaid() else {}
+        self.moved = self._find_moved() if self._merge.has_redirects() or self._merge.is_overlaid() else {}
         self.directories.clear()
         self.shared.clear()
         seen = set()
@@ -169,7 +193,7 @@ class Difference:
         below_key = below + name + ("/" if theirs is not None and theirs.is_directory else "")
         if theirs is None and ours is None:
             return Pair(key, below_key, None, None)
-        is_elsewhere = self._moved.get(below_key, key) != key
+        is_elsewhere = self.moved.get(below_key, key) != key
         if ours is None and is_directory_key(below_key):
             key = directory_key(key)
         return Pair(key, below_key, ours, None if is_elsewhere else theirs)
@@ -180,7 +204,7 @@ class Difference:
             return
         theirs = _lookup(self.below, below + name)
         slash = "/" if theirs is not None and theirs.is_directory else ""
-        if theirs is not None and below + name + slash not in self._moved:
+        if theirs is not None and below + name + slash not in self.moved:
             yield Pair(pair.key.removesuffix("/") + slash, below + name + slash, None, theirs)
 
     def _find_moved(self) -> dict[str, str]:

@@ -66,7 +66,7 @@ def export(join: JoinedStore, file: BinaryIO, form: str = "tar", *, everything: 
         everything: Write all that is in the join, and no whiteouts.
 
     Returns:
-        The keys that an archive of that form cannot have: sockets; in a zip archive devices and FIFOs.
+        The keys that an archive of that form cannot have: sockets; in a zip archive devices, FIFOs, and names that are not UTF-8.
 
     Raises:
         UsageError: There is no such form; or no store below the first, and so no changes.
@@ -227,7 +227,7 @@ class _Zip:
     def add(self, entry: Entry) -> bool:
         """Add what is at a key; False if that cannot be."""
         stat = entry.stat
-        if not (stat.is_directory or stat.is_file or stat.is_symlink):
+        if not (stat.is_directory or stat.is_file or stat.is_symlink) or not _is_text(entry.key):
             return False
         info = _info(entry)
         if entry.is_whiteout or stat.is_directory:
@@ -236,6 +236,15 @@ class _Zip:
         with contextlib.closing(self._store.get(entry.key)) as value, self._archive.open(info, "w", force_zip64=value.size >= 1 << 31) as file:
             shutil.copyfileobj(whole(value, f"{entry.key!r} in {self._store.name}"), file, MEBIBYTE)
         return True
+
+
+def _is_text(key: str) -> bool:
+    """Whether a name can be in a zip archive, which has them in UTF-8."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _info(entry: Entry) -> zipfile.ZipInfo:

@@ -21,7 +21,8 @@ _SPECIAL = '"\\\t\n'
 
 def patch(difference: Difference, paths: Sequence[str] = ()) -> Iterator[str]:
     """Yield the patch, a file at a time. Directories, owners, times and metadata are not in it, as in git's."""
-    moved = [(change.below, change.key) for change in difference.changes() if change.kind == RENAMED and is_directory_key(change.key)]
+    renamed = [(change.below, change.key) for change in difference.changes() if change.kind == RENAMED]
+    moved = [(old, new) for old, new in renamed if is_directory_key(new)]
     told = set()
     for change in difference.changes(paths):
         if not is_directory_key(change.key):
@@ -30,9 +31,15 @@ def patch(difference: Difference, paths: Sequence[str] = ()) -> Iterator[str]:
                 yield _of_file(difference, change)
         elif change.kind == DELETED:
             gone = (key for key, stat in below(difference.below, change.below) if not stat.is_directory)
-            yield from (_deleted(difference.below, key) for key in gone if not any(key.startswith(old) for old, _ in moved))
+            # What was in it, and is elsewhere now, is no more deleted than that is added.
+            elsewhere = tuple(old for old, _ in renamed if old.startswith(change.below) and old != change.below)
+            yield from (_deleted(difference.below, key) for key in gone if not _is_one_of(key, elsewhere))
     if not paths:
         yield from _of_moved(difference, moved, told)
+
+
+def _is_one_of(key: str, places: Sequence[str]) -> bool:
+    return any(key == place or (is_directory_key(place) and key.startswith(place)) for place in places)
 
 
 def _of_moved(difference: Difference, moved: Sequence[tuple[str, str]], told: set[str]) -> Iterator[str]:

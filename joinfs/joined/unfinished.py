@@ -17,12 +17,17 @@ def finish_commit(upper: Store, lowers: Sequence[Store]) -> None:
     if name is None:
         return
     for lower in lowers:
-        if lower.get_metadata(ROOT, (COMMITTED,)).get(COMMITTED) == name:
+        if is_committed(lower, str(name)):
             discard_everything(upper)
             if lower.capabilities.writable:
                 forget_note(lower, COMMITTED)
             return
     forget_note(upper, COMMIT)
+
+
+def is_committed(lower: Store, name: str) -> bool:
+    """Whether a lower store has all that a commit of this name was to do to it."""
+    return bool(lower.get_metadata(ROOT, (COMMITTED,)).get(COMMITTED) == name)
 
 
 def discard_everything(upper: Store) -> None:

@@ -14,8 +14,8 @@ Some marks are joinfs's own and stand in metadata, of a directory:
   Before there is one in a layer, its root gets ``joinfs.redirects``.
 - ``joinfs.whiteouts``: a list of hidden names that are too long to have ``.wh.`` put before them.
 - ``joinfs.impure``: things in it may have ``joinfs.origin``: the number that a file or directory had
-  in the layer that it was copied up from, which it keeps (so inode numbers stay); of a file, then its size and
-  modification time there as well, with spaces between. Where symlinks and
+  in the layer that it was copied up from, which it keeps (so inode numbers stay); of a file, then its size,
+  modification time, mode, owner and group there as well, with spaces between. Where symlinks and
   special files can have no metadata they have ``trusted.joinfs.origin``, if who writes may set it.
 - ``joinfs.replaced``, of a file: the same of the file of the layers below that it was moved over.
 - ``joinfs.metacopies``: files in it may have ``joinfs.metacopy`` and no data: a layer below has that. It says how many
@@ -58,7 +58,7 @@ OVERLAY = "overlay."
 TRUSTED_OVERLAY = "trusted.overlay."
 TRUSTED_MARKS = "trusted." + RESERVED
 # No number that an origin can have is longer. Times before the epoch are negative.
-_ORIGIN = re.compile(r"[0-9]{1,60}( [0-9]{1,60} -?[0-9]{1,60})?")
+_ORIGIN = re.compile(r"[0-9]{1,60}( [0-9]{1,60} -?[0-9]{1,60}( [0-9]{1,60} [0-9]{1,60} [0-9]{1,60})?)?")
 WHITEOUT_MODE = stat_module.S_IFREG | 0o600
 
 
@@ -212,7 +212,7 @@ def marks_of_one(store: Store, key: str, stat: Stat, names: Sequence[str]) -> Me
 
 def origin_of(stat: Stat) -> str:
     """How ``joinfs.origin`` says which file something is a copy of, and as of when."""
-    return f"{stat.file_id} {stat.size} {stat.mtime}" if stat.is_file else f"{stat.file_id}"
+    return f"{stat.file_id} {stat.size} {stat.mtime} {stat.mode} {stat.uid} {stat.gid}" if stat.is_file else f"{stat.file_id}"
 
 
 def origin_in(metadata: Metadata) -> int | None:
@@ -221,10 +221,10 @@ def origin_in(metadata: Metadata) -> int | None:
     return numbers[0] if numbers else None
 
 
-def version_in(metadata: Metadata, mark: str = ORIGIN) -> tuple[int, int, int] | None:
-    """Answer the number, size and modification time of the file that something is a copy of, or replaced; None for not knowing."""
+def version_in(metadata: Metadata, mark: str = ORIGIN) -> tuple[int, ...] | None:
+    """Answer the number, size, modification time, and perhaps mode and owners, of what something is a copy of, or replaced; None for not knowing."""
     numbers = _numbers_in(metadata, mark)
-    return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None
+    return tuple(numbers) if len(numbers) > 1 else None
 
 
 def _numbers_in(metadata: Metadata, mark: str = ORIGIN) -> list[int]:

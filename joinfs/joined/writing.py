@@ -66,7 +66,7 @@ class Writing(Steps):
         if there is None:
             return self._make_directory(key, stat, metadata, xattrs)
         self._copy_up(there, key)
-        marks = marked_xattrs(self._kept_xattrs(key))
+        marks = marked_xattrs(self._upper.get_xattrs(key)) if self._upper.capabilities.xattrs else {}
         made = self._upper.put(key, stat, None, {**unmarked(metadata), **self._marks_of(key)}, {**xattrs, **marks})
         return self._as_found(key, made)
 

@@ -10,25 +10,34 @@ from joinfs.stores.whole import whole
 
 
 def below(store: Store, directory: str) -> Iterator[tuple[str, Stat]]:
-    """Yield each key in a directory and below, what is above first, with its attributes.
+    """Yield each key in a directory and below, what is above first, with its attributes. What goes away meanwhile is left out.
 
     Raises:
         KeyError: There is no such directory.
     """
-    for name, stat in sorted(store.list(directory)):
-        key = f"{directory}{name}" + ("/" if stat.is_directory else "")
-        yield key, stat
-        if stat.is_directory:
-            with contextlib.suppress(KeyError):  # it went away meanwhile
-                yield from below(store, key)
+    pending = [iter(_entries(store, directory))]
+    while pending:
+        found = next(pending[-1], None)
+        if found is None:
+            pending.pop()
+            continue
+        yield found
+        if found[1].is_directory:
+            with contextlib.suppress(KeyError):
+                pending.append(iter(_entries(store, found[0])))
+
+
+def _entries(store: Store, directory: str) -> list[tuple[str, Stat]]:
+    return [(f"{directory}{name}" + ("/" if stat.is_directory else ""), stat) for name, stat in sorted(store.list(directory))]
 
 
 def delete_tree(store: Store, key: str) -> None:
     """Delete what is at a key, with all below it; nothing if it is not there. After a failure some of it may be gone."""
     with contextlib.suppress(KeyError):
-        if is_directory_key(key):
-            for name, stat in tuple(store.list(key)):
-                delete_tree(store, f"{key}{name}" + ("/" if stat.is_directory else ""))
+        inside = [found for found, _ in below(store, key)] if is_directory_key(key) else []
+        for found in reversed(inside):
+            with contextlib.suppress(KeyError):  # others delete it, too
+                store.delete(found)
         store.delete(key)
 
 
@@ -57,11 +66,12 @@ def copy_tree(source: Store, key: str, onto: Store, new: str, copied: Callable[[
     """
     linked: dict[int, str] = {}
     stat = source.stat(key)
+    inside = list(below(source, key)) if stat.is_directory else []  # before any of the copies may be among it
     copy_one(source, key, onto, new)
     if copied is not None:
         copied(key, stat)
     times = [(new, stat)] if stat.is_directory else []
-    for old, child in below(source, key) if stat.is_directory else ():
+    for old, child in inside:
         place = new + old[len(key) :]
         first = None if child.linked_id is None or not onto.capabilities.hard_links else linked.setdefault(child.linked_id, place)
         if first is not None and first != place:

@@ -4,12 +4,13 @@ SEMANTICS.md, Changes; Committing; Discarding.
 """
 
 import io
+import os
 import random
 
 import pytest
 
 import joinfs
-from joinfs.errors import Conflict, JoinfsError, ReadOnly, Unsupported, UsageError
+from joinfs.errors import Conflict, JoinfsError, ReadOnly, StoreError, Unsupported, UsageError
 from joinfs.joined.commit import commit
 from joinfs.joined.difference import Difference
 from joinfs.joined.discard import discard
@@ -146,6 +147,159 @@ def test_discarding_shows_what_is_below_again(kinds, tmp_path, seed):
         assert seen(join) == seen(lower) == before
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_parts_are_committed_and_discarded(kinds, tmp_path, seed):
+    """Nothing that is seen changes by committing a part; and whatever was done before, the rest can be committed then."""
+    dice = random.Random(seed)
+    upper, lower = make(kinds[0], tmp_path, "upper"), make(kinds[1], tmp_path, "lower")
+    with joinfs.JoinedStore([upper, lower]) as join:
+        fill(lower)
+        for _ in range(4):
+            for _ in range(dice.randrange(1, 15)):
+                changed(dice, join, [])
+            for _ in range(2):
+                changes = list(Difference(join).changes())
+                if not changes:
+                    continue
+                chosen = [change.key for change in dice.sample(changes, min(2, len(changes)))]
+                before = seen(join)
+                below_before = seen(lower)
+                if dice.random() < 0.6:
+                    try:
+                        commit(join, paths=chosen)
+                    except UsageError:  # it hangs together with others
+                        assert seen(lower) == below_before
+                    assert seen(join) == before
+                    continue
+                try:
+                    discard(join, chosen)
+                except (UsageError, StoreError):  # what is to be back has no place
+                    assert seen(join) == before
+                assert seen(lower) == below_before
+                assert list(join.check()) == []
+        before = seen(join)
+        commit(join, force=True)
+        assert seen(join) == seen(lower) == before
+
+
+@pytest.mark.parametrize("whiteouts", ["oci", "overlay"])
+def test_a_part_of_what_was_made_anew(tmp_path, whiteouts):
+    if whiteouts == "overlay" and os.geteuid() != 0:
+        pytest.skip("overlayfs's whiteouts are devices")
+    upper, lower = make("directory", tmp_path, "upper"), make("directory", tmp_path, "lower")
+    with joinfs.JoinedStore([upper, lower], whiteouts=whiteouts) as join:
+        lower.from_bytes("d/n", b"old")
+        lower.from_bytes("d/f", b"old")
+        for key in ("d/n", "d/f", "d/"):
+            join.delete(key)
+        join.from_bytes("d/n", b"new")
+        commit(join, paths=["d/n"])
+        assert join.to_bytes("d/n") == lower.to_bytes("d/n") == b"new"
+        assert not join.exists("d/f")
+        discard(join, ["d"])
+        assert join.to_bytes("d/f") == b"old"
+        assert list(Difference(join).changes()) == []
+
+
+def test_swapped_files_one_by_one(kinds, tmp_path):
+    upper, lower = make(kinds[0], tmp_path, "upper"), make(kinds[1], tmp_path, "lower")
+    with joinfs.JoinedStore([upper, lower]) as join:
+        lower.from_bytes("a", b"a")
+        lower.from_bytes("b", b"b")
+        join.exchange("a", "b")
+        commit(join, paths=["a"])
+        assert (join.to_bytes("a"), join.to_bytes("b")) == (b"b", b"a")
+        discard(join, ["b"])
+        assert (join.to_bytes("a"), join.to_bytes("b")) == (b"b", b"b")
+        commit(join)
+        assert (lower.to_bytes("a"), lower.to_bytes("b")) == (b"b", b"b")
+
+
+@pytest.mark.parametrize("what", ["hard links", "a renamed file", "in a renamed directory", "another kind"])
+def test_what_hangs_together_is_committed_only_with_everything(tmp_path, what):
+    upper, lower = make("sqlite", tmp_path, "upper"), make("directory", tmp_path, "lower")
+    with joinfs.JoinedStore([upper, lower]) as join:
+        fill(lower)
+        if what == "hard links":
+            join.from_bytes("e/c", b"NEW")
+            chosen, words = "d", "further names"
+        elif what == "a renamed file":
+            join.rename("a", "x")
+            chosen, words = "x", "was renamed"
+        elif what == "in a renamed directory":
+            join.rename("d/", "moved/")
+            join.from_bytes("moved/a", b"NEW")
+            chosen, words = "moved/a", "directory that was renamed|was renamed"
+        else:
+            join.delete("a")
+            join.from_bytes("a/in", b"1")
+            chosen, words = "a", "another kind"
+        before, below_before = seen(join), seen(lower)
+        with pytest.raises(UsageError, match=words):
+            commit(join, paths=[chosen])
+        assert (seen(join), seen(lower)) == (before, below_before)
+        commit(join)
+        assert seen(lower) == before
+
+
+def test_discarding_one_of_several_names_takes_all_back(kinds, tmp_path):
+    upper, lower = make(kinds[0], tmp_path, "upper"), make(kinds[1], tmp_path, "lower")
+    with joinfs.JoinedStore([upper, lower]) as join:
+        fill(lower)
+        before = seen(join)
+        join.from_bytes("e/c", b"NEW")
+        assert {change.key for change in discard(join, ["d"])} == {"b", "d/c", "e/c"}
+        assert seen(join) == before
+
+
+def test_an_interruption_when_the_lower_store_has_it_finishes_it(tmp_path, monkeypatch):
+    upper, lower = make("sqlite", tmp_path, "upper"), make("directory", tmp_path, "lower")
+    with joinfs.JoinedStore([upper, lower]) as join:
+        fill(lower)
+        join.rename("d/", "moved/")
+        join.from_bytes("moved/new", b"1")
+        before = seen(join)
+        monkeypatch.setattr("joinfs.stores.progress.Work.__exit__", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            commit(join)
+        monkeypatch.undo()
+        assert seen(join) == seen(lower) == before
+        assert commit(join) == []
+        assert seen(join) == seen(lower) == before
+
+
+def test_overlay_marks_stay_when_a_directory_is_put_again(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("trusted attributes are root's")
+    upper, lower = make("directory", tmp_path, "upper"), make("directory", tmp_path, "lower")
+    with joinfs.JoinedStore([upper, lower], whiteouts="overlay") as join:
+        lower.from_bytes("d/f", b"f")
+        join.rename("d/", "x/")
+        join.put("x/", Stat(0o040700))
+        assert join.to_bytes("x/f") == b"f"
+
+
+def test_a_commit_drops_none_of_the_locks_of_sqlite(tmp_path):
+    """Whoever opens and closes a database's file besides takes SQLite's own locks away."""
+    from joinfs.mountpoint import locked
+
+    with make("sqlite", tmp_path, "upper") as upper:
+        upper.from_bytes("a", b"1")
+        upper.to_bytes("a")
+
+        def locks():
+            with open("/proc/locks") as file:
+                return sorted(line.split()[5:] for line in file if f" {os.getpid()} " in line and "POSIX" in line)
+
+        before = locks()
+        assert before
+        with locked(upper), pytest.raises(joinfs.errors.StoreLocked), locked(upper):
+            pass
+        with locked(upper):
+            pass
+        assert locks() == before
+
+
 def test_a_commit_goes_into_a_store_further_down(tmp_path):
     upper, middle, lower = MemoryStore(), make("directory", tmp_path, "middle"), make("directory", tmp_path, "lower")
     with joinfs.JoinedStore([upper, middle, lower]) as join:
@@ -156,6 +310,12 @@ def test_a_commit_goes_into_a_store_further_down(tmp_path):
         commit(join, lower)
         assert lower.to_bytes("a") == b"new"
         assert not lower.exists("b")
+        middle.put("e/", Stat(0o040700))
+        join.set_stat("e/", mtime=1)
+        join.update_metadata("e/", {"x": 1})
+        with pytest.raises(Conflict, match="'e/' is decided by a store between"):
+            commit(join, lower)
+        discard(join)
         join.from_bytes("m", b"hidden")
         with pytest.raises(Conflict, match="store between"):
             commit(join, lower)
@@ -172,6 +332,22 @@ def test_deleting_is_committed_as_a_whiteout_if_a_store_below_has_it(tmp_path):
         assert not join.exists("a")
         assert (tmp_path / "middle" / ".wh.a").exists()
         assert lower.exists("a")
+
+
+@pytest.mark.parametrize("how", ["mode", "deleted"])
+def test_what_others_did_to_a_file_that_was_changed_here_is_a_conflict(kinds, tmp_path, how):
+    upper, lower = make(kinds[0], tmp_path, "upper"), make(kinds[1], tmp_path, "lower")
+    with joinfs.JoinedStore([upper, lower]) as join:
+        fill(lower)
+        join.from_bytes("a", b"mine")
+        if how == "mode":
+            lower.set_stat("a", mode=0o100600)
+        else:
+            lower.delete("a")
+        with pytest.raises(Conflict, match="'a' was changed"):
+            commit(join)
+        commit(join, force=True)
+        assert lower.to_bytes("a") == b"mine"
 
 
 @pytest.mark.parametrize("how", ["data", "delete"])
@@ -234,7 +410,7 @@ def test_a_commit_that_was_cut_off_is_finished_or_forgotten(kinds, tmp_path, mon
             join.rename("d/", "moved/")
             join.from_bytes("moved/a", b"new")
             before = seen(join)
-            place = "_empty" if how == "after" else "_Replay"
+            place = "discard_everything" if how == "after" else "_Replay.run"
             monkeypatch.setattr(f"joinfs.joined.commit.{place}", cut_off)
             monkeypatch.setattr("joinfs.joined.commit.forget_note", lambda *_: None)
             with pytest.raises(KeyboardInterrupt):

@@ -102,6 +102,7 @@ def test_what_is_asked_for_badly_is_one_sentence(run, place):
         done = run(*arguments, code=code)
         assert words in done.stderr
         assert len(done.stderr.splitlines()) == 1
+    assert os.listdir(place) == ["a"]
 
 
 def test_stores_are_shown_elsewhere(run, place, user):
@@ -184,6 +185,16 @@ def test_on_a_terminal_it_is_asked_what_becomes_of_it(run, place, user, answers,
     assert (place / "new").exists() == there
     assert ("+new" in shown) == (b"p" in answers)
     assert ("kept in" in shown) == (answers[-1] in {b"k", b""})
+
+
+def test_an_interrupt_at_the_question_keeps_the_changes(run, place, user):
+    if user.uid is not None:
+        pytest.skip("as root, who may have the terminal")
+    shown, code = on_terminal(run, place, ["--", "sh", "-c", "echo new > new"], interrupt=b"[p]atch?")
+    assert code == 0
+    where = shown.partition("kept in ")[2].partition(";")[0]
+    assert Path(where, "new").read_text() == "new\n"
+    shutil.rmtree(where)
 
 
 def test_the_command_gets_the_interrupt_and_what_it_wrote_is_not_lost(run, place, user):
