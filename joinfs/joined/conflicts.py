@@ -51,7 +51,7 @@ def _is_same(below: JoinedStore, onto: JoinedStore, key: str) -> bool:
             answers.append((stat.mode, stat.uid, stat.gid, join.get_metadata(key)) if stat.is_directory else stat.file_id)
         except KeyError:
             answers.append(-1)
-    return answers[0] == answers[1]
+    return bool(answers[0] == answers[1])
 
 
 def _was_changed(difference: Difference, change: Change) -> bool:
