@@ -160,6 +160,8 @@ class HTTPStore(Store):
             return self._stat_of(key, entry)
 
     def lookup(self, key: str) -> Stat:
+        if key == ROOT:
+            return self.stat(ROOT)
         above, name = split(key)
         with missing(key):
             is_directory = self._opened(self._listings).children(above)[name]
