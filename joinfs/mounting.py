@@ -67,7 +67,7 @@ def open_join(specs: tuple[StoreSpec, ...], options: MountOptions | None = None,
 
 
 def with_upper(config: MountConfig, upper: str | None) -> MountConfig:
-    """Answer the same with a store before the others, if one is wanted, or needed because none of them takes writes.
+    """Answer the same with a store before the others, if one is wanted, or needed because none of them takes writes and can be had.
 
     Args:
         config: What is to be mounted.
@@ -82,7 +82,10 @@ def with_upper(config: MountConfig, upper: str | None) -> MountConfig:
     if upper is None and (config.options.read_only or _takes_writes(config.stores)):
         return config
     path = _place_of_upper(config.stores)
-    log.info("changes go into %s", path)
+    if path is None and upper is None:
+        return config  # which then takes no changes
+    if path is None:
+        raise UsageError("there is no directory of yours for an SQLite file to take the changes; say where with --upper sqlite:FILE")
     return replace(config, stores=(StoreSpec(f"sqlite:{path.replace('%', '%25').replace('?', '%3F')}"), *config.stores))
 
 
@@ -90,11 +93,11 @@ def _takes_writes(specs: tuple[StoreSpec, ...]) -> bool:
     return any(open_store(spec.url, connect=False).capabilities.writable for spec in specs)
 
 
-def _place_of_upper(lowers: tuple[StoreSpec, ...]) -> str:
-    """Where an SQLite file for changes to some stores is; its name is made of theirs."""
+def _place_of_upper(lowers: tuple[StoreSpec, ...]) -> str | None:
+    """Where an SQLite file for changes to some stores is, whose name is made of theirs; None if it cannot be anywhere."""
     place = state_place("uppers")
     if place is None:
-        raise UsageError("there is no directory of yours for an SQLite file to take the changes; say where with --upper sqlite:FILE")
+        return None
     urls = [absolute(spec.url, os.getcwd()) for spec in lowers]
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", os.path.basename(urls[0].rstrip("/")))[:40].strip("-.") or "upper"
     digest = hashlib.blake2b("\0".join(urls).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()

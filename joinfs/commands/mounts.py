@@ -57,7 +57,10 @@ def _mount_arguments(parser: argparse.ArgumentParser) -> None:
 def _mount(given: argparse.Namespace) -> int:
     with reading_arguments():
         config = _config(given)
+    given_stores = config.stores
     config = with_upper(config, given.upper)
+    if config.stores != given_stores and given.upper in {None, "auto"}:
+        say(f"changes go into {config.stores[0].url}" + ("; -o ro takes none" if given.upper is None else ""))
     # Before the server leaves the terminal, and the directory that relative paths are relative to.
     check_mountpoint(config.mountpoint)
     check_machine(config.options.allow_other)

@@ -182,7 +182,7 @@ def test_what_a_dead_server_leaves_is_cleaned_up(user, place):
 
 
 def test_a_read_only_mount_takes_no_changes(user, place, mount):
-    for stores, options in ((["memory:", place / "lower"], ["--read-only"]), ([f"dir:{place}/lower?ro"], [])):
+    for stores, options in ((["memory:", place / "lower"], ["--read-only"]), ([f"dir:{place}/lower?ro"], ["-o", "ro"])):
         with mount(*stores, options=options) as mnt:
             for change in (
                 lambda: (mnt / "new").write_text(""),
