@@ -123,7 +123,7 @@ def _is_in(key: str, directories: list[str]) -> bool:
 def _hidden(join: JoinedStore, key: str, told: set[str]) -> Iterator[Entry]:
     """A whiteout, and the directories that it is in; none if one of these is not there, which is what is hidden then."""
     directory, name = split(key)
-    with contextlib.suppress(KeyError):
+    if join.exists(directory):
         yield from _with_directories(join, directory, told)
         yield Entry(f"{directory}{PREFIX}{name}", _WHITEOUT, is_whiteout=True)
 

@@ -152,16 +152,18 @@ def test_the_log_goes_where_it_is_to_go(user, place):
 
 
 def test_the_journal_gets_levels(user, place):
+    if user.uid is None:
+        pytest.skip("root has a place for staged data, and so nothing to be warned of")
     interpreter, environment = user.python()
-    command = [interpreter, "-m", "joinfs", "mount", "-f", "--log-level", "info", "--upper", "auto", str(place / "low"), str(place / "mnt")]
-    environment = {**environment, "JOURNAL_STREAM": "8:1", "XDG_STATE_HOME": str(place / "up")}
+    command = [interpreter, "-m", "joinfs", "mount", "-f", f"sqlite:{place}/s.db", str(place / "low"), str(place / "mnt")]
+    environment = {**environment, "JOURNAL_STREAM": "8:1", "XDG_STATE_HOME": "/proc/none"}
     process = subprocess.Popen(command, env=environment, cwd="/", stderr=subprocess.PIPE, **user.options())
     try:
         while not mounts_below(place):
             assert process.poll() is None, process.stderr.read()
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=TIMEOUT)
-        assert all(line.startswith(("<3>", "<4>", "<6>")) for line in said.decode().splitlines()), said
+        assert said.startswith(b"<4>joinfs.mounting: what is being written when the server ends is lost"), said
     finally:
         process.kill()
         process.wait()
