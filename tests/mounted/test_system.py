@@ -117,11 +117,19 @@ def test_the_service_manager_is_told(user, place, abstract):
         environment = {"PYTHONPATH": environment.get("PYTHONPATH", ""), "NOTIFY_SOCKET": name.replace("\0", "@")}
         command = [interpreter, "-m", "joinfs", "mount", "-f", f"sqlite:{place}/s.db", str(place / "low"), str(place / "mnt")]
         process = subprocess.Popen(command, env=environment, cwd="/", stderr=subprocess.PIPE, **user.options())
+
+        def told():
+            try:
+                return manager.recv(4096)
+            except TimeoutError:
+                process.kill()
+                raise AssertionError(process.communicate()) from None
+
         try:
-            assert manager.recv(4096).startswith(b"READY=1")
+            assert told().startswith(b"READY=1")
             user.run(["/bin/sh", "-c", f"echo b > {place}/mnt/b"], cwd="/")
             process.send_signal(signal.SIGTERM)
-            assert manager.recv(4096).startswith(b"STOPPING=1")
+            assert told().startswith(b"STOPPING=1")
             _, said = process.communicate(timeout=TIMEOUT)
             assert process.returncode == 0, said
         finally:
