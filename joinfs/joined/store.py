@@ -18,6 +18,7 @@ from joinfs.joined.steps import Marking
 from joinfs.joined.unfinished import finish_commit
 from joinfs.joined.watching import Watching
 from joinfs.joined.whiteout import OVERLAY, PREFIX, unmarked, unmarked_xattrs
+from joinfs.joined.writing import ANNEX
 from joinfs.stores import Capabilities, Stat, Store, Usage, Value
 from joinfs.stores.adapt import as_store
 from joinfs.stores.checking import reason, walk_told
@@ -26,8 +27,6 @@ from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
 from joinfs.stores.metadata import RESERVED, has_all, selected
 
 DIRECTORY_TTL = 1.0
-# Where the annex is.
-ANNEX = ".joinfs"
 _UNKNOWN = Stat(0)
 T = TypeVar("T")
 
@@ -62,8 +61,6 @@ class JoinedStore(Watching):
     See Also:
         SEMANTICS.md, The join.
     """
-
-    annex: Any = None
 
     def __init__(
         self,
@@ -197,16 +194,6 @@ class JoinedStore(Watching):
         if there is None or (key == ANNEX and method != "lookup"):
             raise KeyError(key)
         return getattr(self.annex, method)(there, *arguments)
-
-    def is_in_annex(self, key: str) -> bool:
-        """Whether a key is the annex's."""
-        return self._key_in_annex(key) is not None
-
-    def _key_in_annex(self, key: str) -> str | None:
-        """The annex's key for one of ours; None if it is not there that it belongs."""
-        if self.annex is None or not key.startswith(ANNEX) or key[len(ANNEX) : len(ANNEX) + 1] not in {"", "/"}:
-            return None
-        return key[len(ANNEX) + 1 :]
 
     # ---------------------------------------------------------------- reading
 

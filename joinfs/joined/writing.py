@@ -27,14 +27,24 @@ from joinfs.stores import Stat
 from joinfs.stores.keys import ROOT, is_directory_key, split
 from joinfs.stores.value import Metadata
 
+# Where the annex is.
+ANNEX = ".joinfs"
+
 
 class Writing(Steps):
     """The writing half of JoinedStore."""
 
-    annex: Any
+    annex: Any = None
+
+    def is_in_annex(self, key: str) -> bool:
+        """Whether a key is the annex's."""
+        return self._key_in_annex(key) is not None
 
     def _key_in_annex(self, key: str) -> str | None:
-        raise NotImplementedError
+        """The annex's key for one of ours; None if it is not there that it belongs."""
+        if self.annex is None or not key.startswith(ANNEX) or key[len(ANNEX) : len(ANNEX) + 1] not in {"", "/"}:
+            return None
+        return key[len(ANNEX) + 1 :]
 
     def _check_not_reserved(self, key: str) -> None:
         """Raise what is to be said of a key at which nothing can be put: one for marks, or in the annex."""
