@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from joinfs.errors import NotConnected
 from joinfs.joined.found import Found
 from joinfs.joined.stacks import Part, Stack
 from joinfs.joined.whiteout import OPAQUE, hidden_name, is_reserved
@@ -184,11 +185,12 @@ class Watching(Writing):
             Watcher(target=self._tell_late, args=(ended, postponed), name=f"changes of {self.name}", daemon=True).start()
 
     def _tell_late(self, ended: Iterable[str], postponed: Iterable[tuple[int, str | None, float]]) -> None:
-        for directory in ended:
-            self._tell_all_below(with_all_below(directory))
-        for number, key, since in postponed:
-            tell_of(since)
-            self._layer_told(number, key)
+        with contextlib.suppress(NotConnected):  # it was disconnected meanwhile, and nobody wants to know any more
+            for directory in ended:
+                self._tell_all_below(with_all_below(directory))
+            for number, key, since in postponed:
+                tell_of(since)
+                self._layer_told(number, key)
 
     # ---------------------------------------------------------------- what a layer tells
 

@@ -320,3 +320,21 @@ def test_where_one_layer_cannot_tell_the_join_cannot():
         assert not join.watch("")
         assert not join.watch("d/")
         assert not join.watch("absent/")
+
+
+def test_what_is_told_late_after_the_end_is_told_to_nobody(tmp_path):
+    """The thread that tells of what was postponed may come when the join is disconnected."""
+    from joinfs.stores.telling import OTHERS, Watcher
+
+    (tmp_path / "upper" / "d").mkdir(parents=True)
+    (tmp_path / "lower" / "d").mkdir(parents=True)
+    join = JoinedStore([DirectoryStore(tmp_path / "upper"), DirectoryStore(tmp_path / "lower")])
+    told = []
+    with join:
+        join.subscribe(told.append)
+        join.watch("")
+        join.watch("d/")
+    watcher = Watcher(target=join._tell_late, args=((), [(0, "d", OTHERS)]))
+    watcher.start()
+    watcher.join()  # pytest fails if it raised
+    assert told == []
