@@ -85,9 +85,9 @@ def _store(told: Mapping[str, Any], place: str) -> StoreSpec:
         raise UsageError("read_only is true or false")
     prefix = _text(told, "prefix")
     url = absolute(url, place)
-    added = [*(["ro"] if read_only else []), *([f"prefix={_percent(prefix)}"] if prefix else [])]
+    added = [*(["ro"] if read_only else []), *([f"prefix={_quoted(prefix)}"] if prefix else [])]
     if added and ":" not in url.partition("/")[0]:
-        url = f"{_scheme(url)}:{_percent(url)}"
+        url = f"{_scheme(url)}:{_quoted(url)}"
     return StoreSpec(url + ("&" if "?" in url else "?") + "&".join(added) if added else url, _text(told, "name"))
 
 
@@ -98,8 +98,9 @@ def _scheme(path: str) -> str:
     return recognise(path)
 
 
-def _percent(text: str) -> str:
-    return text.replace("%", "%25").replace("?", "%3F").replace("&", "%26")
+def _quoted(path: str) -> str:
+    """A path as it is spelled in a store's URL that has options; without any it stands as it is."""
+    return path.replace("%", "%25").replace("?", "%3F").replace("&", "%26")
 
 
 def absolute(url: str, place: str) -> str:

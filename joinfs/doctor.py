@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from joinfs import inside
-from joinfs.mountpoint import DEVICE, FUSE_CONF, fusermount, staging_place
+from joinfs.mountpoint import DEVICE, FSTYPE, FUSE_CONF, fusermount, mounts, staging_place
 
 OK, LIMITED, MISSING = "ok", "limited", "missing"
 # What joinfs runs on, and from what on the kernel reads and writes past it.
@@ -213,14 +213,12 @@ def _libfuse() -> Finding:
 
 def _dead_mounts() -> Finding:
     dead = []
-    for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines():
-        _, place, kind, *_ = line.split(" ")
-        if kind == "fuse.joinfs":
-            place = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), place)
+    for mount in mounts():
+        if mount.kind == FSTYPE:
             try:
-                os.stat(place)
+                os.stat(mount.mountpoint)
             except OSError as error:
-                dead += [place] if error.errno == errno.ENOTCONN else []
+                dead += [mount.mountpoint] if error.errno == errno.ENOTCONN else []
     if not dead:
         return Finding("mounts", OK, "none is dead")
     return Finding("mounts", LIMITED, f"the server has died of {', '.join(dead)}", f"joinfs umount {dead[0]}")

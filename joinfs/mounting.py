@@ -86,7 +86,7 @@ def with_upper(config: MountConfig, upper: str | None) -> MountConfig:
         return config  # which then takes no changes
     if path is None:
         raise UsageError("there is no directory of yours for an SQLite file to take the changes; say where with --upper sqlite:FILE")
-    return replace(config, stores=(StoreSpec(f"sqlite:{path.replace('%', '%25').replace('?', '%3F')}"), *config.stores))
+    return replace(config, stores=(StoreSpec(f"sqlite:{path}"), *config.stores))
 
 
 def _takes_writes(specs: tuple[StoreSpec, ...]) -> bool:

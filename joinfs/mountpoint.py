@@ -13,6 +13,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from joinfs.errors import MountError, StoreLocked, UsageError
 from joinfs.stores import Store
@@ -20,6 +21,7 @@ from joinfs.stores.views import View
 
 DEVICE = "/dev/fuse"
 FUSE_CONF = "/etc/fuse.conf"
+FSTYPE = "fuse.joinfs"
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -265,17 +267,31 @@ def note_of(mountpoint: str) -> Path:
     return runtime_directory() / name
 
 
+class MountInfo(NamedTuple):
+    """A line of proc(5)'s mountinfo: where a mount is, its kind, and the options of its file system."""
+
+    mountpoint: str
+    kind: str
+    options: str
+
+
+def mounts() -> list[MountInfo]:
+    """Answer every mount that there is, in the order in which they were made."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields = line.split(" ")
+        kind, _, options = fields[fields.index("-") + 1 :][:3]
+        found.append(MountInfo(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4]), kind, options))
+    return found
+
+
 def check_mounted(mountpoint: str) -> None:
     """Raise ``UsageError`` unless there is a mount of joinfs, working or not."""
     place = os.path.realpath(mountpoint)
-    kind = None
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields = line.split(" ")
-        if re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4]) == place:
-            kind = fields[fields.index("-") + 1]
+    kind = next((mount.kind for mount in reversed(mounts()) if mount.mountpoint == place), None)
     if kind is None:
         raise UsageError(f"{mountpoint} is not a mount")
-    if kind != "fuse.joinfs":
+    if kind != FSTYPE:
         raise UsageError(f"{mountpoint} is a mount of {kind}, not of joinfs; unmount it with: umount {mountpoint}")
 
 

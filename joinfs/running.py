@@ -117,8 +117,7 @@ def kept(place: str) -> str:
 def _url_of(path: str) -> str:
     if not os.path.lexists(path) and not path.endswith(DATABASES):
         os.mkdir(path)
-    quoted = path.replace("%", "%25").replace("?", "%3F")
-    return f"sqlite:{quoted}" if path.endswith(DATABASES) else f"dir:{quoted}" if os.path.isdir(path) else path
+    return f"sqlite:{path}" if path.endswith(DATABASES) else f"dir:{path}" if os.path.isdir(path) else path
 
 
 def _fresh_place(lowers: Sequence[Store]) -> str:

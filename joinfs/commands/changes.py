@@ -127,12 +127,17 @@ def _commit(given: argparse.Namespace) -> int:
         with progress(given.quiet) as told:
             changes = list(join.ask("commit", arguments, progress=told, writes=True))
     except Conflict as conflict:
-        for key, reason in conflict.reasons.items():
-            say(f"{shown(key)} {reason}")
+        say_conflicts(conflict)
         raise Conflict(f"nothing was committed because of {counted(len(conflict.reasons), 'conflict')}; --force takes what is here") from None
     _print_changes(changes, given.json)
     _say_done(given, len(changes), "committed")
     return 0
+
+
+def say_conflicts(conflict: Conflict) -> None:
+    """Tell each key that is in conflict, and why."""
+    for key, reason in conflict.reasons.items():
+        say(f"{shown(key)} {reason}")
 
 
 def _discard_arguments(parser: argparse.ArgumentParser) -> None:

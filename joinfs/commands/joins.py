@@ -14,7 +14,7 @@ from joinfs.commands.output import Progress
 from joinfs.config import MountConfig, MountOptions, StoreSpec, parse_store
 from joinfs.config_file import load_config
 from joinfs.control import client
-from joinfs.control.requests import Subject, ask
+from joinfs.control.requests import Subject, ask, told_progress
 from joinfs.errors import InvalidKey, UsageError
 from joinfs.events import StoreProgressEndEvent, StoreProgressEvent
 from joinfs.joined.store import JoinedStore
@@ -62,7 +62,7 @@ class Join(NamedTuple):
         """
         if self.config is None:
             assert self.mounted is not None, "it is one or the other"
-            join = open_join((StoreSpec(f"dir:{_quoted(self.mounted.mountpoint)}"),))
+            join = open_join((StoreSpec(f"dir:{self.mounted.mountpoint}"),))
         else:
             join = open_join(self.config.stores, self.config.options, read_only=not writes)
         with _heard(join, progress), join:
@@ -114,10 +114,6 @@ def _key(text: str) -> str:
     return bare
 
 
-def _quoted(path: str) -> str:
-    return path.replace("%", "%25").replace("?", "%3F")
-
-
 @contextlib.contextmanager
 def _heard(join: JoinedStore, progress: Progress | None) -> Iterator[None]:
     """Have how far long work is be told, on the join and on what it is joined of."""
@@ -137,4 +133,4 @@ def _heard(join: JoinedStore, progress: Progress | None) -> Iterator[None]:
 
 def _tell(event: StoreProgressEvent, progress: Progress) -> None:
     if not isinstance(event, StoreProgressEndEvent):
-        progress({"id": event.operation_id, "message": event.message, "done": event.done, "total": event.total})
+        progress(told_progress(event))

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from joinfs.commands import Command, Misuse
-from joinfs.commands.changes import line_of
-from joinfs.commands.output import counted, progress, say, shown
+from joinfs.commands.changes import line_of, say_conflicts
+from joinfs.commands.output import counted, progress, say
 from joinfs.control.requests import told_change
 from joinfs.errors import Conflict, JoinfsError
 from joinfs.joined.commit import commit
@@ -109,8 +109,7 @@ def _committed(ran: Ran, quiet: bool) -> bool:
         with progress(quiet), locked(ran.join.layers[1]):
             commit(ran.join)
     except Conflict as conflict:
-        for key, reason in conflict.reasons.items():
-            say(f"{shown(key)} {reason}")
+        say_conflicts(conflict)
     except (JoinfsError, OSError) as error:
         say(f"not committed: {error}")
     else:

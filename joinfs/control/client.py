@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from joinfs import errors
+from joinfs import errors, mountpoint
 from joinfs.errors import Conflict, JoinfsError, MountError
 from joinfs.mountpoint import note_of
 from joinfs.stores.beneath import sync_filesystem
 
-FSTYPE = "fuse.joinfs"
 # Requests on how things are, for which nothing need be put anywhere first.
 ASKS_ABOUT_NOW = {"layers", "status"}
-_OCTAL = re.compile(r"\\([0-7]{3})")
 _USER = re.compile(r"(?:^|,)user_id=([0-9]+)")
 
 
@@ -30,14 +28,8 @@ class Mounted(NamedTuple):
 
 def mounts() -> list[Mounted]:
     """Answer every mount of joinfs that there is, in the order in which they were made."""
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields = line.split(" ")
-        kind, _, options = fields[fields.index("-") + 1 :][:3]
-        user = _USER.search(options)
-        if kind == FSTYPE and user is not None:
-            found.append(Mounted(_OCTAL.sub(lambda octal: chr(int(octal[1], 8)), fields[4]), int(user[1])))
-    return found
+    ours = ((mount.mountpoint, _USER.search(mount.options)) for mount in mountpoint.mounts() if mount.kind == mountpoint.FSTYPE)
+    return [Mounted(place, int(user[1])) for place, user in ours if user is not None]
 
 
 def mount_with(path: str) -> tuple[Mounted, str] | None:

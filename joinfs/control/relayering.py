@@ -96,7 +96,7 @@ def _beside(store: Store) -> str:
     if kind == "DirectoryStore":
         os.mkdir(new, os.stat(path).st_mode & 0o777)
     scheme = "dir" if kind == "DirectoryStore" else "sqlite"
-    return f"{scheme}:{new.replace('%', '%25').replace('?', '%3F')}"
+    return f"{scheme}:{new}"
 
 
 REQUESTS: dict[str, Callable[[Request], Iterator[Answer]]] = {

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from joinfs.control.querying import matching, parse_field
 from joinfs.errors import UsageError
+from joinfs.events import StoreProgressEvent
 from joinfs.filesystem.operations import Operations
 from joinfs.joined.commit import commit
 from joinfs.joined.difference import Change, Difference, diff
@@ -195,6 +196,11 @@ def size_of(layer: Store) -> int | None:
         return os.path.getsize(path) if path is not None and os.path.isfile(path) else None
     except OSError:
         return None
+
+
+def told_progress(event: StoreProgressEvent) -> Answer:
+    """How far long work is, as it is told."""
+    return {"id": event.operation_id, "message": event.message, "done": event.done, "total": event.total}
 
 
 def told_change(change: Change) -> Answer:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from joinfs.control import relayering
-from joinfs.control.requests import REQUESTS, Subject, ask
+from joinfs.control.requests import REQUESTS, Subject, ask, told_progress
 from joinfs.errors import Conflict, JoinfsError, UsageError
 from joinfs.events import StoreProgressEvent
 
@@ -155,7 +155,7 @@ class _Answering:
         if readable:  # nothing more is sent to us: it was closed
             raise _LeftAlone
         try:
-            self._send({"progress": {"id": event.operation_id, "message": event.message, "done": event.done, "total": event.total}})
+            self._send({"progress": told_progress(event)})
         except OSError:
             raise _LeftAlone from None
 

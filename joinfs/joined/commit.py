@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from joinfs.errors import Conflict, ReadOnly, Unsupported, UsageError
 from joinfs.joined.conflicts import conflicts
-from joinfs.joined.difference import ADDED, ATTRIBUTES, DELETED, RENAMED, REPLACES, Change, Difference
+from joinfs.joined.difference import ADDED, ATTRIBUTES, DELETED, RENAMED, REPLACES, Change, Difference, is_below
 from joinfs.joined.found import Found
 from joinfs.joined.letting_go import let_go
 from joinfs.joined.store import JoinedStore
@@ -57,9 +57,9 @@ def commit(
     target = _target(join, into)
     finish_commit(join.layers[0], join.layers[1:])
     difference = Difference(join)
-    changes = list(difference.changes(paths))
-    changes = [*_directories_above(difference, changes, paths), *changes]
+    changes = list(difference.changes())
     if paths:
+        changes = _chosen(changes, paths)
         _check_separable(difference, changes)
     onto = JoinedStore(join.layers[join.layers.index(target) :])
     found = {} if force and join.layers[1] is target else conflicts(difference, onto, changes, only_between=force)
@@ -107,12 +107,11 @@ def _target(join: JoinedStore, into: Store | None) -> Store:
     return into
 
 
-def _directories_above(difference: Difference, changes: Sequence[Change], paths: Sequence[str]) -> list[Change]:
-    """The new directories that those of some paths are in."""
-    if not paths:
-        return []
-    wanted = {above for change in changes for above in ancestors(change.key)} - {change.key for change in changes}
-    return [change for change in difference.changes() if change.key in wanted and change.kind in {ADDED, RENAMED}]
+def _chosen(changes: Sequence[Change], paths: Sequence[str]) -> list[Change]:
+    """Those at and below some paths, with the new directories that they are in."""
+    chosen = {change.key for change in changes if is_below(change, paths)}
+    above = {directory for key in chosen for directory in ancestors(key)} - chosen
+    return [change for change in changes if is_below(change, paths) or (change.key in above and change.kind in {ADDED, RENAMED})]
 
 
 class _Step(NamedTuple):

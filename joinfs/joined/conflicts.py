@@ -65,8 +65,9 @@ def _was_changed(difference: Difference, change: Change) -> bool:
     known = None if change.kind == DELETED else _is_as_copied(upper, _place(difference.join, change.key), theirs)
     if known is not None:
         return not known
-    if change.kind == DELETED or max(theirs.ctime, theirs.mtime) <= _made(upper, change.key):
-        return max(theirs.ctime, theirs.mtime) > _made(upper, change.key)
+    is_later = max(theirs.ctime, theirs.mtime) > _made(upper, change.key)
+    if change.kind == DELETED or not is_later:
+        return is_later
     return not _is_alike(difference.join, change, below)
 
 
@@ -97,7 +98,7 @@ def _was_deleted(difference: Difference, change: Change) -> bool:
     if is_directory_key(change.key) or not upper.exists(change.key) or upper.stat(change.key).nlink > 1:
         return False
     version = version_in(upper.get_metadata(change.key, (ORIGIN,)))
-    return version is not None and not difference.is_below(version[0])
+    return version is not None and not difference.is_still_below(version[0])
 
 
 def _is_alike(join: JoinedStore, change: Change, below: JoinedStore) -> bool:

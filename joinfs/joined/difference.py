@@ -107,7 +107,7 @@ class Difference:
             if known is not None:
                 yield known
 
-    def is_below(self, number: int) -> bool:
+    def is_still_below(self, number: int) -> bool:
         """Whether the stores below have a file of this number where the first store has changed something."""
         if number in self._numbers:
             return True

@@ -9,7 +9,7 @@ import difflib
 import os
 from collections.abc import Iterator, Sequence
 
-from joinfs.joined.difference import ADDED, DELETED, RENAMED, REPLACES, Change, Difference
+from joinfs.joined.difference import ADDED, DELETED, RENAMED, REPLACES, Change, Difference, is_below
 from joinfs.stores import Stat, Store
 from joinfs.stores.keys import is_directory_key
 from joinfs.stores.trees import below
@@ -21,10 +21,13 @@ _SPECIAL = '"\\\t\n'
 
 def patch(difference: Difference, paths: Sequence[str] = ()) -> Iterator[str]:
     """Yield the patch, a file at a time. Directories, owners, times and metadata are not in it, as in git's."""
-    renamed = [(change.below, change.key) for change in difference.changes() if change.kind == RENAMED]
+    changes = list(difference.changes())
+    renamed = [(change.below, change.key) for change in changes if change.kind == RENAMED]
     moved = [(old, new) for old, new in renamed if is_directory_key(new)]
     told = set()
-    for change in difference.changes(paths):
+    for change in changes:
+        if not is_below(change, paths):
+            continue
         if not is_directory_key(change.key):
             told.add(change.key)
             with contextlib.suppress(KeyError):  # it went away meanwhile

@@ -353,11 +353,11 @@ class Steps(Store):
         self._make_impure(split(key)[0])
         return {ORIGIN: origin_of(found.stat)}
 
-    def _note_replaced(self, key: str, target_key: str, target: Found) -> None:
+    def _note_replaced(self, key: str, target_key: str, target: Found, is_file: bool) -> None:
         """Have what is about to be moved over something say what it replaces of the stores below, so that it is known as of when."""
         can = self._upper.capabilities
         has = target.layer == 0 or (target.metacopy is not None and target.metacopy[0] is self._upper)
-        if not (can.marks and can.metadata and target.stat.is_file and self._upper.stat(key).is_file):
+        if not (can.marks and can.metadata and target.stat.is_file and is_file):
             return
         if has and self._merge.below(target_key) is None:
             return

@@ -190,7 +190,7 @@ class Writing(Steps):
         self._make_movable(found, old)
         self._expect_origin(old, new)
         if target is not None and not is_directory_key(old):
-            self._note_replaced(old, new, target)
+            self._note_replaced(old, new, target, found.stat.is_file)
         if is_directory_key(old):
             self._merge.stacks.unsettle()
         self._marking.move(old, new, target, self.hides_below(old))

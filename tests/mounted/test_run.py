@@ -298,3 +298,12 @@ def test_git_rebase(run, user, place, need):
     compared(run, user, place, ["git", "rebase", "-q", "main"], env=environment, ignored=(".git/index", ".git/logs", "ORIG_HEAD"))
     told = user.run(["/bin/sh", "-c", f"cd {place} && git status --porcelain && git log --oneline | wc -l && git fsck --strict && sed -n '7p;150p' m"], cwd="/", env={**GIT})
     assert told.stdout.split() == ["4", "seven", "150!"]
+
+
+def test_a_percent_sign_in_a_path_is_one(run, place):
+    """Only what options follow in a URL is spelled with ``%25``."""
+    for keep in ("50%25 off.db", "50% off"):
+        run("--keep", place.parent / "state" / keep, "--", "touch", "new")
+        assert (place.parent / "state" / keep).exists()
+        assert run("--keep", place.parent / "state" / keep, "--", "ls").stdout.split() == ["a", "new"]
+    assert sorted(os.listdir(place.parent / "state"))[:2] == ["50% off", "50%25 off.db"]
