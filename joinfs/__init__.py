@@ -13,6 +13,8 @@ first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from joinfs.version import VERSION
+
 if TYPE_CHECKING:
     from joinfs.errors import Conflict, JoinfsError, StoreError
     from joinfs.events import (
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from joinfs.stores.zip import ZipStore
     from joinfs.unmounted.mapping import as_mapping
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 # The module of each name.
 _WHERE = {

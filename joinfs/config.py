@@ -36,7 +36,8 @@ class MountOptions:
         passthrough: Let the kernel read and write local files past us, where it can.
         staging: The directory in which data is kept until it is put into the first store; None is ``staging_place``.
         fsname: What mount(8) shows as the source.
-        stats: Count the kernel's requests, and print them at the end.
+        stats: Print at the end how often the kernel asked for what.
+        trace: A file that each of its requests is recorded in.
         upperdir: As overlayfs has it: a store before all others.
         lowerdirs: Stores after that, the first with priority.
     """
@@ -57,6 +58,7 @@ class MountOptions:
     staging: str | None = None
     fsname: str = "joinfs"
     stats: bool = False
+    trace: str | None = None
     upperdir: str | None = None
     lowerdirs: tuple[str, ...] = ()
 

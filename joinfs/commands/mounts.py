@@ -49,6 +49,7 @@ def _mount_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upper", metavar="STORE", help="a store to put before the others; auto: one in your state directory")
     parser.add_argument("--config", metavar="FILE", help="a TOML file that says what to mount")
     parser.add_argument("--stats", action="store_true", help="at the end, with -f, print how often the kernel asked for what, and how long that took")
+    parser.add_argument("--trace", metavar="FILE", help="record each of the kernel's requests in a file, for the report of a fault; it has names of files, and not what is in them")
     parser.add_argument("--log-file", metavar="F", help="where the server writes its log; syslog for the system's")
     parser.add_argument("--log-level", choices=LOG_LEVELS, help="what is bad or interesting enough for the log; warning unless given")
     parser.add_argument("places", metavar="STORE ... MOUNTPOINT", nargs="*", help="what to join, and where; an empty directory, as a rule")
@@ -84,7 +85,7 @@ def _config(given: argparse.Namespace) -> MountConfig:
     specs = in_order(options, stores_in(options), specs)
     if not mountpoint or not specs:
         raise UsageError("say which stores to mount, and at the end where: joinfs mount STORE... MOUNTPOINT")
-    config = replace(config, stores=specs, options=_absolute(options, given.stats), mountpoint=os.path.abspath(mountpoint))
+    config = replace(config, stores=specs, options=_absolute(options, given), mountpoint=os.path.abspath(mountpoint))
     return replace(
         config,
         driver=given.driver or config.driver,
@@ -94,9 +95,10 @@ def _config(given: argparse.Namespace) -> MountConfig:
     )
 
 
-def _absolute(options: MountOptions, stats: bool) -> MountOptions:
+def _absolute(options: MountOptions, given: argparse.Namespace) -> MountOptions:
     staging = None if options.staging is None else os.path.abspath(options.staging)
-    return replace(options, stats=stats, staging=staging)
+    trace = None if given.trace is None else os.path.abspath(given.trace)
+    return replace(options, stats=given.stats, trace=trace, staging=staging)
 
 
 def _umount_arguments(parser: argparse.ArgumentParser) -> None:

@@ -42,6 +42,8 @@ example:
   joinfs snapshot /mnt/data
   joinfs snapshot /mnt/data --upper sqlite:after.db
 """
+# So many kinds of request are told of.
+MOST_VERBS = 4
 
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +79,17 @@ def _print_status(status: dict[str, Any]) -> None:
     print(f"{shown(status['mountpoint'])}: {mode}, since {since}, process {status['pid']}, {counted(status['open_files'], 'open file')}")
     for layer in status["layers"]:
         _print_layer(layer)
+    if status["requests"]:
+        print(f"  {_requests(status['requests'])}")
     for name, size in status["staged"].items():
         print(f"  not yet in the first store: {shown(name)}, {amount(size)}")
+
+
+def _requests(rows: dict[str, dict[str, float]]) -> str:
+    """How many requests there were, and which most often."""
+    often = sorted(rows, key=lambda verb: -rows[verb]["requests"])[:MOST_VERBS]
+    total = sum(int(row["requests"]) for row in rows.values())
+    return f"{counted(total, 'request')} of the kernel: " + ", ".join(f"{verb} {rows[verb]['requests']:,}" for verb in often)
 
 
 def _print_layer(layer: dict[str, Any]) -> None:

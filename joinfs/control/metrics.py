@@ -7,6 +7,13 @@ See Also:
 from collections.abc import Iterator
 from typing import Any
 
+_OF_REQUESTS = (
+    ("requests_total", "requests", "Requests of the kernel. What it reads and writes past the server is not among them."),
+    ("request_seconds_total", "seconds", "Seconds that answering these took."),
+    ("request_bytes_received_total", "received", "Bytes of these, where the driver sees them."),
+    ("request_bytes_sent_total", "sent", "Bytes of the answers, where the driver sees them."),
+)
+
 
 def prometheus(status: dict[str, Any]) -> str:
     """Answer the figures that the request ``status`` answers, as metrics."""
@@ -20,11 +27,20 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     yield from _metric("nodes", "gauge", "Files and directories that are remembered.", status.get("nodes", 0))
     yield from _metric("staged_files", "gauge", "Files that are not in the first store yet.", len(status.get("staged", {})))
     yield from _metric("staged_bytes", "gauge", "Bytes of these.", sum(status.get("staged", {}).values()))
+    yield from _requests(status.get("requests", {}))
     yield "# HELP joinfs_layer_bytes Size of each store that is one file."
     yield "# TYPE joinfs_layer_bytes gauge"
     for layer in status["layers"]:
         if layer["size"] is not None:
             yield f'joinfs_layer_bytes{{layer="{layer["layer"]}",name="{_escaped(layer["name"])}"}} {layer["size"]}'
+
+
+def _requests(rows: dict[str, dict[str, float]]) -> Iterator[str]:
+    for name, field, about in _OF_REQUESTS:
+        yield f"# HELP joinfs_{name} {about}"
+        yield f"# TYPE joinfs_{name} counter"
+        for verb, row in sorted(rows.items()):
+            yield f'joinfs_{name}{{verb="{verb}"}} {row[field]}'
 
 
 def _metric(name: str, kind: str, about: str, value: float) -> Iterator[str]:

@@ -18,7 +18,7 @@ from joinfs.drivers.device import mounted, read_ahead
 from joinfs.drivers.kernel_verbs import KernelVerbs
 from joinfs.drivers.passthrough import Backings
 from joinfs.drivers.session import Session
-from joinfs.drivers.tally import Tally
+from joinfs.drivers.trace import Trace, tracing
 from joinfs.drivers.wire import MOST_BYTES, Init, delete, inc_epoch, inval_entry, inval_inode
 from joinfs.errors import JoinfsError
 from joinfs.filesystem.operations import ROOT, Operations
@@ -63,9 +63,17 @@ class DevfuseDriver:
     def serve(
         self, operations: Operations, mountpoint: str, options: MountOptions, on_ready: Callable[[], None]
     ) -> None:
+        with tracing(operations, options, "devfuse") as trace:
+            self._serve(operations, mountpoint, options, on_ready, trace)
+        if options.stats:
+            sys.stderr.write(f"{operations.tally.table()}\n")
+            log.info("requests:\n%s", operations.tally.table())
+
+    def _serve(
+        self, operations: Operations, mountpoint: str, options: MountOptions, on_ready: Callable[[], None], trace: Trace | None
+    ) -> None:
         device = self._mounter(mountpoint, options)
-        tally = Tally() if options.stats else None
-        session = Session(device, operations.may_wait, operations.is_thread_safe, tally)
+        session = Session(device, operations.may_wait, operations.is_thread_safe, operations.tally, trace)
         try:
             with _ended_by_signals(session, mountpoint):
                 agreed = session.negotiate(lambda offered: offered & _wanted(operations, options, offered))
@@ -86,9 +94,6 @@ class DevfuseDriver:
             raise
         finally:
             session.close()
-        if tally is not None:
-            sys.stderr.write(f"{tally.table()}\n")
-            log.info("requests:\n%s", tally.table())
 
 
 def _wanted(operations: Operations, options: MountOptions, offered: Init) -> Init:

@@ -13,6 +13,8 @@ import logging
 import os
 import signal
 import stat as stat_module
+import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ import fuse
 
 from joinfs.config import MountOptions
 from joinfs.drivers.hidden import HiddenFiles, Path
+from joinfs.drivers.trace import Trace, tracing
 from joinfs.errors import JoinfsError, MountError, errno_of
 from joinfs.filesystem.attributes import Attributes
 from joinfs.filesystem.operations import NOW, Caller, Operations
@@ -100,20 +103,28 @@ class PathOperations:
     flag_nullpath_ok = 1
     flag_utime_omit_ok = 1
 
-    def __init__(self, operations: Operations, on_ready: Callable[[], None] | None = None) -> None:
+    def __init__(self, operations: Operations, on_ready: Callable[[], None] | None = None, trace: Trace | None = None) -> None:
         self._operations = operations
         self._on_ready = on_ready
+        self._trace = trace
         self._hidden = HiddenFiles(operations)
 
     def __call__(self, verb: str, *arguments: Any) -> Any:
-        """Call a verb; whatever it raises leaves as an OSError with the number for the kernel."""
+        """Call a verb, and count it; whatever it raises leaves as an OSError with the number for the kernel."""
+        begun, outcome = time.perf_counter_ns(), 0
         try:
             return getattr(self, verb)(*arguments)
-        except (KeyError, JoinfsError, OSError) as error:
-            raise OSError(errno_of(error), str(error)) from None
         except Exception as error:
-            log.exception("%s failed", verb)
-            raise OSError(errno_of(error), str(error)) from None
+            if not isinstance(error, KeyError | JoinfsError | OSError):
+                log.exception("%s failed", verb)
+            outcome = errno_of(error)
+            raise OSError(outcome, str(error)) from None
+        finally:
+            took = time.perf_counter_ns() - begun
+            self._operations.tally.add(verb, took)
+            if self._trace is not None:
+                place, *others = arguments or ("",)
+                self._trace.add(verb, exact(place) if isinstance(place, str) else "-", tuple(others), self._caller().pid, outcome or None, took)
 
     # ---------------------------------------------------------------- paths
 
@@ -280,14 +291,18 @@ class FusepyDriver:
     def serve(
         self, operations: Operations, mountpoint: str, options: MountOptions, on_ready: Callable[[], None]
     ) -> None:
-        handlers = PathOperations(operations, on_ready)
-        try:
-            _Fuse(handlers, mountpoint, encoding="latin-1", foreground=True, **self._flags(operations, options))
-        except RuntimeError as error:
-            # fuse_main answers a number and has said why on standard error.
-            raise MountError(f"libfuse could not mount on {mountpoint}") from error
-        finally:
-            _ignore_broken_pipes()
+        with tracing(operations, options, "fusepy") as trace:
+            handlers = PathOperations(operations, on_ready, trace)
+            try:
+                _Fuse(handlers, mountpoint, encoding="latin-1", foreground=True, **self._flags(operations, options))
+            except RuntimeError as error:
+                # fuse_main answers a number and has said why on standard error.
+                raise MountError(f"libfuse could not mount on {mountpoint}") from error
+            finally:
+                _ignore_broken_pipes()
+        if options.stats:
+            sys.stderr.write(f"{operations.tally.table()}\n")
+            log.info("requests:\n%s", operations.tally.table())
 
     def _flags(self, operations: Operations, options: MountOptions) -> dict[str, Any]:
         """libfuse's options. fusepy hands on those that are True."""

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 from joinfs.drivers import wire
 from joinfs.drivers.inbox import ENDED, Inbox
 from joinfs.drivers.kernel_verbs import MAY_TAKE_LONG, KernelVerbs
-from joinfs.drivers.tally import Tally
+from joinfs.drivers.trace import Trace
 from joinfs.errors import JoinfsError, errno_of
 from joinfs.filesystem.operations import Caller
+from joinfs.filesystem.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -56,18 +57,20 @@ class Session:
         device: The descriptor of the mount.
         may_wait: Whether any request may have to wait for the store.
         is_thread_safe: Whether requests may be answered side by side.
-        tally: Where requests are counted, if they are to be.
+        tally: Where requests are counted.
+        trace: Where they are recorded, if they are to be.
 
     Attributes:
         has_epochs: Whether the kernel can be told at once to look up every name anew.
     """
 
-    def __init__(self, device: int, may_wait: bool, is_thread_safe: bool, tally: Tally | None = None) -> None:
+    def __init__(self, device: int, may_wait: bool, is_thread_safe: bool, tally: Tally, trace: Trace | None = None) -> None:
         self._device = device
         self._inbox = Inbox(device)
         self._may_wait = may_wait
         self._is_thread_safe = is_thread_safe
         self._tally = tally
+        self._trace = trace
         self._lead = threading.Lock()
         self._lock = threading.Lock()
         self._following = 0
@@ -248,7 +251,8 @@ class Session:
 
     def _answer(self, asked: "_Asked", size: int) -> None:
         request, unique, node, caller, arguments = asked
-        begun = time.perf_counter_ns() if self._tally is not None else 0
+        place = "" if self._trace is None else self._trace.place(node)
+        begun = time.perf_counter_ns()
         reply, number = b"", 0
         try:
             reply = getattr(self._verbs, request.verb)(node, caller, *arguments)
@@ -263,8 +267,10 @@ class Session:
             self._fail(unique, number)
         elif request.replies and not self._reply(unique, reply):
             self._verbs.take_back(request.verb, reply)
-        if self._tally is not None:
-            self._tally.add(request.verb, time.perf_counter_ns() - begun, size, len(reply or b""))
+        took = time.perf_counter_ns() - begun
+        self._tally.add(request.verb, took, size, len(reply or b""))
+        if self._trace is not None:
+            self._trace.add(request.verb, place, arguments, caller.pid, number or reply, took)
 
     def _reply(self, unique: int, reply: bytes) -> bool:
         """Send an answer; False if nobody waits for it any more."""

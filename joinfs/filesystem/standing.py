@@ -68,6 +68,7 @@ class Standing(Told):
     def figures(self) -> dict[str, Any]:
         """Answer what there is to know of what is going on.
 
+        ``requests`` are those of the kernel, by verb, as in ``tally.Row``; what it reads and writes past us is not among them.
         ``staged`` is the size of each file that goes into the first store when it is closed or synced, as far as the kernel has handed it on.
         """
         staged = {}
@@ -75,4 +76,13 @@ class Standing(Told):
             content = node.content
             if content is not None and content.is_staged and content.is_writable and not node.is_unlinked:
                 staged[content.name] = content.current(self._nodes.refresh(node)).size
-        return {"open_files": len(self._files.all()), "nodes": self._nodes.count_all(), "staged": staged, "pid": os.getpid()}
+        requests = {verb: row._asdict() for verb, row in self.tally.rows().items()}
+        return {"open_files": len(self._files.all()), "nodes": self._nodes.count_all(), "staged": staged, "pid": os.getpid(), "requests": requests}
+
+    def path_of(self, number: int) -> str | None:
+        """Answer the path of a node, without a ``/`` before it; None if it has no name, or there is no such node."""
+        try:
+            node = self._nodes[number]
+        except KeyError:
+            return None
+        return None if node.is_unlinked else node.path()

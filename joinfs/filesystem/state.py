@@ -11,6 +11,7 @@ from joinfs.filesystem.handles import FileHandle, Handles
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.staging import Staging
 from joinfs.filesystem.table import NodeTable
+from joinfs.filesystem.tally import Tally
 from joinfs.stores import Stat, Store
 
 NOW: Final = -1
@@ -92,6 +93,7 @@ class State:
     """
 
     def __init__(self, store: Store, settings: Settings | None = None) -> None:
+        self.tally = Tally()
         self._store = store
         self._settings = settings or Settings()
         self._nodes = NodeTable(store, self._settings.entry_ttl, self._settings.idle_nodes, self._unwatch)

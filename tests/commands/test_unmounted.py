@@ -16,7 +16,7 @@ import zipfile
 import pytest
 
 import joinfs
-from joinfs.cli import GROUPS
+from joinfs.commands.parsing import GROUPS
 
 JOINFS = [sys.executable, "-m", "joinfs"]
 TIMEOUT = 60

@@ -95,7 +95,7 @@ class Served:
 
     def __init__(self, ours, operations, may_wait=False):
         self.operations = operations
-        self.session = Session(ours.fileno(), may_wait, operations.is_thread_safe)
+        self.session = Session(ours.fileno(), may_wait, operations.is_thread_safe, operations.tally)
         self.agreed = []
         self.failed = []
         self.thread = threading.Thread(target=self._serve, args=(ours,), daemon=True)

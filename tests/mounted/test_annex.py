@@ -59,6 +59,11 @@ def test_files_by_their_metadata(user, mnt):
 def test_figures_and_log(user, mnt):
     metrics = dict(line.rsplit(" ", 1) for line in as_user(user, "cat .joinfs/stats", mnt).splitlines() if not line.startswith("#"))
     assert float(metrics["joinfs_free_bytes"]) > 0
+    asked = float(metrics['joinfs_requests_total{verb="getattr"}'])
+    assert asked >= 1
+    assert float(metrics['joinfs_request_seconds_total{verb="getattr"}']) > 0
+    as_user(user, "cat a .joinfs/stats", mnt)
+    assert float(dict(line.rsplit(" ", 1) for line in as_user(user, "cat .joinfs/stats", mnt).splitlines())['joinfs_requests_total{verb="getattr"}']) >= asked
     assert as_user(user, "cat .joinfs/log", mnt) == "" or "joinfs" in as_user(user, "cat .joinfs/log", mnt)
 
 

@@ -9,6 +9,7 @@ import fcntl
 import mmap
 import os
 import random
+import re
 import shutil
 import socket
 import stat
@@ -640,6 +641,24 @@ def test_the_requests_are_counted_if_wanted(mount, lower, scratch):
     assert counts["readdirplus"] >= 1
     assert counts["write"] >= 1
     assert counts["all"] == sum(counts.values()) - counts["all"]
+
+
+@pytest.mark.parametrize("user", ["root", "ordinary"], indirect=True)
+def test_requests_can_be_recorded(mount, user, lower, scratch):
+    trace = scratch / "trace"
+    with mount("memory:", lower, options=["--trace", str(trace)]) as mnt:
+        assert not (mnt / "not there").exists()
+        (mnt / "new").write_bytes(b"secret" * 10_000)
+        os.setxattr(mnt / "new", "user.a", b"secret")
+        (mnt / "new").unlink()
+    assert trace.stat().st_mode & 0o777 == 0o600
+    begin, *lines = trace.read_text().splitlines()
+    assert re.search(rf"joinfs [0-9.]+, devfuse, Linux {re.escape(os.uname().release)}, Python ", begin)
+    assert any(re.fullmatch(r"[0-9:.]+ [0-9]+ lookup / 'not there' = (ENOENT|ok, [0-9]+ bytes) \([0-9]+ us\)", line) for line in lines)
+    assert any(re.search(r" create / [0-9 ]+ new = ok, [0-9]+ bytes ", line) for line in lines)
+    assert any(re.search(r" setxattr /new user.a <6 bytes> .*= ok ", line) for line in lines)
+    assert any(" unlink / new = ok" in line for line in lines)
+    assert "secret" not in trace.read_text()
 
 
 @pytest.mark.parametrize("user", ["root", "ordinary"], indirect=True)

@@ -1,0 +1,3 @@
+"""Which joinfs this is."""
+
+VERSION = "0.1.0"
