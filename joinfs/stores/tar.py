@@ -90,9 +90,28 @@ def _members(file: RandomAccess, name: str) -> Iterator[tarfile.TarInfo]:
         tarfile.open(fileobj=reader, mode="r:", encoding="utf-8", errors="surrogateescape")
     ) as archive:
         kept: list[tarfile.TarInfo] = archive.members  # type: ignore[attr-defined]
-        while (member := archive.next()) is not None:
+        member = None
+        while (member := _next(archive, member, file)) is not None:
             kept.clear()
             yield member
+
+
+def _next(archive: tarfile.TarFile, last: tarfile.TarInfo | None, file: RandomAccess) -> tarfile.TarInfo | None:
+    """The member after the last; none also where the archive ends without filling the last's block up, as umoci insert has it."""
+    try:
+        member = archive.next()
+    except tarfile.ReadError:
+        content = b"" if last is None else _content(last)
+        if isinstance(content, bytes) or not content:
+            raise
+        _, place, length = content[-1]
+        if len(file.read_at(place, length)) == length and not file.read_at(archive.offset - 1, 1):
+            return None
+        raise
+    # To the library a header that is none, or is cut off, is the end.
+    if member is None and file.read_at(archive.offset, tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"what is at byte {archive.offset} is no header")
+    return member
 
 
 def _take_in(index: ArchiveIndex, member: tarfile.TarInfo) -> None:

@@ -644,7 +644,8 @@ def test_the_requests_are_counted_if_wanted(mount, lower, scratch):
 
 
 @pytest.mark.parametrize("user", ["root", "ordinary"], indirect=True)
-def test_requests_can_be_recorded(mount, user, lower, scratch):
+def test_requests_can_be_recorded(mount, lower, scratch):
+    """SEMANTICS.md, In the system."""
     trace = scratch / "trace"
     with mount("memory:", lower, options=["--trace", str(trace)]) as mnt:
         assert not (mnt / "not there").exists()

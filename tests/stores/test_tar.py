@@ -293,3 +293,38 @@ def test_many_members_are_indexed_in_bounded_memory(tmp_path, in_bounded_memory)
         "store = joinfs.TarStore(sys.argv[1])\nstore.connect()\nprint(sum(1 for _ in store.list('d7/')))\n", 48, tmp_path / "a.tar.gz"
     )
     assert out == "1200\n"
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_an_archive_may_end_with_its_last_data(tmp_path, suffix):
+    """As umoci insert writes them: the last block is not filled up, and none follows."""
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        for name in ("a", "b"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            archive.addfile(info, io.BytesIO(b"abc"))
+    path = tmp_path / f"x.tar{suffix}"
+    pack = gzip.compress if suffix else bytes
+    path.write_bytes(pack(whole.getvalue()[: 3 * 512 + 3]))
+    with TarStore(path) as store:
+        assert {key: store.to_bytes(key) for key in store.keys()} == {"a": b"abc", "b": b"abc"}
+    for less in (3 * 512 + 2, 3 * 512, 2 * 512 + 100):
+        path.write_bytes(pack(whole.getvalue()[:less]))
+        with pytest.raises(CorruptStore):
+            TarStore(path).connect()
+
+
+@pytest.mark.parametrize("place", [0, 100, 150, 257])
+def test_a_damaged_header_is_not_the_end(tmp_path, place):
+    """What comes after it would not be there, and nobody would be told."""
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        for name in ("a", "b", "c"):
+            archive.addfile(tarfile.TarInfo(name))
+    path = tmp_path / "x.tar"
+    data = bytearray(whole.getvalue())
+    data[512 + place] ^= 0x55
+    path.write_bytes(data)
+    with pytest.raises(CorruptStore, match="byte 512 is no header"):
+        TarStore(path).connect()
