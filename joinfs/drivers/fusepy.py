@@ -123,8 +123,8 @@ class PathOperations:
             took = time.perf_counter_ns() - begun
             self._operations.tally.add(verb, took)
             if self._trace is not None:
-                place, *others = arguments or ("",)
-                self._trace.add(verb, exact(place) if isinstance(place, str) else "-", tuple(others), self._caller().pid, outcome or None, took)
+                place, *others = (exact(argument) if isinstance(argument, str) else argument for argument in arguments or ("-",))
+                self._trace.add(verb, place or "-", tuple(others), self._caller().pid, outcome or None, took)
 
     # ---------------------------------------------------------------- paths
 

@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from joinfs.config import MountOptions
@@ -44,25 +45,25 @@ class Trace:
     def begin(self, driver: str, options: MountOptions) -> None:
         """Say what is traced: the versions of all that takes part, and how it is mounted."""
         machine = f"Linux {os.uname().release}, Python {platform.python_version()}" if sys.platform == "linux" else platform.platform()
-        self._write(f"joinfs {VERSION}, {driver}, {machine}, {options}")
+        self._write(f"joinfs {VERSION}, {driver}, {machine}, {replace(options, upperdir=None, lowerdirs=())}")  # URLs may have passwords
 
     def place(self, node: int) -> str:
         """How a node is called in a line: before it is asked for anything, as it may have no name afterwards."""
         path = self._path_of(node)
-        return f"node {node}" if path is None else _shown("/" + path)
+        return f"#{node}" if path is None else f"/{path}"
 
     def add(self, verb: str, place: str, arguments: tuple[Any, ...], pid: int, outcome: int | bytes | None, nanoseconds: int) -> None:
         """Record one request.
 
         Args:
             verb: What was asked for.
-            place: Of what: see ``place``.
+            place: Of what: its path, or what ``place`` answered.
             arguments: The other arguments.
             pid: The process that asked; 0 for the kernel itself.
             outcome: The error's number, or the answer.
             nanoseconds: How long it took.
         """
-        asked = " ".join([verb, place, *map(_shown, arguments)])
+        asked = " ".join([verb, *map(_shown, (place, *arguments))])
         self._write(f"{pid} {asked} = {_answer(outcome)} ({nanoseconds / 1e3:.0f} us)")
 
     def _write(self, line: str) -> None:
