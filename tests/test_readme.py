@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import joinfs
 from tests.docs import picture, recording
 
 CHECKOUT = Path(__file__).parent.parent
@@ -175,11 +176,20 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 # -------------------------------------------------------------------- Python
 
 
-def test_in_python(home, capsys):
+def test_in_python(home):
     (home / "7.csv").write_text("7\n")
     script = block("In Python").replace("/mnt/data", f"{home}/mnt")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=home, check=True, timeout=TIMEOUT)
-    assert done.stdout.split() == ["added", "runs/7"] or "runs/7" in done.stdout
+    assert done.stdout.split() == ["added", "runs/", "added", "runs/7"]
+
+
+def test_in_python_with_a_bar(home):
+    with joinfs.JoinedStore([joinfs.open_store("sqlite:changes.db"), joinfs.open_store("data")]) as store:
+        store.from_bytes("large", bytes(10_000_000))
+    done = subprocess.run([sys.executable, "-c", block("In Python", 1)], capture_output=True, text=True, cwd=home, check=True, timeout=TIMEOUT)
+    assert "committing" in done.stdout
+    assert "100%" in done.stdout
+    assert (home / "data/large").stat().st_size == 10_000_000
 
 
 def test_in_python_with_fsspec(tmp_path, monkeypatch):
@@ -188,7 +198,7 @@ def test_in_python_with_fsspec(tmp_path, monkeypatch):
     zipfile.ZipFile(tmp_path / "archive.zip", "w").close()
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(block("In Python", 1), names)
+    exec(block("In Python", 2), names)
     fs = names["fs"]
     assert fs.find("", maxdepth=2) == ["arrays.zarr/zarr.json", "results/table.csv", "runs/8", "table.csv"]
     assert fs.metadata("runs/8") == {"author": "mel"}
