@@ -7,6 +7,7 @@ in files, and the values of extended attributes, is not.
 
 import contextlib
 import errno
+import logging
 import os
 import platform
 import sys
@@ -19,6 +20,8 @@ from joinfs.config import MountOptions
 from joinfs.errors import UsageError
 from joinfs.filesystem.operations import Operations
 from joinfs.version import VERSION
+
+log = logging.getLogger(__name__)
 
 # Longer names and targets are cut.
 _LONGEST = 200
@@ -41,6 +44,7 @@ class Trace:
         except OSError as error:
             raise UsageError(f"the trace {path} cannot be written: {error.strerror}") from None
         self._path_of = path_of
+        self._is_broken = False
 
     def begin(self, driver: str, options: MountOptions) -> None:
         """Say what is traced: the versions of all that takes part, and how it is mounted."""
@@ -69,7 +73,12 @@ class Trace:
     def _write(self, line: str) -> None:
         moment = time.time_ns()
         clock = time.strftime("%H:%M:%S", time.localtime(moment // 10**9))
-        os.write(self._file, f"{clock}.{moment // 1000 % 10**6:06} {line}\n".encode(errors="backslashreplace"))
+        try:
+            os.write(self._file, f"{clock}.{moment // 1000 % 10**6:06} {line}\n".encode(errors="backslashreplace"))
+        except OSError as error:  # whoever asked for something is to get it
+            if not self._is_broken:
+                log.error("the trace cannot be written: %s", error.strerror)
+            self._is_broken = True
 
     def close(self) -> None:
         """Let go of the file."""

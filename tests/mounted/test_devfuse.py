@@ -662,6 +662,15 @@ def test_requests_can_be_recorded(mount, lower, scratch):
     assert "secret" not in trace.read_text()
 
 
+@pytest.mark.parametrize("user", ["ordinary"], indirect=True)
+def test_where_they_cannot_be_recorded_they_are_answered(mount, user, lower, scratch):
+    with mount("memory:", lower, options=["--trace", "/dev/full"]) as mnt:
+        assert (mnt / "f").read_bytes() == b"lower f"
+    assert (scratch / "mnt.log").read_text().count("the trace cannot be written: No space left on device") == 1
+    refused = user.joinfs("mount", "--trace", scratch / "none/trace", "memory:", lower, scratch / "mnt")
+    assert (refused.returncode, refused.stderr) == (1, f"joinfs: the trace {scratch}/none/trace cannot be written: No such file or directory\n")
+
+
 @pytest.mark.parametrize("user", ["root", "ordinary"], indirect=True)
 def test_small_lower_files_are_not_asked_for(mount, upper, lower, scratch):
     with mount(upper, lower, options=["--stats"]) as mnt:
