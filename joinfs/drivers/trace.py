@@ -43,13 +43,21 @@ class Trace:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise UsageError(f"the trace {path} cannot be written: {error.strerror}") from None
-        self._path_of = path_of
-        self._is_broken = False
+        self._path, self._path_of = path, path_of
+        self._has_gaps = False
 
     def begin(self, driver: str, options: MountOptions) -> None:
-        """Say what is traced: the versions of all that takes part, and how it is mounted."""
+        """Say what is traced: the versions of all that takes part, and how it is mounted.
+
+        Raises:
+            UsageError: It cannot be written.
+        """
         machine = f"Linux {os.uname().release}, Python {platform.python_version()}" if sys.platform == "linux" else platform.platform()
-        self._write(f"joinfs {VERSION}, {driver}, {machine}, {replace(options, upperdir=None, lowerdirs=())}")  # URLs may have passwords
+        how = replace(options, upperdir=None, lowerdirs=())  # URLs may have passwords
+        try:
+            self._write(f"joinfs {VERSION}, {driver}, {machine}, {how}")
+        except OSError as error:
+            raise UsageError(f"the trace {self._path} cannot be written: {error.strerror}") from None
 
     def place(self, node: int) -> str:
         """How a node is called in a line: before it is asked for anything, as it may have no name afterwards."""
@@ -68,17 +76,17 @@ class Trace:
             nanoseconds: How long it took.
         """
         asked = " ".join([verb, *map(_shown, (place, *arguments))])
-        self._write(f"{pid} {asked} = {_answer(outcome)} ({nanoseconds / 1e3:.0f} us)")
+        try:
+            self._write(f"{pid} {asked} = {_answer(outcome)} ({nanoseconds / 1e3:.0f} us)")
+        except OSError as error:  # who asked for something is to get it all the same
+            if not self._has_gaps:
+                log.error("the trace has gaps: %s", error.strerror)
+            self._has_gaps = True
 
     def _write(self, line: str) -> None:
         moment = time.time_ns()
         clock = time.strftime("%H:%M:%S", time.localtime(moment // 10**9))
-        try:
-            os.write(self._file, f"{clock}.{moment // 1000 % 10**6:06} {line}\n".encode(errors="backslashreplace"))
-        except OSError as error:  # whoever asked for something is to get it
-            if not self._is_broken:
-                log.error("the trace cannot be written: %s", error.strerror)
-            self._is_broken = True
+        os.write(self._file, f"{clock}.{moment // 1000 % 10**6:06} {line}\n".encode(errors="backslashreplace"))
 
     def close(self) -> None:
         """Let go of the file."""
@@ -96,11 +104,9 @@ def tracing(operations: Operations, options: MountOptions, driver: str) -> Itera
         yield None
         return
     trace = Trace(options.trace, operations.path_of)
-    try:
+    with contextlib.closing(trace):
         trace.begin(driver, options)
         yield trace
-    finally:
-        trace.close()
 
 
 def _shown(argument: object) -> str:
