@@ -80,7 +80,7 @@ class Trace:
             self._write(f"{pid} {asked} = {_answer(outcome)} ({nanoseconds / 1e3:.0f} us)")
         except OSError as error:  # who asked for something is to get it all the same
             if not self._has_gaps:
-                log.error("the trace has gaps: %s", error.strerror)
+                log.warning("the trace has gaps: %s", error.strerror)
             self._has_gaps = True
 
     def _write(self, line: str) -> None:
