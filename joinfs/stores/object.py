@@ -259,8 +259,10 @@ class ObjectStore(ReadingObjects):
     def _keep_directory(self, key: str) -> None:
         """Mark the directory of a key that is about to go, if it would be gone with it."""
         above = split(key)[0]
+        if above == ROOT:
+            return
         there = self._find(above)
-        if above != ROOT and there.found is None and there.name.endswith("/") and len(self._bucket.first(there.name, 2)) < 2:
+        if there.found is None and there.name.endswith("/") and len(self._bucket.first(there.name, 2)) < 2:
             self._mark(above, self.stat(above))
 
     def _rename(self, old: str, new: str) -> None:
