@@ -225,10 +225,7 @@ class ReadingObjects(Store):
             return self.stat(ROOT)
         self._check_connected()
         value = self._meanwhile(self._or_none, key)
-        if self._is_above_something(key):
-            stat = self._or_none(key + "/")
-        else:
-            stat = value.result() or self._otherwise_marked(key)
+        stat = self._or_none(key + "/") if self._is_above_something(key) else value.result() or self._otherwise_marked(key)
         if stat is None:
             raise KeyError(key)
         return stat

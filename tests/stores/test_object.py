@@ -532,6 +532,22 @@ def test_a_server_that_is_gone_is_an_error_and_no_hang(s3_credentials):
     assert not store.is_connected()
 
 
+@pytest.mark.parametrize(("broken", "answers"), [(2, b"0123456789"), (3, None)])
+def test_what_breaks_off_is_read_again_and_never_answered_with_less(scripted, broken, answers):
+    def respond(handler, number):
+        handler.part(b"0123456789", Last_Modified="Fri, 14 Jul 2017 02:40:00 GMT", **({"sent": 4} if number < broken else {}))
+
+    scripted.respond = respond
+    bucket = object_bucket.Bucket("b", scripted.url.rstrip("/"), ("key", "secret"), 5, 3)
+    if answers is None:
+        with pytest.raises(StoreUnavailable, match="cannot be reached"):
+            bucket.read("a", 0, 10)
+    else:
+        assert bucket.read("a", 0, 10)[0] == answers
+    assert len(scripted.asked) == 3
+    bucket.close()
+
+
 def unreachable(**_):
     from botocore.exceptions import EndpointConnectionError
 
