@@ -5,6 +5,7 @@ that has such names, nor replace metadata, nor answer it with HEAD.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -91,7 +92,7 @@ class Bucket:
     def _connected(self, endpoint: str, keys: dict[str, str], timeout: float, tries: int) -> Any:
         from botocore.config import Config  # noqa: PLC0415 - an extra
 
-        session = self._boto.session.Session()
+        session = self._boto.session.Session(botocore_session=_session())
         own = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         config = Config(
             connect_timeout=timeout,
@@ -279,6 +280,22 @@ def _library() -> tuple[Any, Any]:
     except ImportError:
         raise UsageError("buckets need a library; install it with: pip install 'joinfs[object]'") from None
     return boto3, botocore.exceptions
+
+
+def _session() -> Any:
+    """A session of botocore's; what it reads of S3 takes a tenth of a second, and is read once."""
+    import botocore.session  # noqa: PLC0415 - an extra
+
+    session = botocore.session.Session()
+    session.register_component("data_loader", _loader())
+    return session
+
+
+@functools.cache
+def _loader() -> Any:
+    import botocore.loaders  # noqa: PLC0415 - an extra
+
+    return botocore.loaders.create_loader()
 
 
 def _keys(credentials: Any) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Servers of S3 to test on: moto's in this process, which takes any name, and SeaweedFS, which is a real one."""
 
+import glob
 import itertools
 import json
 import os
@@ -83,14 +84,16 @@ class SeaweedFS(Server):
         identity = {"name": "j", "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         (place / "s3.json").write_text(json.dumps({"identities": [identity]}))
         (place / "data").mkdir()
-        ports = free_ports(8)
+        self.ports = ports = free_ports(8)
         names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")
         options = [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
         self.log = open(place / "log", "wb")
         self.process = subprocess.Popen(
             [
                 "setpriv", "--pdeathsig", "KILL", weed(), "server", f"-dir={place}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
-                f"-s3.config={place}/s3.json", "-volume.max=200", "-master.volumeSizeLimitMB=64", "-master.telemetry=false", *options,
+                f"-s3.config={place}/s3.json", "-volume.max=200", "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
+                # These would be at ports that all servers of this machine share.
+                "-s3.port.iceberg=0", "-s3.port.lance=0", *options,
             ],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd=place,
         )  # fmt: skip
@@ -122,3 +125,5 @@ class SeaweedFS(Server):
         self.process.kill()
         self.process.wait()
         self.log.close()
+        for path in [path for port in self.ports for path in glob.glob(f"/tmp/seaweedfs-*-{port}.sock")]:
+            os.unlink(path)

@@ -26,8 +26,12 @@ from joinfs.testing import ReadOnlyContract, StoreContract
 from tests.stores import object_servers
 
 
-class OnServer(StoreContract):
-    """The contract of a store in a place of its own."""
+class TestSeaweedFS(StoreContract):
+    scheme = "s3"
+
+    @pytest.fixture(autouse=True)
+    def served(self, seaweedfs):
+        self.server = seaweedfs
 
     def make_store(self, place):
         self.bucket, self.prefix = self.server.new_place()
@@ -39,20 +43,6 @@ class OnServer(StoreContract):
     def seed(self, place, key, content):
         self.server.put(self.bucket, self.prefix + key, content)
         return True
-
-
-class TestMoto(OnServer):
-    scheme = "s3"
-
-    @pytest.fixture(autouse=True)
-    def served(self, moto):
-        self.server = moto
-
-
-class TestSeaweedFS(OnServer):
-    @pytest.fixture(autouse=True)
-    def served(self, seaweedfs):
-        self.server = seaweedfs
 
 
 class TestReadOnly(ReadOnlyContract):
