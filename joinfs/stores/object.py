@@ -44,7 +44,7 @@ class ObjectStore(ReadingObjects):
     whole, in parts if it is large, and seen when the last is there. Attributes and metadata are
     changed, and values renamed, by the server, which copies the object; a directory is renamed by copying all that is in it,
     and then deleting it. Where the server honours conditions, what was known of one version is never written to another that
-    others put there meanwhile, and of two who ``make`` one key one is told ``KeyExists``. Of two who change but the
+    others put there meanwhile, and of two who ``make`` one value one is told ``KeyExists``. Of two who change but the
     attributes of one version at once the last wins: it is the same version to the server.
 
     A stream of a value of at most 8 MiB goes on answering it as it was; a larger one fails once it was replaced.
@@ -119,7 +119,7 @@ class ObjectStore(ReadingObjects):
         if is_directory_key(key):
             if self.exists(key.removesuffix("/")):
                 raise NotADirectory(f"{key!r} is not a directory")
-        elif self.exists(key + "/"):
+        elif self._is_above_something(key) or self._otherwise_marked(key):
             raise IsADirectory(f"{key!r} is a directory")
         return There(name, None)
 

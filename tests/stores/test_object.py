@@ -131,7 +131,7 @@ COSTS = {
     "get": (lambda store: store.get("d/a").data.read(), "GetObject HeadObject"),
     "list of two": (lambda store: list(store.list("d/")), "HeadObject HeadObject ListObjectsV2"),
     "put over": (lambda store: store.put("d/a", Stat(0o100644), data(b"new")), "HeadObject PutObject"),
-    "put of what is new": (lambda store: store.put("d/c", Stat(0o100644), data(b"new")), "HeadObject HeadObject HeadObject HeadObject ListObjectsV2 PutObject"),
+    "put of what is new": (lambda store: store.put("d/c", Stat(0o100644), data(b"new")), "HeadObject HeadObject HeadObject ListObjectsV2 PutObject"),
     "chmod": (lambda store: store.set_stat("d/a", mode=0o600), "CopyObject HeadObject"),
     "rename over": (lambda store: store.rename("d/a", "d/b"), "CopyObject DeleteObject HeadObject HeadObject HeadObject"),
     "delete": (lambda store: store.delete("d/b"), "DeleteObject HeadObject HeadObject"),
@@ -156,7 +156,7 @@ def test_who_looks_first_and_then_writes_asks_nothing_twice(place):
         missing(store, "d/new")
         with asked(store) as requests:
             store.put("d/new", Stat(0o100644), data(b"new"))
-        assert sorted(requests) == ["HeadObject", "HeadObject", "PutObject"]
+        assert requests == ["HeadObject", "PutObject"]  # the first is for the directory
 
 
 def test_what_is_listed_again_is_asked_for_only_if_it_changed(place, monkeypatch):
