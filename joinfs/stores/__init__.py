@@ -33,15 +33,18 @@ ARCHIVES = (
     (0, b"\x04\x22\x4d\x18"), (0, b"LZIP"), (0, b"\x5d\0\0"), (0, b"\x1f\x9d"),
 )  # fmt: skip
 
-Opener = Callable[[str, bool], Store]
+# What may stand after '?' beside what all take; an opener gets it by name.
+OPTIONS = {"s3": ("endpoint",)}
+
+Opener = Callable[..., Store]
 
 
 def _lazily(module: str, name: str) -> Opener:
     """An opener that imports a store's module when it is first used."""
 
-    def opener(path: str, read_only: bool) -> Store:
+    def opener(path: str, read_only: bool, **options: str) -> Store:
         cls = getattr(importlib.import_module(f"joinfs.stores.{module}"), name)
-        store: Store = cls(path, read_only=read_only)
+        store: Store = cls(path, read_only=read_only, **options)
         return store
 
     return opener
@@ -71,6 +74,7 @@ REGISTRY: dict[str, Opener] = {
     "https": _on_the_web("https"),
     "memory": _open_memory,
     "python": _open_python,
+    "s3": _lazily("object", "ObjectStore"),
     "sqlite": _lazily("sqlite", "SQLiteStore"),
     "tar": _lazily("tar", "TarStore"),
     "zip": _lazily("zip", "ZipStore"),
@@ -82,7 +86,7 @@ def open_store(spec: str | os.PathLike[str], *, read_only: bool = False, connect
 
     Args:
         spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``tar:PATH``, ``archive:PATH``,
-            ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store),
+            ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``s3://BUCKET/PREFIX``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store),
             one of another package's schemes, or the path of something that is there.
         read_only: Have it take no writes, as ``?ro`` does.
         connect: Answer it connected.
@@ -159,16 +163,21 @@ def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
     path, question, query = rest.partition("?")
     if not question:
         return opener(rest, read_only)
-    prefix = None
+    prefix, options = None, {}
     for option in query.split("&"):
         name, equals, value = option.partition("=")
         if name == "ro" and not equals:
             read_only = True
         elif name == "prefix" and value.strip("/"):
             prefix = unquote(value.strip("/"))
+        elif name in OPTIONS.get(scheme, ()) and value:
+            options[name] = unquote(value)
         else:
-            raise UsageError(f"'?{option}' is not known after a store's path; there are '?ro' and '?prefix=DIRECTORY' (a '?' in a path is '%3F')")
-    store = opener(path if scheme in WEB else unquote(path), read_only)
+            more = "".join(f", '?{other}='" for other in OPTIONS.get(scheme, ()))
+            raise UsageError(
+                f"'?{name}' is not known after a store's path; there are '?ro' and '?prefix=DIRECTORY'{more} (a '?' in a path is '%3F')"
+            )
+    store = opener(path if scheme in WEB else unquote(path), read_only, **options)
     if prefix is None:
         return store
     try:

