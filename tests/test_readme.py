@@ -1,20 +1,19 @@
 """What the README shows is so: each of its blocks is run, its example store keeps the contract, its pictures are as they are made."""
 
-import http.server
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 import joinfs
 from tests.docs import picture, recording
+from tests.stores import object_servers
 
 CHECKOUT = Path(__file__).parent.parent
 README = CHECKOUT / "README.md"
@@ -147,30 +146,27 @@ def test_an_archive_that_you_can_edit(home):
     assert (home / "release.zip").read_bytes() == before
 
 
-def test_a_web_server_and_what_is_nearby(home):
-    (home / "served/data").mkdir(parents=True)
-    (home / "served/data/table.csv").write_text("far\n")
-    (home / "served/data/other.csv").write_text("other\n")
-    (home / "served/data/FILES.json").write_text('[{"name": "table.csv"}, {"name": "other.csv"}]')
+def test_a_bucket_and_what_is_nearby(home):
+    moto = pytest.importorskip("moto.server")
     (home / "nearby").mkdir()
-    text = block("One tree over a web server and what you have nearby")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=home / "served")) as server:
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            far = typed(home, text, **{"localhost:8000": f"127.0.0.1:{server.server_port}"})
-            (home / "nearby/table.csv").write_text("near\n")
-            near = typed(home, text, **{"localhost:8000": f"127.0.0.1:{server.server_port}"})
-        finally:
-            server.shutdown()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        client = object_servers.raw_client(f"http://{host}:{port}")
+        client.create_bucket(Bucket="measurements")
+        for name in ("table.csv", "raw/1.csv"):
+            client.put_object(Bucket="measurements", Key=f"2026/{name}", Body=b"far\n")
+        text = block("One tree over a bucket and what you have nearby").replace("localhost:8333", f"{host}:{port}")
+        far = typed(home, text)
+        (home / "nearby/table.csv").write_text("near\n")
+        near = typed(home, text)
+        kept = [entry["Key"] for entry in client.list_objects_v2(Bucket="measurements")["Contents"]]
+    finally:
+        server.stop()
     assert (far, near) == ("far\n", "near\n")
-    assert not (home / "nearby/status").exists()
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """A web server that says nothing of its requests."""
-
-    def log_message(self, *_):
-        pass
+    assert kept == ["2026/raw/1.csv", "2026/table.csv"]
 
 
 # -------------------------------------------------------------------- Python
