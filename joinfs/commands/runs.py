@@ -75,25 +75,30 @@ def _show(changes: Sequence[Change]) -> None:
 
 
 def _settled(ran: Ran, stores: Sequence[str], quiet: bool) -> int:
-    """Ask what becomes of the changes; where nobody can be asked they are kept."""
+    """Ask what becomes of the changes; where nobody can be asked, or who is asked interrupts it, they are kept."""
+    try:
+        is_settled = _is_settled(ran, quiet)
+    except KeyboardInterrupt:  # at the question, or while something was printed or committed, which then was not
+        sys.stderr.write("\n")
+        is_settled = False
+    if not is_settled:
+        _keep(ran, stores)
+    return ran.code
+
+
+def _is_settled(ran: Ran, quiet: bool) -> bool:
+    """Ask, and do what is answered; False if they are to be kept."""
     while sys.stdin.isatty() and sys.stderr.isatty():
         sys.stderr.write("joinfs: [k]eep, [c]ommit, [d]iscard, or show the [p]atch? ")
         sys.stderr.flush()
-        try:
-            answer = sys.stdin.readline().strip().lower()
-        except KeyboardInterrupt:
-            sys.stderr.write("\n")
-            break
-        if answer in {"d", "discard"}:
-            return ran.code
-        if answer in {"c", "commit"} and _committed(ran, quiet):
-            return ran.code
+        answer = sys.stdin.readline().strip().lower()
+        if answer in {"d", "discard"} or (answer in {"c", "commit"} and _committed(ran, quiet)):
+            return True
         if answer in {"p", "patch"}:
             _print_patch(ran)
         if answer in {"k", "keep", ""}:
             break
-    _keep(ran, stores)
-    return ran.code
+    return False
 
 
 def _keep(ran: Ran, stores: Sequence[str]) -> None:
