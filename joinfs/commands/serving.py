@@ -75,7 +75,7 @@ def _mount_at(path: str) -> client.Mounted:
 
 def _print_status(status: dict[str, Any]) -> None:
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - status["seconds"]))
-    mode = "read-only" if status["read_only"] else f"{amount(status['bytes_free'])} free"
+    mode = "read-only" if status["read_only"] else f"{amount(status['bytes_free'])} free" if status["bytes"] else "no bounds"
     print(f"{shown(status['mountpoint'])}: {mode}, since {since}, process {status['pid']}, {counted(status['open_files'], 'open file')}")
     for layer in status["layers"]:
         _print_layer(layer)

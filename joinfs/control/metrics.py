@@ -22,7 +22,8 @@ def prometheus(status: dict[str, Any]) -> str:
 
 def _lines(status: dict[str, Any]) -> Iterator[str]:
     yield from _metric("uptime_seconds", "gauge", "Seconds since it was mounted.", status["seconds"])
-    yield from _metric("free_bytes", "gauge", "Room in the first store.", status["bytes_free"])
+    yield from _metric("free_bytes", "gauge", "Room in the first store; 0 with joinfs_bytes 0 is one without bounds.", status["bytes_free"])
+    yield from _metric("bytes", "gauge", "Room that it has, and that is taken, in all.", status["bytes"])
     yield from _metric("open_files", "gauge", "Open files.", status.get("open_files", 0))
     yield from _metric("nodes", "gauge", "Files and directories that are remembered.", status.get("nodes", 0))
     yield from _metric("staged_files", "gauge", "Files that are not in the first store yet.", len(status.get("staged", {})))

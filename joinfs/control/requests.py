@@ -177,6 +177,7 @@ def _status(request: Request) -> Iterator[Answer]:
         **request.subject.facts,
         "seconds": round(time.time() - request.subject.since),
         "layers": list(_layers(request)),
+        "bytes": usage.blocks * usage.block_size,
         "bytes_free": usage.blocks_available * usage.block_size,
         **({} if request.subject.operations is None else request.subject.operations.figures()),
     }

@@ -30,6 +30,10 @@ __all__ = ["NOW", "ROOT", "Attributes", "Caller", "DirectoryEntry", "Entry", "Li
 
 log = logging.getLogger(__name__)
 
+# What is told of a store without bounds, a pebibyte: programs that look for room before they write would not begin with none.
+_BLOCKS, _FILES = 1 << 38, 1 << 32
+UNBOUNDED = Usage(4096, _BLOCKS, _BLOCKS, _BLOCKS, _FILES, _FILES)
+
 
 class Operations(Standing, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs):
     """A mounted file system."""
@@ -147,7 +151,9 @@ class Operations(Standing, NamespaceVerbs, FileVerbs, DirectoryVerbs, XattrVerbs
 
     def statfs(self) -> Usage:
         """Answer how much room there is."""
-        return self._store.usage()
+        usage = self._store.usage()
+        is_writable = self._store.capabilities.writable and not self._settings.read_only
+        return UNBOUNDED if is_writable and not usage.blocks else usage
 
     def close(self) -> None:
         """Commit all staged data and let go of all content.

@@ -393,3 +393,12 @@ def test_df_tells_the_room_of_the_first_store(mnt, scratch):
     ours, below = os.statvfs(mnt), os.statvfs(scratch)
     assert ours.f_blocks * ours.f_frsize == below.f_blocks * below.f_frsize
     assert ours.f_namemax == 255
+
+
+def test_what_has_no_bounds_has_room(mount, lower):
+    with mount("memory:", lower) as mnt:
+        room = os.statvfs(mnt)
+        assert room.f_bavail * room.f_frsize == 1 << 50
+        assert room.f_favail > 1 << 30
+    with mount("memory:", lower, options=["-o", "ro"]) as mnt:
+        assert os.statvfs(mnt).f_bavail == 0
