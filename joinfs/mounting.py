@@ -276,9 +276,17 @@ def serve(config: MountConfig, on_ready: Callable[[str], None]) -> None:
         try:
             with _asked(join, operations, config.mountpoint, config.driver, config.options.read_only):
                 driver.serve(operations, mountpoint, config.options, ready)
+            if config.options.stats:
+                _tell_requests(operations)
             notify("STOPPING=1\nSTATUS=committing")
         except MountError as error:
             raise MountError(f"{error}: {said.text()}" if said.text() else str(error)) from error
+
+
+def _tell_requests(operations: Operations) -> None:
+    table = operations.tally.table()
+    sys.stderr.write(f"{table}\n")
+    log.info("requests:\n%s", table)
 
 
 @contextlib.contextmanager

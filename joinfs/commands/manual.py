@@ -5,10 +5,10 @@ See Also:
 """
 
 import argparse
-import re
 from collections.abc import Iterable, Iterator
 
-from joinfs.commands import Command
+from joinfs.commands.parsing import GROUPS, CommandParser, filled, parser
+from joinfs.version import VERSION
 
 # What stands before the commands, and after them.
 DESCRIPTION = """\
@@ -28,41 +28,36 @@ EXIT_STATUS = {
     "2": "It was not asked for properly.",
     "130": "It was interrupted.",
 }
+_ESCAPES = str.maketrans({"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "~": r"\(ti", "^": r"\(ha"})
 SEE_ALSO = "mount(8), umount(8), fstab(5), fuse(4), fusermount3(1), systemd.automount(5)"
 
 
-def page(version: str, groups: dict[str, dict[str, tuple[str, str]]], parsers: dict[str, argparse.ArgumentParser], commands: dict[str, Command]) -> str:
-    """Answer the manual page in the language of man(7).
-
-    Args:
-        version: joinfs's.
-        groups: The commands, by what they are for, as ``cli.GROUPS``.
-        parsers: Of each command, with its arguments.
-        commands: Each of them.
-    """
+def page() -> str:
+    """Answer the manual page in the language of man(7)."""
+    parsers = filled(parser())
     lines = [
-        f'.TH JOINFS 1 "" "joinfs {version}" "User Commands"',
+        f'.TH JOINFS 1 "" "joinfs {VERSION}" "User Commands"',
         ".SH NAME", "joinfs \\- join stores, and mount the result as a directory",
         ".SH SYNOPSIS", ".B joinfs", ".IR COMMAND \\ ...",
         ".SH DESCRIPTION", *_paragraphs(DESCRIPTION),
     ]  # fmt: skip
-    for group, members in groups.items():
+    for group, members in GROUPS.items():
         lines.append(f'.SH "{_escaped(group.upper())}"')
         for name in members:
-            lines += _command(name, parsers[name], commands[name])
+            lines += _command(name, parsers[name])
     lines += [".SH EXIT STATUS", *_terms(EXIT_STATUS.items()), ".SH ENVIRONMENT", *_terms(ENVIRONMENT.items()), ".SH SEE ALSO", _escaped(SEE_ALSO)]
     return "\n".join(lines) + "\n"
 
 
-def _command(name: str, parser: argparse.ArgumentParser, command: Command) -> Iterator[str]:
-    actions = [action for action in parser._actions if action.help != argparse.SUPPRESS and action.dest != "help"]
+def _command(name: str, own: CommandParser) -> Iterator[str]:
+    actions = [action for action in own._actions if action.help != argparse.SUPPRESS and action.dest != "help"]
     options = [action for action in actions if action.option_strings]
     words = ["[OPTION ...]"] if options else []
     words += [_positional(action) for action in actions if not action.option_strings]
-    yield f'.SS "joinfs {_escaped(" ".join([name, *words, *(["[-- ...]"] if command.takes_rest else [])]))}"'
-    yield from _paragraphs(parser.description or "")
+    yield f'.SS "joinfs {_escaped(" ".join([name, *words, *(["[-- ...]"] if own.get_default("takes_rest") else [])]))}"'
+    yield from _paragraphs(own.description or "")
     yield from _terms((_called(action), action.help or "") for action in actions if action.option_strings or action.help)
-    about, _, example = command.example.rpartition("example:\n")
+    about, _, example = str(own.epilog).rpartition("example:\n")
     yield from _literal(about)
     yield from [".PP", "Example:", ".PP", *_literal(example)]
 
@@ -97,5 +92,5 @@ def _literal(text: str) -> Iterator[str]:
 
 def _escaped(text: str) -> str:
     """Text in which nothing is taken for a request or for typography."""
-    text = re.sub(r"[\\]", r"\\e", text).replace("-", r"\-").replace("'", r"\(aq").replace("`", r"\(ga").replace("~", r"\(ti").replace("^", r"\(ha")
+    text = text.translate(_ESCAPES)
     return f"\\&{text}" if text.startswith(".") else text

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-from collections.abc import Iterator
 from typing import Any
 
 from joinfs.commands import Command
@@ -51,7 +50,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 MODULES = {name: module for group in GROUPS.values() for name, (module, _) in group.items()}
 
 
-class _CommandParser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """A parser that imports its command when it is used."""
 
     command: Command | None = None
@@ -60,7 +59,7 @@ class _CommandParser(argparse.ArgumentParser):
         self.filled()
         return super().parse_known_args(args, namespace)
 
-    def filled(self) -> "_CommandParser":
+    def filled(self) -> "CommandParser":
         """The same with its arguments."""
         if self.command is None:
             name = self.prog.split()[-1]
@@ -76,20 +75,17 @@ def parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="joinfs", description="Join stores and mount the result as a directory.", epilog=_listed(), formatter_class=form)
     top.add_argument("--version", action="version", version=f"joinfs {VERSION}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS, parser_class=_CommandParser)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS, parser_class=CommandParser)
     for group in GROUPS.values():
         for name, (_, sentence) in group.items():
             commands.add_parser(name, help=sentence, description=f"{sentence[0].upper()}{sentence[1:]}.", formatter_class=form)
     return top
 
 
-def filled_parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Yield each command's name and its parser, with its arguments; the first is of no command, and has all others."""
-    top = parser()
-    yield "", top
+def filled(top: argparse.ArgumentParser) -> dict[str, CommandParser]:
+    """Answer the parser of each command by its name, of what ``parser`` answered, with its arguments."""
     (commands,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))
-    for name, one in commands.choices.items():
-        yield name, one.filled()
+    return {name: one.filled() for name, one in commands.choices.items()}
 
 
 def _listed() -> str:

@@ -1,16 +1,14 @@
 """Commands that help at a shell: completion, and the manual page."""
 
 import argparse
-import importlib
 import shutil
 import subprocess
 import sys
 
 from joinfs.commands import Command
 from joinfs.commands.manual import page
-from joinfs.commands.parsing import GROUPS, MODULES, filled_parsers
+from joinfs.commands.parsing import filled, parser
 from joinfs.errors import UsageError
-from joinfs.version import VERSION
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 COMPLETION_EXAMPLE = """\
@@ -33,8 +31,8 @@ _FILES = {"STORE", "FILE", "F", "SOURCE", "STORE|MOUNTPOINT", "STORE ... MOUNTPO
 _DIRECTORIES = {"MOUNTPOINT", "DIR"}
 
 
-def _completion_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+def _completion_arguments(own: argparse.ArgumentParser) -> None:
+    own.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
 
 
 def _completion(given: argparse.Namespace) -> int:
@@ -42,32 +40,26 @@ def _completion(given: argparse.Namespace) -> int:
         import shtab  # noqa: PLC0415 - an extra
     except ImportError:
         raise UsageError("joinfs completion needs shtab; install it with: pip install 'joinfs[completion]'") from None
-    parsers = dict(filled_parsers())
-    for action in (action for parser in parsers.values() for action in parser._actions):
+    top = parser()
+    for action in (action for one in (top, *filled(top).values()) for action in one._actions):
         if action.dest == "command":
             action.help = None  # --help lists them by itself; what it is not to show, shtab leaves out
         if action.metavar in _FILES | _DIRECTORIES:
             action.complete = shtab.FILE if action.metavar in _FILES else shtab.DIRECTORY  # type: ignore[attr-defined]
-    print(shtab.complete(parsers[""], given.shell))
+    print(shtab.complete(top, given.shell))
     return 0
 
 
-def _no_arguments(parser: argparse.ArgumentParser) -> None:
+def _no_arguments(_: argparse.ArgumentParser) -> None:
     pass
 
 
 def _manual(_: argparse.Namespace) -> int:
-    text = manual()
+    text = page()
     if sys.stdout.isatty() and shutil.which("man"):
         return subprocess.run(["man", "-l", "-"], input=text, text=True, check=False).returncode
     print(text, end="")
     return 0
-
-
-def manual() -> str:
-    """Answer the manual page, as man(1) reads it."""
-    commands = {name: importlib.import_module(f"joinfs.commands.{module}").COMMANDS[name] for name, module in MODULES.items()}
-    return page(VERSION, GROUPS, dict(filled_parsers()), commands)
 
 
 COMMANDS = {

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -65,9 +64,6 @@ class DevfuseDriver:
     ) -> None:
         with tracing(operations, options, "devfuse") as trace:
             self._serve(operations, mountpoint, options, on_ready, trace)
-        if options.stats:
-            sys.stderr.write(f"{operations.tally.table()}\n")
-            log.info("requests:\n%s", operations.tally.table())
 
     def _serve(
         self, operations: Operations, mountpoint: str, options: MountOptions, on_ready: Callable[[], None], trace: Trace | None

@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import stat as stat_module
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -300,9 +299,6 @@ class FusepyDriver:
                 raise MountError(f"libfuse could not mount on {mountpoint}") from error
             finally:
                 _ignore_broken_pipes()
-        if options.stats:
-            sys.stderr.write(f"{operations.tally.table()}\n")
-            log.info("requests:\n%s", operations.tally.table())
 
     def _flags(self, operations: Operations, options: MountOptions) -> dict[str, Any]:
         """libfuse's options. fusepy hands on those that are True."""

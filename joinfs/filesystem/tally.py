@@ -20,7 +20,7 @@ class Row(NamedTuple):
 
 
 class Tally:
-    """Counts of requests. Counting one takes less than a microsecond, so it is always done."""
+    """Counts of requests. Counting one takes about a microsecond, so it is always done."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -8,7 +8,6 @@ import base64
 import contextlib
 import io
 import stat as stat_module
-import tempfile
 import threading
 import time
 from abc import abstractmethod
@@ -21,7 +20,8 @@ from joinfs.stores.escape import is_piece, unescape
 from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
 from joinfs.stores.metadata import copied, has_all, selected, unshared
 from joinfs.stores.names import ROOT_MARKER, NameTree
-from joinfs.stores.value import NANOSECONDS, Capabilities, Metadata, Stat, Value, binary, new_stat, now
+from joinfs.stores.spooling import spooled
+from joinfs.stores.value import NANOSECONDS, Capabilities, Metadata, Stat, Value, new_stat, now
 
 STAT = "joinfs.stat"
 XATTRS = "joinfs.xattrs"
@@ -232,11 +232,8 @@ class FlatStore(Store):
 
     @contextlib.contextmanager
     def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
-        with tempfile.SpooledTemporaryFile(buffer_size) as spool:
-            while data is not None and (piece := binary(data.read(buffer_size))):
-                spool.write(piece)
-            spool.seek(0)
-            yield spool  # type: ignore[misc]
+        with spooled(data, buffer_size) as spool:
+            yield spool
 
     def _put(
         self,

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import stat as stat_module
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -25,7 +24,8 @@ from joinfs.stores.object_bucket import Changed, Found
 from joinfs.stores.object_listing import HADOOP
 from joinfs.stores.object_names import is_beside
 from joinfs.stores.object_reading import ReadingObjects, There, is_directory
-from joinfs.stores.value import Capabilities, Metadata, Stat, binary, new_stat, now
+from joinfs.stores.spooling import spooled
+from joinfs.stores.value import Capabilities, Metadata, Stat, new_stat, now, remaining
 from joinfs.stores.whole import is_plain_file
 
 # How often a change of attributes is tried again because others were first.
@@ -73,11 +73,8 @@ class ObjectStore(ReadingObjects):
         if data is None or isinstance(data, io.BytesIO) or is_plain_file(data):
             yield data
             return
-        with tempfile.SpooledTemporaryFile(buffer_size) as spool:
-            while piece := binary(data.read(buffer_size)):
-                spool.write(piece)
-            spool.seek(0)
-            yield spool  # type: ignore[misc]
+        with spooled(data, buffer_size) as spool:
+            yield spool
 
     def _put(
         self,
@@ -102,7 +99,7 @@ class ObjectStore(ReadingObjects):
                 self._markers.put(name, headers)
             else:
                 content = io.BytesIO() if data is None else data
-                size = self._bucket.put(name, content, headers, {}, _length(content), etag)
+                size = self._bucket.put(name, content, headers, {}, max(remaining(content), 0), etag)
         finally:
             self._known.forget(name)
         if there.found is None:
@@ -338,14 +335,3 @@ class ObjectStore(ReadingObjects):
 def is_marker(found: Found, name: str) -> bool:
     """Whether an object is but the marker of a directory; others may have put data there too."""
     return name.endswith("/") and found.size == 0
-
-
-def _length(data: BinaryIO) -> int:
-    """How much a stream has, as far as that can be told; parts are made no smaller than that needs."""
-    try:
-        here = data.tell()
-        size = data.seek(0, io.SEEK_END) - here
-        data.seek(here)
-    except (OSError, ValueError):
-        return 0
-    return size

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from joinfs.errors import AccessDenied, NameTooLong, OutOfSpace, StoreError, StoreUnavailable, UsageError
 from joinfs.stores.object_markers import told
-from joinfs.stores.value import MEBIBYTE, NANOSECONDS, binary
+from joinfs.stores.value import MEBIBYTE, NANOSECONDS, exactly
 
 # Bytes of one part of a large object. S3 takes 10,000 parts.
 PART = 8 * MEBIBYTE
@@ -205,7 +205,7 @@ class Bucket:
             Changed: Another version is there.
         """
         part = max(PART, -(-size // (MOST_PARTS - 1)))
-        first = _exactly(data, part)
+        first = exactly(data, part, part)
         given = {"Bucket": self._name, "Key": name, "Metadata": headers, **system}
         if len(first) == part:
             return self._put_parts(given, data, first)
@@ -222,7 +222,7 @@ class Bucket:
             while piece:
                 size += len(piece)
                 yield client.upload_part(Body=piece, **place)
-                piece = _exactly(data, part)
+                piece = exactly(data, part, part)
 
         self._in_parts(given, send)
         return size
@@ -343,15 +343,6 @@ def _date(text: str) -> int:
 
 def _listed(entry: Any) -> Listed:
     return Listed(entry["Key"], entry["Size"], entry.get("ETag", ""), _nanoseconds(entry["LastModified"]))
-
-
-def _exactly(data: BinaryIO, size: int) -> bytes:
-    """So many bytes of a stream, which may give fewer at a time; fewer only at its end."""
-    pieces = []
-    while size and (piece := binary(data.read(size))):
-        pieces.append(piece)
-        size -= len(piece)
-    return b"".join(pieces)
 
 
 def _copied(client: Any, place: dict[str, Any], source: dict[str, Any], size: int) -> Iterator[Any]:

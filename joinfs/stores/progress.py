@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from joinfs.events import StoreProgressEndEvent, StoreProgressStartEvent, StoreProgressStepEvent
 from joinfs.stores.metadata import unshared
-from joinfs.stores.value import binary
+from joinfs.stores.value import binary, remaining
 
 if TYPE_CHECKING:
     from joinfs.stores.base import Store
@@ -30,7 +30,7 @@ class _Reporting(io.RawIOBase):
             "metadata": metadata,
             "operation_id": next(_operations),
             "message": f"moving the data of {key}",
-            "total": _length(data),
+            "total": remaining(data),
         }
 
     def emit(self, cls: Any, **more: Any) -> None:
@@ -69,17 +69,6 @@ def _reported(stream: _Reporting) -> Iterator[BinaryIO | None]:
         stream.emit(StoreProgressEndEvent, failed=True)
         raise
     stream.emit(StoreProgressEndEvent)
-
-
-def _length(data: BinaryIO) -> int:
-    """How many bytes are to come; -1 if that cannot be told."""
-    try:
-        here = data.tell()
-        length = data.seek(0, io.SEEK_END) - here
-        data.seek(here)
-    except (AttributeError, OSError, ValueError):
-        return -1
-    return length
 
 
 class Work:

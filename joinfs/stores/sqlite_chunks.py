@@ -11,7 +11,7 @@ from typing import BinaryIO
 from joinfs.stores.sqlite_connections import Connections
 from joinfs.stores.sqlite_nodes import Damaged, find_file, metadata_from
 from joinfs.stores.sqlite_schema import explained
-from joinfs.stores.value import MEBIBYTE, Opened, RangeStream, binary
+from joinfs.stores.value import MEBIBYTE, Opened, RangeStream, exactly
 
 # Part of the file format: chunk n of a value begins at n * CHUNK.
 CHUNK = 256 << 10
@@ -39,19 +39,10 @@ class Source(io.RawIOBase):
         self._ahead = ahead
 
     def _blocks(self, data: BinaryIO) -> Iterator[bytes]:
-        while block := self._block(data):
+        while block := exactly(data, CHUNK, self._step):
             yield block
             if len(block) < CHUNK:
                 return
-
-    def _block(self, data: BinaryIO) -> bytes:
-        """The next CHUNK bytes, however few a read gives; fewer only at the end."""
-        pieces = []
-        missing = CHUNK
-        while missing and (piece := binary(data.read(min(self._step, missing)))):
-            pieces.append(piece)
-            missing -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def write_chunks(self, db: sqlite3.Connection, node: int) -> int:
         """Write the blocks as the chunks of a node that has none; answer the bytes written."""

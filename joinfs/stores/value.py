@@ -171,6 +171,26 @@ def drained(data: BinaryIO, buffer_size: int) -> bytes:
     return b"".join(iter(lambda: binary(data.read(buffer_size)), b""))
 
 
+def exactly(data: BinaryIO, size: int, buffer_size: int) -> bytes:
+    """Answer the next ``size`` bytes of a stream, however few a read gives; fewer only at its end. Errors as for ``binary``."""
+    pieces = []
+    while size and (piece := binary(data.read(min(buffer_size, size)))):
+        pieces.append(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def remaining(data: BinaryIO) -> int:
+    """Answer how many bytes of a stream are to come; -1 if that cannot be told."""
+    try:
+        here = data.tell()
+        length = data.seek(0, io.SEEK_END) - here
+        data.seek(here)
+    except (AttributeError, OSError, ValueError):
+        return -1
+    return length
+
+
 def now() -> int:
     """Nanoseconds since the epoch."""
     return time.time_ns()
