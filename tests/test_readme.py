@@ -1,9 +1,7 @@
 """What the README shows is so: each of its blocks is run, its example store keeps the contract, its pictures are as they are made."""
 
-import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import joinfs
+from tests.conftest import lacking
 from tests.docs import picture, recording
+from tests.mounted.conftest import mounts_below
 from tests.stores import object_servers
 
 CHECKOUT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ def home(tmp_path, monkeypatch):
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
     except OSError:
-        pytest.fail("CI lacks /dev/fuse") if os.environ.get("CI") else pytest.skip("needs /dev/fuse")
+        lacking("/dev/fuse")
     for name in ("data/src", "mnt", "project"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "data/src/main.c").write_text("int main(void) { return 0; }\n")
@@ -46,9 +46,8 @@ def home(tmp_path, monkeypatch):
     (tmp_path / "project/main.txt").write_text("program\n")
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
-        if line.split()[1].startswith(f"{tmp_path}/"):
-            subprocess.run(["umount", "-l", line.split()[1]], check=False, timeout=TIMEOUT)
+    for mountpoint in mounts_below(tmp_path):
+        subprocess.run(["umount", "-l", mountpoint], check=False, timeout=TIMEOUT)
 
 
 def zipped(path, files):
@@ -123,9 +122,8 @@ def test_a_sandbox_for_a_build(home):
     assert subprocess.run(["tar", "xzOf", home / "build.tar.gz", "program"], capture_output=True, check=True, timeout=TIMEOUT).stdout == b"program\n"
 
 
-def test_a_container_image(home):
-    if not shutil.which("umoci"):
-        pytest.fail("CI lacks umoci") if os.environ.get("CI") else pytest.skip("needs umoci (apt-get install umoci)")
+def test_a_container_image(home, need):
+    need("umoci")
     (home / "root/etc").mkdir(parents=True)
     (home / "root/etc/os-release").write_text('PRETTY_NAME="Debian"\n')
     for command in ("init --layout oci", "new --image oci:latest", "insert --rootless --image oci:latest root/etc /etc"):
@@ -147,24 +145,20 @@ def test_an_archive_that_you_can_edit(home):
 
 
 def test_a_bucket_and_what_is_nearby(home):
-    moto = pytest.importorskip("moto.server")
-    (home / "nearby").mkdir()
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
     try:
-        host, port = server.get_host_and_port()
-        client = object_servers.raw_client(f"http://{host}:{port}")
-        client.create_bucket(Bucket="measurements")
+        import moto.server  # noqa: F401
+    except ImportError as error:
+        lacking(f"moto[server]: {error}")
+    (home / "nearby").mkdir()
+    with object_servers.moto() as server:
+        server.client.create_bucket(Bucket="measurements")
         for name in ("table.csv", "raw/1.csv"):
-            client.put_object(Bucket="measurements", Key=f"2026/{name}", Body=b"far\n")
-        text = block("One tree over a bucket and what you have nearby").replace("localhost:8333", f"{host}:{port}")
+            server.put("measurements", f"2026/{name}", b"far\n")
+        text = block("One tree over a bucket and what you have nearby").replace("http://localhost:8333", server.endpoint)
         far = typed(home, text)
         (home / "nearby/table.csv").write_text("near\n")
         near = typed(home, text)
-        kept = [entry["Key"] for entry in client.list_objects_v2(Bucket="measurements")["Contents"]]
-    finally:
-        server.stop()
+        kept = server.names("measurements")
     assert (far, near) == ("far\n", "near\n")
     assert kept == ["2026/raw/1.csv", "2026/table.csv"]
 
@@ -209,7 +203,7 @@ def test_a_store_of_your_own_is_short():
 
 
 def test_the_picture_is_as_it_is_drawn():
-    assert picture.PLACE.read_text() == picture.drawn(), "draw it anew: python tests/docs/picture.py"
+    assert picture.PLACE.read_text() == picture.drawn(), "draw it anew: python -m tests.docs.picture"
 
 
 @pytest.mark.parametrize("name", recording.SCREENS)
@@ -218,7 +212,7 @@ def test_the_screens_show_what_the_commands_print(name, home):
         pytest.skip("needs root, who recorded them")
     svg = (recording.HERE / f"{name}.svg").read_text()
     fresh = recording.text_of(recording.drawn(recording.recorded(name), f"joinfs {name}"))
-    assert recording.text_of(svg) == fresh, "make them anew: python tests/docs/recording.py"
+    assert recording.text_of(svg) == fresh, "make them anew: python -m tests.docs.recording"
 
 
 def test_what_the_readme_links_to_is_there():

@@ -9,8 +9,9 @@ import pytest
 
 import joinfs
 from joinfs.cli import main
-from joinfs.commands.parsing import GROUPS, filled_parsers
-from joinfs.commands.shell import manual
+from joinfs.commands.manual import page as manual
+from joinfs.commands.parsing import GROUPS, filled, parser
+from tests.conftest import lacking
 
 CHECKOUT = Path(joinfs.__file__).parent.parent
 PAGE = Path(joinfs.__file__).with_name("joinfs.1")
@@ -78,16 +79,16 @@ def test_without_shtab_it_is_said_how_to_get_it(monkeypatch, capsys):
 def test_the_page_that_is_installed_says_what_help_says():
     assert PAGE.read_text() == manual(), "make it anew: joinfs manual > joinfs/joinfs.1"
     page = PAGE.read_text().replace("\\-", "-").replace("\\(aq", "'")
-    for name, parser in filled_parsers():
-        for action in parser._actions if name else ():
+    for own in filled(parser()).values():
+        for action in own._actions:
             if action.help and action.help != "==SUPPRESS==" and action.dest != "help":
                 assert action.help in page
-        assert (parser.description or "").rstrip(".") in page or not name
+        assert own.description.rstrip(".") in page
 
 
 def test_man_finds_nothing_wrong_with_it():
     if not shutil.which("groff"):
-        pytest.skip("needs groff (apt-get install groff)")
+        lacking("groff (apt-get install groff)")
     done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z", PAGE], capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr == ""
 

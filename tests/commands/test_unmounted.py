@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import pty
 import shutil
 import signal
 import sqlite3
@@ -17,6 +16,7 @@ import pytest
 
 import joinfs
 from joinfs.commands.parsing import GROUPS
+from tests import terminals
 
 JOINFS = [sys.executable, "-m", "joinfs"]
 TIMEOUT = 60
@@ -338,23 +338,14 @@ def test_what_is_wrong_with_a_file_is_one_sentence(run, place, text, words):
 
 def on_terminal(arguments, place, until=b"", interrupt=False, environment=None):
     """Run a command on a terminal; answer what it showed, and its exit code."""
-    ours, its = pty.openpty()
-    process = subprocess.Popen([*JOINFS, *arguments], cwd=place, stdin=its, stdout=its, stderr=its, env=environment, start_new_session=True)
-    os.close(its)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # it has ended
-            break
-        if not piece:
-            break
-        shown += piece
+
+    def react(shown, _, process):
+        nonlocal interrupt
         if interrupt and until in shown:
             interrupt = False
             process.send_signal(signal.SIGINT)
-    os.close(ours)
-    return shown.decode(errors="replace"), process.wait(TIMEOUT)
+
+    return terminals.on_terminal([*JOINFS, *arguments], react, cwd=place, env=environment)
 
 
 def test_colours_are_for_terminals_that_want_them(place, changed):

@@ -1,4 +1,4 @@
-"""The picture in the README: what a join is. ``python tests/docs/picture.py`` draws it anew."""
+"""The picture in the README: what a join is. ``python -m tests.docs.picture`` draws it anew."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,19 +1,19 @@
-"""The screens in the README, made by running the commands on a terminal. ``python tests/docs/recording.py`` makes them anew."""
+"""The screens in the README, made by running the commands on a terminal. ``python -m tests.docs.recording`` makes them anew."""
 
 import html
 import os
-import pty
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from tests.terminals import answering, on_terminal
 
 HERE = Path(__file__).parent
 COLUMNS = 92
-PROMPT = b"[p]atch? "
+PROMPT = b"[p]atch?"
 SECONDS = 60
 # The name of each screen; what is typed, and what is answered when something is asked.
 SCREENS = {
@@ -67,38 +67,10 @@ def _typed(place: Path, line: str, answers: str) -> str:
     if "XDG_RUNTIME_DIR" in os.environ:
         environment["XDG_RUNTIME_DIR"] = os.environ["XDG_RUNTIME_DIR"]
     script = f"cd \"$(cat {place}/cwd)\"; {line.replace('/mnt/data', str(place / 'mnt'))}; code=$?; pwd > {place}/cwd; [ $code = 0 ]"
-    ours, its = pty.openpty()
-    process = subprocess.Popen(["sh", "-c", script], stdin=its, stdout=its, stderr=its, env=environment, start_new_session=True)
-    os.close(its)
-    try:
-        shown = _conversation(ours, [f"{answer}\n" for answer in answers.split()])
-        if process.wait(SECONDS):
-            raise RuntimeError(f"{line} failed: {shown}")
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-    return shown
-
-
-def _conversation(ours: int, answers: list[str]) -> str:
-    shown, end = b"", time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        try:
-            piece = os.read(ours, 4096)
-        except OSError:  # nobody has the other end any more
-            break
-        if not piece:
-            break
-        shown += piece
-        if answers and shown.endswith(PROMPT):
-            os.write(ours, answers.pop(0).encode())
-    return shown.decode().replace("\r\n", "\n")
-
-
-def written(shown: str) -> str:
-    """What was shown without its colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    shown, code = on_terminal(["sh", "-c", script], answering(PROMPT, answers.encode().split()), env=environment)
+    if code:
+        raise RuntimeError(f"{line} failed: {shown}")
+    return shown.replace("\r\n", "\n")
 
 
 def drawn(shown: str, title: str) -> str:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from joinfs.errors import InvalidArgument
 from joinfs.filesystem import acl
+from tests.conftest import lacking
 
 NOBODY_NAMED = 0xFFFFFFFF
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32
@@ -53,12 +54,6 @@ NAMING = packed(
     entry(USER_OBJ, 7), entry(USER, 6, 1000), entry(GROUP_OBJ, 7), entry(GROUP, 5, 50), entry(MASK, 5), entry(OTHER, 1)
 )
 MASKED = packed(entry(USER_OBJ, 6), entry(GROUP_OBJ, 7), entry(MASK, 3), entry(OTHER, 5))
-
-
-def lacking(what):
-    if os.environ.get("CI"):
-        pytest.fail(f"CI lacks {what}")
-    pytest.skip(f"needs {what}")
 
 
 @pytest.fixture(scope="module")

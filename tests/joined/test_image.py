@@ -17,6 +17,7 @@ import joinfs
 from joinfs.errors import CorruptStore, StoreUnavailable, UsageError
 from joinfs.joined.image import ImageStore
 from joinfs.testing import ReadOnlyContract
+from tests.conftest import lacking
 
 TIME = 1_500_000_000
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -25,12 +26,6 @@ ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), p
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def lacking(what):
-    if os.environ.get("CI"):
-        pytest.fail(f"CI lacks {what}")
-    pytest.skip(f"needs {what}")
 
 
 def need(program):

@@ -13,15 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import lacking
+
 NOBODY = 65534
 CHECKOUT = Path(__file__).resolve().parents[2]
 TIMEOUT = 60
-
-
-def lacking(what):
-    if os.environ.get("CI"):
-        pytest.fail(f"CI lacks {what}")
-    pytest.skip(f"needs {what}")
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from tests.mounted.conftest import lacking
+from tests.conftest import lacking
 
 pytestmark = pytest.mark.parametrize(
     ("user", "driver", "upper"),

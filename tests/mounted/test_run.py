@@ -1,7 +1,6 @@
 """Commands that are run in a view of their own. SEMANTICS.md, Running a command."""
 
 import os
-import pty
 import shutil
 import signal
 import subprocess
@@ -13,8 +12,10 @@ from pathlib import Path
 import pytest
 
 import joinfs
+from tests import terminals
 from tests.mounted.conftest import TIMEOUT
 from tests.mounted.test_tools import GIT
+from tests.terminals import answering
 
 
 @pytest.fixture
@@ -154,25 +155,16 @@ def test_python_runs_commands_too(place, user):
 
 def on_terminal(run, place, arguments, answers=(), interrupt=None):
     """Run it on a terminal, as root; answer what was shown, and its exit code."""
-    ours, its = pty.openpty()
-    process = subprocess.Popen([*run.command, *arguments], cwd=place, stdin=its, stdout=its, stderr=its, env=run.environment, start_new_session=True)
-    os.close(its)
-    shown, answers = b"", list(answers)
-    while True:
-        try:
-            piece = os.read(ours, 4096)
-        except OSError:
-            break
-        if not piece:
-            break
-        shown += piece
-        if answers and shown.rstrip().endswith(b"[p]atch?"):
-            os.write(ours, answers.pop(0) + b"\n")
+    answer = answering(b"[p]atch?", answers)
+
+    def react(shown, terminal, process):
+        nonlocal interrupt
+        answer(shown, terminal, process)
         if interrupt is not None and interrupt in shown:
             interrupt = None
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    os.close(ours)
-    return shown.decode(), process.wait(TIMEOUT)
+
+    return terminals.on_terminal([*run.command, *arguments], react, cwd=place, env=run.environment)
 
 
 @pytest.mark.parametrize(("answers", "there"), [([b"d"], False), ([b"what", b"p", b"c"], True), ([b"k"], False), ([b""], False)])

@@ -1,6 +1,6 @@
 """Servers to test on: real ones, and one that misbehaves as a test says."""
 
-import logging
+import contextlib
 import os
 import shutil
 import socket
@@ -193,16 +193,12 @@ def scripted():
 
 @pytest.fixture(scope="session")
 def running_moto():
-    try:
-        from moto.server import ThreadedMotoServer
-    except ImportError as error:
-        lacking(f"moto[server]: {error}")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield object_servers.Server(f"http://{host}:{port}")
-    server.stop()
+    with contextlib.ExitStack() as ending:
+        try:
+            server = ending.enter_context(object_servers.moto())
+        except ImportError as error:
+            lacking(f"moto[server]: {error}")
+        yield server
 
 
 @pytest.fixture(scope="session")

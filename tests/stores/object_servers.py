@@ -1,8 +1,10 @@
 """Servers of S3 to test on: moto's in this process, which takes any name, and SeaweedFS, which is a real one."""
 
+import contextlib
 import glob
 import itertools
 import json
+import logging
 import os
 import shutil
 import socket
@@ -58,6 +60,21 @@ class Server:
 
     def metadata(self, bucket, name):
         return self.client.head_object(Bucket=bucket, Key=name)["Metadata"]
+
+
+@contextlib.contextmanager
+def moto():
+    """A server of moto's in this process. ImportError: it is not installed."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield Server(f"http://{host}:{port}")
+    finally:
+        server.stop()
 
 
 def weed():
