@@ -133,21 +133,35 @@ def _told(operations: Operations, session: Session, writes_back: bool) -> Iterat
 
 @contextlib.contextmanager
 def _ended_by_signals(session: Session, mountpoint: str) -> Iterator[None]:
-    """Have the signals that end a program end the mount, in the main thread; elsewhere they are somebody else's."""
+    """Have the signals that end a program end the mount, in the main thread; elsewhere they are somebody else's.
+
+    A thread of its own waits for them. A handler in Python would run in the main thread alone, which may be waiting
+    while the kernel gives the signal to another, and which may hold what it takes to start a thread.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def end(_number: int, _frame: object) -> None:
-        # In a thread: this one may be needed to answer what unmounting asks for.
-        threading.Thread(target=_end, args=(session, mountpoint), name="joinfs end", daemon=True).start()
-
-    saved = {number: signal.signal(number, end) for number in _SIGNALS}
+    receiving, sending = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(sending, False)
+    thread = threading.Thread(target=_end_at_signal, args=(receiving, session, mountpoint), name="joinfs end", daemon=True)
+    thread.start()
+    saved_descriptor = signal.set_wakeup_fd(sending, warn_on_full_buffer=False)
+    # Not SIG_IGN: that would be inherited by the programs that we start.
+    saved = {number: signal.signal(number, lambda _number, _frame: None) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, handler in saved.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(saved_descriptor)
+        os.close(sending)  # which ends the thread, and that closes its end
+
+
+def _end_at_signal(receiving: int, session: Session, mountpoint: str) -> None:
+    with os.fdopen(receiving, "rb", buffering=0) as signals:
+        while number := signals.read(1):
+            if number[0] in _SIGNALS:
+                _end(session, mountpoint)
 
 
 def _end(session: Session, mountpoint: str) -> None:

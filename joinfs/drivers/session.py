@@ -81,7 +81,7 @@ class Session:
         self._in_hand: dict[int, _Asked] = {}
         self._ended = False
         self._notifying = threading.Lock()
-        self._closed = False
+        self._is_silent = False
         self.has_epochs = False
         self._requests: dict[int, wire.Request] = {}
         self._verbs: KernelVerbs
@@ -129,14 +129,19 @@ class Session:
             thread.join()
 
     def stop(self) -> None:
-        """Have ``serve`` return after the next request that comes, whatever there still is of the mount."""
+        """Have ``serve`` return after the next request that comes, whatever there still is of the mount.
+
+        Not from a thread that answers requests.
+        """
+        with self._notifying:  # what the kernel is being told may need answers of ours, which it still gets
+            self._is_silent = True
         self._ended = True
 
     def notify(self, message: bytes) -> None:
         """Tell the kernel something unasked. Not from a thread that answers requests: the kernel may wait for those."""
         try:
             with self._notifying:
-                if not self._closed:
+                if not self._is_silent:
                     os.write(self._device, message)
         except OSError as error:
             # It does not know the node or the name; or the mount is going.
@@ -153,7 +158,7 @@ class Session:
         if not self._notifying.acquire(blocking=False):  # who has it may be waiting for an answer of ours
             return
         try:
-            message = b"" if self._closed else make()
+            message = b"" if self._is_silent else make()
             if message:
                 os.write(self._device, message)
         except OSError as error:
@@ -164,7 +169,7 @@ class Session:
     def close(self) -> None:
         """Let go of the device, when nobody tells the kernel anything any more: another file may get its number."""
         with self._notifying:
-            self._closed = True
+            self._is_silent = True
             os.close(self._device)
 
     # ---------------------------------------------------------------- reading

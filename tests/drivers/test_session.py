@@ -5,6 +5,7 @@ SEMANTICS.md, Errors; Threads; Waiting.
 
 import contextlib
 import errno
+import fcntl
 import io
 import os
 import signal
@@ -12,6 +13,7 @@ import socket
 import stat
 import struct
 import subprocess
+import termios
 import threading
 import time
 
@@ -67,7 +69,12 @@ class Kernel:
         return error, reply
 
     def rest(self):
-        """Send nothing more, and answer all replies that come until the session has ended."""
+        """Send nothing more, and answer all replies that come until the session has ended.
+
+        A socket that was found empty, and then gets a message and the end, may tell of the end first (unix(7)'s SOCK_SEQPACKET, not
+        blocking); so the end is sent when all messages have been taken.
+        """
+        until(lambda: self._untaken() == 0)
         self.sock.shutdown(socket.SHUT_WR)
         replies = []
         while True:
@@ -75,6 +82,10 @@ class Kernel:
             if not message:
                 return replies
             replies.append(OUT_HEADER.unpack_from(message))
+
+    def _untaken(self):
+        """How much of what was sent the session has not read, if only whether it is nothing."""
+        return struct.unpack("=i", fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4)))[0]
 
     def init(self, minor=45, offered=WANTED, readahead=131_072):
         body = struct.pack("=IIII", 7, minor, readahead, offered & 0xFFFFFFFF)
