@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from joinfs.errors import NotConnected
-from joinfs.stores.archive_index import ArchiveIndex, Places, components
+from joinfs.stores.archive_index import ArchiveIndex, Places, components, targets
 from joinfs.stores.indexed import IndexedStore
 from joinfs.stores.libarchive import Cursor, Member, version
 from joinfs.stores.passing import OpenMembers
@@ -69,6 +69,7 @@ class ArchiveStore(IndexedStore):
         with contextlib.closing(self._begin(file)) as cursor:
             while cursor.go_to(cursor.number + 1):
                 _take_in(index, file, cursor, cursor.member(self._default_owner()))
+        index.link_late()
 
     def _read(self, file: RandomAccess, stat: Stat, places: Places, offset: int, size: int) -> bytes:
         """The same. The place is ``(number of the member,)``, and where its data begins, if it is in the file as it is."""
@@ -92,6 +93,11 @@ def _take_in(index: ArchiveIndex, file: RandomAccess, cursor: Cursor, member: Me
         stat = stat._replace(size=cursor.count())
     parts = parts or [member.name]  # it is called like the root
     places: Places = [(cursor.number,) if start is None else (cursor.number, start)]
-    if member.link is None or not index.link(parts, components(member.link), stat.size, places):
-        inline = (member.target or "").encode("utf-8", "surrogateescape")
-        index.put(parts, stat, places if stat.is_file else inline, member.metadata, member.xattrs)
+    if member.link is not None:
+        if any(index.link(parts, target, stat.size, places) for target in targets(member.link)):
+            return
+        if not stat.size:
+            index.leave_out(member.name, member.link)
+            return
+    inline = (member.target or "").encode("utf-8", "surrogateescape")
+    index.put(parts, stat, places if stat.is_file else inline, member.metadata, member.xattrs)

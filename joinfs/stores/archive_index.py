@@ -2,7 +2,7 @@
 
 It is the database of an ``SQLiteStore`` with one difference: in place of a file's data its node has what the
 kind of archive needs to find the data, as a JSON list of rows of numbers.
-A directory that no member tells of has a device number.
+A directory that no member tells of has a device number. What of the archive is not shown is in a node without a name.
 Indexes are kept for the next time, named by what they were made of.
 """
 
@@ -26,10 +26,12 @@ from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.sqlite_schema import ROOT_NODE
 from joinfs.stores.value import Stat
 
-FORMAT = 4
+FORMAT = 5
 DAY = 86_400
 KEPT_DAYS = 60
 IMPLIED = 1
+# The node, with no name, that has which members were left out; at most so many are told.
+LEFT_OUT, MOST_LEFT_OUT = -1, 10_000
 # How far the indexing is is told each time that so many members were taken in.
 MEMBERS_TOLD = 1000
 Places = list[tuple[int, ...]]
@@ -49,6 +51,7 @@ class ArchiveIndex:
         self._implied = implied
         self._told, self._count = told, 0
         self._directories: dict[tuple[int, bytes], int] = {}
+        db.execute("CREATE TEMP TABLE left_out (name BLOB, target BLOB)")
         self.put_directory([], implied._replace(rdev=IMPLIED), {}, {})
 
     def put_directory(
@@ -95,6 +98,22 @@ class ArchiveIndex:
         self._name(parent, name, found[0], old)
         self._db.execute("UPDATE node SET nlink = nlink + 1 WHERE id = ?", (found[0],))
         return True
+
+    def leave_out(self, name: str, target: str) -> None:
+        """A further name for a file that is not there, or not yet."""
+        self._db.execute("INSERT INTO left_out (name, target) VALUES (?, ?)", (nodes.encoded(name), nodes.encoded(target)))
+
+    def link_late(self) -> None:
+        """Make the further names that were left out for files that came after them; keep, for who checks, which could not be made."""
+        for order in ("ASC", "DESC"):  # they may be names of each other
+            for row, name, target in self._db.execute(f"SELECT rowid, name, target FROM left_out ORDER BY rowid {order}").fetchall():
+                parts = components(_decoded(name))
+                if self._find(parts) is not None or any(self.link(parts, found) for found in targets(_decoded(target))):
+                    self._db.execute("DELETE FROM left_out WHERE rowid = ?", (row,))
+        rows = self._db.execute("SELECT name, target FROM left_out LIMIT ?", (MOST_LEFT_OUT,)).fetchall()
+        if rows:
+            node = nodes.add_node(self._db, self._implied, (None, None), json.dumps([[*map(_decoded, row)] for row in rows]).encode())
+            self._db.execute("UPDATE node SET id = ? WHERE id = ?", (LEFT_OUT, node))
 
     # ---------------------------------------------------------------- names
 
@@ -164,7 +183,7 @@ class ArchiveIndex:
 
     def _move_aside(self, parent: int, name: bytes) -> None:
         """A value is in the way of a directory: it gets the other spelling."""
-        *_, beside = _spelled(name.decode("utf-8", "surrogateescape"), beside_directory=True)
+        *_, beside = _spelled(_decoded(name), beside_directory=True)
         self._db.execute("UPDATE OR REPLACE entry SET name = ? WHERE parent = ? AND name = ?", (beside, parent, name))
 
 
@@ -178,6 +197,11 @@ def components(name: str) -> list[str]:
     return [part for part in name.removesuffix("/").split("/") if part != "."] if name else []
 
 
+def targets(name: str) -> list[list[str]]:
+    """Answer what a hard link's target may be called among the members, as components: as it is, and as tar unpacks it."""
+    return [components(text) for text in dict.fromkeys([name, name.lstrip("/")])]
+
+
 def shown(stat: Stat) -> Stat:
     """A Stat of the index as the archive's store answers it."""
     return stat._replace(rdev=0, implied=True) if stat.is_directory and stat.rdev == IMPLIED else stat
@@ -189,6 +213,17 @@ def places_of(db: sqlite3.Connection, node: int) -> Places:
     if row is None:
         return []
     return [tuple(int(number) for number in place) for place in json.loads(row[0])]
+
+
+def left_out(db: sqlite3.Connection) -> Iterator[str]:
+    """Yield a sentence for each member that is not shown because what it is a further name for is not there."""
+    row = db.execute("SELECT data FROM node WHERE id = ?", (LEFT_OUT,)).fetchone()
+    for name, target in [] if row is None else json.loads(row[0]):
+        yield f"{name!r} is left out: it is a hard link to {target!r}, which is not there"
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "surrogateescape")
 
 
 # -------------------------------------------------------------------- keeping

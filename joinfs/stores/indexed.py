@@ -1,6 +1,8 @@
 """Archives as stores: where everything is in one is found out once, and kept in an index."""
 
 import functools
+import itertools
+import logging
 import os
 import sqlite3
 from abc import abstractmethod
@@ -8,13 +10,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from joinfs.errors import CorruptStore
-from joinfs.stores.archive_index import ArchiveIndex, Places, open_index, places_of, shown
+from joinfs.stores.archive_index import ArchiveIndex, Places, left_out, open_index, places_of, shown
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import is_directory_key
 from joinfs.stores.progress import Work
 from joinfs.stores.random_access import RandomAccess, Window, open_file
 from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.value import READ_ONLY, Metadata, RangeStream, Stat, Value
+
+log = logging.getLogger(__name__)
 
 
 class IndexedStore(Store):
@@ -91,6 +95,12 @@ class IndexedStore(Store):
             file.close()
             raise
         self._file = file
+        if sentences := list(itertools.islice(self._left_out(), 2)):
+            log.warning("%s: %s%s", self.name, sentences[0], "; and so are others: see joinfs check" if len(sentences) > 1 else "")
+
+    def _left_out(self) -> Iterator[str]:
+        with self._opened()[0]._reading() as db:
+            yield from left_out(db)
 
     def _index_all(self, file: RandomAccess, db: sqlite3.Connection) -> None:
         time = os.stat(self.path).st_mtime_ns
@@ -116,6 +126,11 @@ class IndexedStore(Store):
     def watch(self, directory: str) -> bool:
         """The same; an archive is what it was when it was connected."""
         return is_directory_key(directory) and self.exists(directory)
+
+    def check(self) -> Iterator[str]:
+        """The same, and of members that are not shown."""
+        yield from self._left_out()
+        yield from super().check()
 
     # ---------------------------------------------------------------- reading
 

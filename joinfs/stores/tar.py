@@ -1,21 +1,19 @@
 """A tar archive, compressed or not, as a store that takes no writes."""
 
-import contextlib
 import os
 import stat as stat_module
 import tarfile
-from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from joinfs.errors import CorruptStore, Unsupported
-from joinfs.stores.archive_index import ArchiveIndex, Places, components
+from joinfs.stores.archive_index import ArchiveIndex, Places, components, targets
 from joinfs.stores.indexed import IndexedStore
-from joinfs.stores.random_access import PlainFile, RandomAccess, Reader, decompressed
-from joinfs.stores.value import MEBIBYTE, NANOSECONDS, READ_ONLY, Metadata, Stat
+from joinfs.stores.random_access import PlainFile, RandomAccess, decompressed
+from joinfs.stores.sqlite_nodes import MAX_TIME, MIN_TIME
+from joinfs.stores.tar_headers import members
+from joinfs.stores.value import NANOSECONDS, READ_ONLY, Metadata, Stat
 
-# No honest header has more: the kernel allows 64 KiB of attributes to a file, and 4 KiB to a path.
-MOST_HEADER = 4 * MEBIBYTE
 XATTR = "SCHILY.xattr."
 USER = "user."
 _KINDS = {
@@ -25,6 +23,7 @@ _KINDS = {
     tarfile.FIFOTYPE: stat_module.S_IFIFO,
     tarfile.DIRTYPE: stat_module.S_IFDIR,
 }
+_FIRST, _LAST = (Decimal(time) / NANOSECONDS for time in (MIN_TIME, MAX_TIME))
 _DAMAGE = (tarfile.TarError, ValueError, OverflowError, RecursionError, UnicodeError, EOFError)
 
 
@@ -65,8 +64,9 @@ class TarStore(IndexedStore):
 
     def _build(self, file: RandomAccess, index: ArchiveIndex) -> None:
         try:
-            for member in _members(file, self.name):
+            for member in members(file, self.name):
                 _take_in(index, member)
+            index.link_late()
         except _DAMAGE as error:
             raise CorruptStore(f"{self.path} is not a tar archive, or a damaged one: {error}") from error
 
@@ -83,37 +83,6 @@ class TarStore(IndexedStore):
         return bytes(data)
 
 
-def _members(file: RandomAccess, name: str) -> Iterator[tarfile.TarInfo]:
-    """The members in their order; none is remembered."""
-    reader = Reader(file, name, MOST_HEADER)
-    with contextlib.closing(
-        tarfile.open(fileobj=reader, mode="r:", encoding="utf-8", errors="surrogateescape")
-    ) as archive:
-        kept: list[tarfile.TarInfo] = archive.members  # type: ignore[attr-defined]
-        member = None
-        while (member := _next(archive, member, file)) is not None:
-            kept.clear()
-            yield member
-
-
-def _next(archive: tarfile.TarFile, last: tarfile.TarInfo | None, file: RandomAccess) -> tarfile.TarInfo | None:
-    """The member after the last; none also where the archive ends without filling the last's block up, as umoci insert has it."""
-    try:
-        member = archive.next()
-    except tarfile.ReadError:
-        content = b"" if last is None else _content(last)
-        if isinstance(content, bytes) or not content:
-            raise
-        _, place, length = content[-1]
-        if len(file.read_at(place, length)) == length and not file.read_at(archive.offset - 1, 1):
-            return None
-        raise
-    # To the library a header that is none, or is cut off, is the end.
-    if member is None and file.read_at(archive.offset, tarfile.BLOCKSIZE).strip(b"\0"):
-        raise tarfile.ReadError(f"what is at byte {archive.offset} is no header")
-    return member
-
-
 def _take_in(index: ArchiveIndex, member: tarfile.TarInfo) -> None:
     parts = components(member.name)
     metadata, xattrs = _attributes(member)
@@ -122,8 +91,10 @@ def _take_in(index: ArchiveIndex, member: tarfile.TarInfo) -> None:
         index.put_directory(parts, stat, metadata, xattrs)
     elif not parts:
         return  # a value that is called like the root: unpacking it fails
-    elif not member.islnk() or not index.link(parts, components(member.linkname)):
+    elif not member.islnk():
         index.put(parts, stat, _content(member), metadata, xattrs)
+    elif not any(index.link(parts, target) for target in targets(member.linkname)):
+        index.leave_out(member.name, member.linkname)
 
 
 def _content(member: tarfile.TarInfo) -> bytes | Places:
@@ -160,7 +131,7 @@ def _stat_of(member: tarfile.TarInfo) -> Stat:
         member.uid & 0xFFFFFFFF,
         member.gid & 0xFFFFFFFF,
         rdev,
-        _time(member, "atime", mtime / NANOSECONDS) if "atime" in member.pax_headers else mtime,
+        _time(member, "atime", member.mtime) if "atime" in member.pax_headers else mtime,
         mtime,
         mtime,
         mtime,
@@ -168,11 +139,12 @@ def _stat_of(member: tarfile.TarInfo) -> Stat:
 
 
 def _time(member: tarfile.TarInfo, field: str, otherwise: float) -> int:
-    """Nanoseconds, of the extended header's decimal number if it has one."""
+    """Nanoseconds, of the extended header's decimal number if it has one; the first or last that there are if it is out of range."""
     try:
-        return int(Decimal(member.pax_headers[field]) * NANOSECONDS)
-    except (KeyError, InvalidOperation, OverflowError, ValueError):
-        return int(otherwise * NANOSECONDS)
+        time = Decimal(member.pax_headers[field])
+        return int(min(max(time, _FIRST), _LAST) * NANOSECONDS)  # not the other way round: that takes long of 1e999999
+    except (KeyError, InvalidOperation):
+        return int(min(max(otherwise * NANOSECONDS, MIN_TIME), MAX_TIME))
 
 
 def _attributes(member: tarfile.TarInfo) -> tuple[Metadata, dict[str, bytes]]:

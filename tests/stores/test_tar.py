@@ -113,7 +113,8 @@ def test_attributes_come_through(tmp_path):
         assert store.get_xattrs("d/f") == {"security.x": b"\xff\0v"}
         assert sorted(store.query_keys(colour="red")) == ["d/f", "hard"]
         assert store.stat("hard") == file
-        assert (store.to_bytes("hard"), store.to_bytes("dangling")) == (b"abc", b"")
+        assert store.to_bytes("hard") == b"abc"
+        assert not store.exists("dangling")
         assert (store.to_bytes("link"), store.stat("link").is_symlink) == (b"../outside", True)
         assert (store.stat("null").rdev, store.stat("disk").rdev) == (os.makedev(1, 3), os.makedev(8, 300))
         assert stat_module.S_ISBLK(store.stat("disk").mode)
@@ -328,3 +329,169 @@ def test_a_damaged_header_is_not_the_end(tmp_path, place):
     path.write_bytes(data)
     with pytest.raises(CorruptStore, match="byte 512 is no header"):
         TarStore(path).connect()
+
+
+# -------------------------------------------------------------------- as GNU tar takes them
+
+
+def gnu_tar(place, *arguments):
+    done = subprocess.run(["tar", *arguments], cwd=place, check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def unpacked(path, place):
+    """What GNU tar makes of an archive: by name, files' data, and None for directories."""
+    place.mkdir()
+    gnu_tar(place, "-xf", str(path))
+    return {
+        str(found.relative_to(place)) + ("/" if found.is_dir() else ""): None if found.is_dir() else found.read_bytes()
+        for found in place.rglob("*")
+    }
+
+
+def shown(store, directory=""):
+    found = {}
+    for name, stat in store.list(directory):
+        key = directory + name
+        if stat.is_directory:
+            found |= {key + "/": None} | shown(store, key + "/")
+        else:
+            found[key] = store.to_bytes(key)
+    return found
+
+
+def test_incremental_archives_of_gnu_tar(tmp_path):
+    """Their old headers have times where POSIX has the beginning of a long name; directories are of a type of their own."""
+    (tmp_path / "from" / "sub").mkdir(parents=True)
+    (tmp_path / "from" / "f").write_text("data")
+    (tmp_path / "from" / "sub" / ("long" * 40)).write_text("more")
+    path = tmp_path / "x.tar"
+    gnu_tar(tmp_path, "-c", "-g", "state", "-f", str(path), "-V", "a label", "from")
+    assert b"ustar  \0" in path.read_bytes()
+    with TarStore(path) as store:
+        assert shown(store) == unpacked(path, tmp_path / "out")
+        assert list(store.check()) == []
+        assert len(shown(store)) == 4
+
+
+def altered(data, offset, new):
+    """An archive with other bytes in the header at its beginning, or at a block, whose sum is right nevertheless."""
+    data, block = bytearray(data), offset // 512 * 512
+    data[offset : offset + len(new)] = new
+    data[block + 148 : block + 156] = b" " * 8
+    data[block + 148 : block + 156] = b"%06o\0 " % sum(data[block : block + 512])
+    return bytes(data)
+
+
+@pytest.mark.parametrize("magic", [b"ustar  \0", bytes(8)])
+def test_only_posix_headers_have_a_prefix(tmp_path, magic):
+    path = make_tar(tmp_path / "x.tar", [member("f", b"data")], format=tarfile.GNU_FORMAT)
+    path.write_bytes(altered(altered(path.read_bytes(), 257, magic), 345, b"14715311670\0"))
+    with TarStore(path) as store:
+        assert shown(store) == unpacked(path, tmp_path / "out") == {"f": b"data"}
+
+
+def test_what_means_nothing_in_a_header_may_be_anything(tmp_path):
+    path = make_tar(tmp_path / "x.tar", [member("f", b"data")])
+    path.write_bytes(altered(path.read_bytes(), 329, b"\xffgarbage"))
+    with TarStore(path) as store:
+        assert shown(store) == unpacked(path, tmp_path / "out") == {"f": b"data"}
+
+
+def test_hard_links_find_what_they_are_names_of(tmp_path):
+    path = make_tar(
+        tmp_path / "x.tar",
+        [
+            member("d/late", type=tarfile.LNKTYPE, linkname="a"),
+            member("of late", type=tarfile.LNKTYPE, linkname="later"),
+            member("later", type=tarfile.LNKTYPE, linkname="a"),
+            member("replaced", type=tarfile.LNKTYPE, linkname="a"),
+            member("a", b"data"),
+            member("rooted", type=tarfile.LNKTYPE, linkname="/a"),
+            member("replaced", b"itself"),
+        ],
+    )
+    with TarStore(path) as store:
+        assert contents(store) == dict.fromkeys(("a", "d/late", "of late", "later", "rooted"), b"data") | {"replaced": b"itself"}
+        assert store.stat("a").nlink == 5
+        assert list(store.check()) == []
+
+
+def test_a_hard_link_to_nothing_is_left_out_and_told(tmp_path, caplog):
+    path = make_tar(tmp_path / "x.tar", [member("f", b""), *(member(name, type=tarfile.LNKTYPE, linkname="gone") for name in ("l", "\udcff"))])
+    for _ in range(2):  # the index is kept
+        caplog.clear()
+        with TarStore(path) as store:
+            assert contents(store) == {"f": b""}
+            assert list(store.check()) == [f"{name!r} is left out: it is a hard link to 'gone', which is not there" for name in ("l", "\udcff")]
+        assert "'l' is left out: it is a hard link to 'gone', which is not there; and so are others" in caplog.text
+
+
+def test_the_second_volume_is_no_archive(tmp_path):
+    (tmp_path / "f").write_bytes(os.urandom(30_000))
+    gnu_tar(tmp_path, "-c", "-M", "-L", "20", "-f", "1.tar", "-f", "2.tar", "f")
+    with pytest.raises(CorruptStore, match="begins in another volume"):
+        TarStore(tmp_path / "2.tar").connect()
+    with pytest.raises(CorruptStore):
+        TarStore(tmp_path / "1.tar").connect()
+
+
+@pytest.mark.parametrize("size", [b"\xff" * 12, b"\xff" * 11 + b"\xfe", b"\x80" + b"\x7f" * 11])
+@pytest.mark.parametrize("block", [0, 1])
+def test_no_size_is_out_of_range(tmp_path, size, block):
+    path = make_tar(tmp_path / "x.tar", [member(name) for name in ("a", "b", "c")])
+    path.write_bytes(altered(path.read_bytes(), 512 * block + 124, size))
+    with pytest.raises(CorruptStore):
+        TarStore(path).connect()
+
+
+SPARSE = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": "8", "GNU.sparse.name": "f"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"GNU.sparse.map": "0,2,6"},
+        {"GNU.sparse.map": "0,2,6,600"},
+        {"GNU.sparse.map": "6,2,0,2"},
+        {"GNU.sparse.map": "-4,2,6,2"},
+        {"GNU.sparse.map": "0,2,1,2"},
+        {"GNU.sparse.map": "x"},
+        {"GNU.sparse.size": "7"},
+        {"GNU.sparse.size": "-1"},
+        {"GNU.sparse.map": "0,2,6,2", "uid": "nobody"},
+        {"size": "4 bytes"},
+        {"mtime": "nan"},
+    ],
+)
+def test_a_pax_header_that_means_nothing_is_damage(tmp_path, wrong):
+    right = {**SPARSE, "GNU.sparse.map": "0,2,6,2"}
+    with TarStore(make_tar(tmp_path / "x.tar", [member("f", b"abcd" + bytes(1020), pax_headers=right, size=4)])) as store:
+        assert contents(store) == {"f": b"ab\0\0\0\0cd"}
+    with pytest.raises(CorruptStore):
+        TarStore(make_tar(tmp_path / "y.tar", [member("f", b"abcd", pax_headers={**right, **wrong})])).connect()
+
+
+def test_a_damaged_map_of_old_gnu_tar_is_told(tmp_path):
+    with (tmp_path / "f").open("wb") as file:
+        for place in range(30):
+            file.seek(place << 20)
+            file.write(b"data")
+    gnu_tar(tmp_path, "-c", "-S", "--format=gnu", "-f", "x.tar", "f")
+    data = (tmp_path / "x.tar").read_bytes()
+    with TarStore(tmp_path / "x.tar") as store:
+        assert store.to_bytes("f") == (tmp_path / "f").read_bytes()
+    for offset, new in [(386 + 12, b"00000020000"), (386 + 12, b"00000000000"), (386 + 24, b"70000000000"), (483, b"00000020000")]:
+        (tmp_path / "x.tar").write_bytes(altered(data, offset, new))
+        with pytest.raises(CorruptStore):
+            TarStore(tmp_path / "x.tar").connect()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1e300", 9_223_372_036), ("99999999999999", 9_223_372_036), ("1e999990", 9_223_372_036), ("-1e999990", -9_223_372_037)],
+)
+def test_times_out_of_range_are_the_first_or_the_last(tmp_path, text, seconds):
+    """What takes long here takes a minute."""
+    with TarStore(make_tar(tmp_path / "x.tar", [member("f", pax_headers={"mtime": text, "atime": text})])) as store:
+        assert store.stat("f").mtime // 10**9 == store.stat("f").atime // 10**9 == seconds
