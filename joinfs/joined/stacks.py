@@ -109,9 +109,10 @@ class Stacks:
             self._version += 1
 
     def forget_directory(self, directory: str) -> None:
-        """As ``forget``, of a directory that others may have changed, and of what is below it."""
+        """As ``forget``, of a directory and what is below it, also if it is somebody else's transaction that remembers."""
         with self._lock:
-            self._shared.stacks.take_below(directory)
+            for memory in {id(memory): memory for memory in (self._shared, self._memory())}.values():
+                memory.stacks.take_below(directory)
             self._version += 1
 
     def _memory(self) -> _Memory:

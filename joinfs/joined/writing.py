@@ -24,7 +24,7 @@ from joinfs.joined.whiteout import (
     unmarked,
 )
 from joinfs.stores import Stat
-from joinfs.stores.keys import ROOT, is_directory_key, split
+from joinfs.stores.keys import ROOT, directory_key, is_directory_key, split
 from joinfs.stores.value import Metadata
 
 # Where the annex is.
@@ -147,7 +147,7 @@ class Writing(Steps):
         in_upper = found.layer == 0 or (is_directory_key(key) and self._merge.parts(key)[0].layer == 0)
         self._marking.delete(key, in_upper, self.hides_below(key))
         if is_directory_key(key):
-            self._merge.stacks.forget()
+            self._merge.stacks.forget_directory(key)
         self._lost_a_key(found)
 
     def _delete_alone(self, key: str) -> bool:
@@ -197,7 +197,8 @@ class Writing(Steps):
         if target is not None:
             self._lost_a_key(target)
         if is_directory_key(old):
-            self._merge.stacks.forget()
+            self._merge.stacks.forget_directory(old)
+            self._merge.stacks.forget_directory(new)
 
     def _exchange(self, first: str, second: str) -> None:
         for key in (first, second):
@@ -206,7 +207,8 @@ class Writing(Steps):
         self._expect_origin(second, first)
         self._merge.stacks.unsettle()
         self._marking.exchange(first, second)
-        self._merge.stacks.forget()
+        self._merge.stacks.forget_directory(directory_key(first))
+        self._merge.stacks.forget_directory(directory_key(second))
 
     def _link(self, old: str, new: str) -> Stat:
         self._check_not_reserved(new)

@@ -17,6 +17,7 @@ from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, NotRep
 from joinfs.stores import sqlite_fields as fields
 from joinfs.stores.keys import MAX_NAME, is_directory_key
 from joinfs.stores.metadata import to_json
+from joinfs.stores.sqlite_deep import STEP, go_down
 from joinfs.stores.sqlite_schema import ROOT_NODE
 from joinfs.stores.value import Metadata, Stat, new_stat, now
 
@@ -37,8 +38,6 @@ COLUMNS = (
 )
 # What is needed of a value to answer it, and to check the row.
 VALUE_COLUMNS = "e.node, e.directory, n.mode, n.size, n.mtime, n.ctime, n.birth, n.metadata, n.data"
-# Components that one statement resolves. Its subqueries nest, and SQLite's parser has a small stack.
-STEP = 8
 MAX_LINKS = (1 << 32) - 1
 # How often a directory is looked for that others move meanwhile.
 MOST_LOOKS = 10
@@ -155,14 +154,19 @@ def _root_row(db: sqlite3.Connection, columns: str) -> Extra | None:
 
 
 def _entry_row(db: sqlite3.Connection, names: list[bytes], columns: str) -> Extra | None:
-    start = ROOT_NODE
-    while len(names) > STEP:
-        hit = db.execute(_nested("e.node FROM entry e", STEP), (start, *names[:STEP])).fetchone()
-        if hit is None:
+    start: int | None = ROOT_NODE
+    if len(names) > STEP:
+        start, names = go_down(db, ROOT_NODE, names, lambda node, some: _inside(db, node, some))
+        if start is None:
             return None
-        start, names = hit[0], names[STEP:]
     row: Extra | None = db.execute(_at_depth(columns, len(names)), (start, *names)).fetchone()
     return row
+
+
+def _inside(db: sqlite3.Connection, node: int, names: list[bytes]) -> int | None:
+    """The node that is so many names below another one."""
+    row = db.execute(_nested("e.node FROM entry e", len(names)), (node, *names)).fetchone()
+    return None if row is None else row[0]
 
 
 def find_any(db: sqlite3.Connection, key: str, extra: str = "") -> tuple[Stat, Extra]:

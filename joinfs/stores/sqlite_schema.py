@@ -21,6 +21,7 @@ import urllib.parse
 from collections.abc import Iterator
 
 from joinfs.errors import CorruptStore, OutOfSpace, ReadOnly, StoreError, StoreLocked, StoreUnavailable
+from joinfs.stores.sqlite_deep import Connection
 from joinfs.stores.sqlite_upgrade import ADDED_IN_2, count_directories, to_version_2
 
 APPLICATION_ID = 0x4A4E4653  # "JNFS"
@@ -199,6 +200,7 @@ def connect(path: str, mode: str, timeout: float) -> sqlite3.Connection:
         timeout=timeout,
         isolation_level=None,
         check_same_thread=False,
+        factory=Connection,
     )
     try:
         for setting in SETTINGS:
