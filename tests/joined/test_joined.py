@@ -15,7 +15,7 @@ from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.memory import MemoryStore
 from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.value import new_stat
-from joinfs.testing import DictStore
+from joinfs.testing import DictStore, FaultyStore
 
 
 def tree(store, prefix=""):
@@ -551,3 +551,23 @@ def read(operations, node):
         return operations.read(handle, 0, 10)
     finally:
         operations.release(handle)
+
+
+def test_directories_that_go_leave_what_is_known_of_others(upper):
+    """What it takes to delete, move and exchange directories does not depend on how deep one is."""
+    asked = []
+    with JoinedStore([FaultyStore(upper, asked.append), MemoryStore()]) as join:
+        counts = []
+        for depth in (5, 25):
+            above = "d/" * depth
+            join.put(above + "a/b/", new_stat(0o040755))
+            join.put(above + "c/b/", new_stat(0o040755))
+            join.stat(above + "a/b/")
+            asked.clear()
+            join.rename(above + "a/b/", above + "b/")
+            join.exchange(above + "b/", above + "c/")
+            join.delete(above + "a/")
+            join.delete(above + "c/")
+            assert [join.exists(above + name) for name in ("a/", "b/", "b/b/", "c/", "a/b/")] == [False, True, True, False, False]
+            counts.append(len(asked))
+    assert counts[0] == counts[1]

@@ -11,6 +11,7 @@ import pytest
 
 from joinfs.errors import CorruptStore, ReadOnly, StoreUnavailable
 from joinfs.stores.sqlite import SQLiteStore
+from joinfs.stores.value import new_stat
 
 
 @pytest.fixture
@@ -146,6 +147,7 @@ def test_a_directory_with_many_files_is_renamed_by_changing_few_rows(path):
 WRITER = """
 import io, sys
 from joinfs.stores.sqlite import SQLiteStore
+from joinfs.stores.value import new_stat
 with SQLiteStore(sys.argv[1]) as store:
     for number in range(60):
         store.set(f"{sys.argv[2]}/{number}", (io.BytesIO(sys.argv[2].encode() * 5000), {"n": number}))
@@ -172,6 +174,7 @@ def test_processes_write_side_by_side_and_lose_nothing(path):
 KILLED = """
 import io, sys
 from joinfs.stores.sqlite import SQLiteStore
+from joinfs.stores.value import new_stat
 store = SQLiteStore(sys.argv[1])
 store.connect()
 store.set("kept", (io.BytesIO(b"kept"), {}))
@@ -264,6 +267,7 @@ def test_an_error_of_the_medium_has_the_number_that_the_host_gives_it(path):
     program = f"""
 import errno, io, resource
 from joinfs.stores.sqlite import SQLiteStore
+from joinfs.stores.value import new_stat
 with SQLiteStore({str(path)!r}) as store:
     store.set("old", (io.BytesIO(b"old"), {{}}))
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
@@ -353,3 +357,65 @@ def test_a_directory_that_others_move_while_it_is_listed_is_no_damage(path, monk
         else:
             with pytest.raises(KeyError):
                 list(store.list("d/e/"))
+
+
+# -------------------------------------------------------------------- deep directories
+
+LEVELS = 100
+DEEP = "d/" * LEVELS
+
+
+def statements(store, ask):
+    """How many statements a question takes."""
+    asked = []
+    with store._reading() as db:
+        db.set_trace_callback(asked.append)
+    ask()
+    with store._reading() as db:
+        db.set_trace_callback(None)
+    return len(asked)
+
+
+def test_where_deep_directories_are_is_remembered(store):
+    store.put(DEEP, new_stat(0o040755))
+    assert statements(store, lambda: store.stat(DEEP)) >= LEVELS // 8
+    assert statements(store, lambda: store.stat(DEEP)) == 2
+    assert statements(store, lambda: [store.stat(DEEP[: 2 * count]) for count in range(1, LEVELS)]) <= 3 * LEVELS
+    with pytest.raises(KeyError):
+        store.stat(DEEP + "nothing")
+
+
+def test_what_others_do_with_deep_directories_is_seen(store, path):
+    store.from_bytes(DEEP + "f", b"old")
+    with SQLiteStore(path) as other:
+        for at in (other, store):  # by another connection, and by the same one
+            assert store.to_bytes(DEEP + "f") == b"old"
+            at.rename("d/d/", "d/e/")
+            with pytest.raises(KeyError):
+                store.stat(DEEP + "f")
+            moved = "d/e/" + DEEP[4:] + "f"
+            assert store.to_bytes(moved) == b"old"
+            at.from_bytes(DEEP + "f", b"new")
+            assert (store.to_bytes(DEEP + "f"), store.to_bytes(moved)) == (b"new", b"old")
+            at.exchange("d/d/", "d/e/")
+            assert (store.to_bytes(DEEP + "f"), store.to_bytes(moved)) == (b"old", b"new")
+            at.delete(moved)
+            for count in range(LEVELS, 1, -1):
+                at.delete("d/e/" + "d/" * (count - 2))
+
+
+def test_what_is_undone_of_deep_directories_is_not_remembered(store):
+    def make(name, last):
+        with pytest.raises(ZeroDivisionError), store.transaction("undone"):
+            store.from_bytes(DEEP + name, b"never")
+            assert store.to_bytes(DEEP + name) == b"never"
+            if last:
+                assert not store.exists(DEEP + "first")
+            raise ZeroDivisionError
+
+    make("first", last=False)
+    assert not store.exists(DEEP)
+    make("second", last=True)
+    assert not store.exists(DEEP)
+    store.put(DEEP, new_stat(0o040755))
+    assert list(store.list(DEEP)) == []
