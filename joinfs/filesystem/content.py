@@ -69,6 +69,7 @@ class Content:
         self._changes: dict[str, int] = {}
         self._staged: StagedFile | None = None
         self._writable = False
+        self._will_stage = False
         self._is_ranged = not store.capabilities.local
         # Whether it is staged because its name went, not because somebody would write.
         self._is_kept = False
@@ -89,6 +90,11 @@ class Content:
     def is_staged(self) -> bool:
         """Whether it has data that is put into the store by ``commit`` alone."""
         return self._staged is not None
+
+    @property
+    def will_stage(self) -> bool:
+        """Whether what is written to it is staged, also if nothing has been yet."""
+        return self._will_stage
 
     @property
     def is_for_others(self) -> bool:
@@ -126,7 +132,7 @@ class Content:
             if only_in_place and self._descriptor < 0 and not self._node.is_unlinked:
                 with contextlib.suppress(Unsupported, KeyError):
                     self._descriptor = self._opened(self._store.open_in_place)
-            return None if self._descriptor < 0 or self._staged else self._descriptor
+            return None if self._descriptor < 0 or self._staged or self._will_stage else self._descriptor
 
     def is_still_at(self, key: str, was: Stat | None, unwritten: bool) -> bool:
         """Whether what stands at a key now is the file that this has the data of, as far as that can be said.
@@ -138,7 +144,7 @@ class Content:
         """
         with self.lock:  # nobody is copying it up meanwhile
             stat = self._store.lookup(key)
-            if self._writable or stat.kind != self._node.kind:
+            if self._writable or self._will_stage or stat.kind != self._node.kind:
                 self.is_doubted = True
                 return stat.kind == self._node.kind  # we may be replacing it ourselves
             if unwritten and (was is None or was.has_other_data_than(stat)):
@@ -187,19 +193,31 @@ class Content:
             self.lock.release()
             changing.release()
 
-    def open_to_write(self, truncate: bool = False) -> None:
+    def open_to_write(self, truncate: bool = False, lazily: bool = False) -> None:
         """Have something to write to: copied up, or staged.
 
         Args:
             truncate: The data there is will be dropped, so need not be copied; it is empty afterwards.
+            lazily: What has to be staged is copied when it is written to.
         """
         with self._alone():
             if not self._writable and not self._open_local_to_write(truncate):
-                self._stage(truncate)
+                self._will_stage = True
+                if truncate or not lazily:
+                    self._stage(truncate)
+                elif not self._node.is_unlinked:
+                    self._store.stat(self._node.key())  # who opens what is gone is told so now
             elif truncate:
                 os.ftruncate(self._descriptor, 0)
             if truncate:
                 self._wrote()
+
+    def open_new(self) -> None:
+        """Have something to write to, of a file that has just been made: what is empty is no news."""
+        with self._alone():
+            if not self._open_local_to_write(truncate=True):
+                self._will_stage = True
+                self._stage(empty=True)
 
     def take(self, descriptor: int) -> None:
         """Have a local file that has just been made to read from and to write to."""

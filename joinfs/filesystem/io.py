@@ -19,7 +19,7 @@ class FileVerbs(State):
     def open(self, node: int, flags: int, kill_suidgid: bool = False, lazily: bool = False) -> int:
         """Open a regular file and answer a handle.
 
-        Opening to write copies up, or stages; ``O_TRUNC`` is done at once.
+        Opening to write copies up into a local store; for another, the data is staged when it is first written to. ``O_TRUNC`` is done at once.
 
         Args:
             node: The file.
@@ -40,7 +40,7 @@ class FileVerbs(State):
         content = self._content(found)
         try:
             if writing or truncate:
-                content.open_to_write(truncate)
+                content.open_to_write(truncate, lazily=True)
                 if kill_suidgid:
                     self.kill_suidgid(node)
             elif not lazily:
@@ -87,7 +87,7 @@ class FileVerbs(State):
     def keeps_staged(self, handle: int) -> bool:
         """Whether what is written to a handle has to be put into the store when it is closed."""
         opened = self._files.get(handle)
-        return opened is not None and opened.writable and opened.content.is_staged
+        return opened is not None and opened.writable and opened.content.will_stage
 
     def kill_suidgid(self, node: int) -> None:
         """Take the set-user-ID bit away from a file, and the set-group-ID bit if its group may execute it.

@@ -119,7 +119,7 @@ class NamespaceVerbs(State):
                 content.take(descriptor)
             else:
                 with self._undone(node, content):
-                    content.open_to_write(truncate=True)
+                    content.open_new()
         return entry, self._files.add(FileHandle(node, content, flags))
 
     @contextlib.contextmanager
@@ -291,7 +291,9 @@ class NamespaceVerbs(State):
         content = node.content  # it may be closed meanwhile
         if content is not None:
             stat = self._nodes.refresh(node)
-            if len(node.names) > 1 or (stat.nlink > 1 and content.is_staged):
+            if len(node.names) > 1 or (stat.nlink > 1 and content.will_stage):
+                if len(node.names) == 1:
+                    content.open_to_write()  # while there is a name to copy it from
                 content.commit()
             else:
                 content.keep()

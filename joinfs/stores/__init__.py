@@ -34,7 +34,7 @@ ARCHIVES = (
 )  # fmt: skip
 
 # What may stand after '?' beside what all take; an opener gets it by name.
-OPTIONS = {"s3": ("endpoint",)}
+OPTIONS = {"s3": ("endpoint", "freshness")}
 
 Opener = Callable[..., Store]
 

@@ -53,6 +53,7 @@ class ObjectStore(ReadingObjects):
         url: ``//BUCKET/PREFIX``, what follows ``s3:`` in a store's URL.
         event_manager, read_only: As for ``Store`` and ``open_store``.
         endpoint: URL of the server; empty for what ``AWS_ENDPOINT_URL`` or a profile says, or Amazon's.
+        freshness: The attribute, as text, if it is to be another.
 
     Attributes:
         freshness: Seconds for which an answer is believed.
@@ -93,19 +94,20 @@ class ObjectStore(ReadingObjects):
         """Write an object whole; ``etag`` as for ``Bucket.put``."""
         stat = attributes.stat._replace(size=0, ctime=now(), nlink=1, file_id=None, implied=False, breaks=False, steady=False)
         headers = headers_of(attributes._replace(stat=stat))
-        name, size = self._name(key), 0
+        name, content = self._name(key), io.BytesIO() if data is None else data
         try:
             if name.endswith("/"):
-                self._markers.put(name, headers)
+                written = self._markers.put(name, headers)
             else:
-                content = io.BytesIO() if data is None else data
-                size = self._bucket.put(name, content, headers, {}, max(remaining(content), 0), etag)
-        finally:
+                written = self._bucket.put(name, content, headers, {}, max(remaining(content), 0), etag)
+        except BaseException:  # it may have been written all the same
             self._known.forget(name)
+            raise
+        self._known.wrote(name, written)
         if there.found is None:
             self._touch_above(key)
         self._touched.pop(key, None)
-        return stat._replace(size=size)
+        return stat._replace(size=written.size)
 
     def _place(self, key: str) -> There:
         """Where something may be put, the directories on the way being there; what is there already is of the kind of the key."""
@@ -207,20 +209,20 @@ class ObjectStore(ReadingObjects):
         if there.found is None or is_marker(there.found, name):
             return self._put_at(key, There(name, there.found), new)
         stat = new.stat._replace(ctime=now(), implied=False)
-        with self._forgetting(key, name):
-            self._bucket.copy(name, name, there.found, headers_of(new._replace(stat=stat)))
+        self._copy_object(key, name, name, there.found, headers_of(new._replace(stat=stat)))
         self._touched.pop(key, None)
         return stat
 
-    @contextlib.contextmanager
-    def _forgetting(self, key: str, *names: str) -> Iterator[None]:
-        """Around a copy: what was known is forgotten, and an object that is gone is a missing key."""
+    def _copy_object(self, key: str, old: str, new: str, found: Found, headers: dict[str, str] | None = None) -> None:
+        """As ``Bucket.copy``, of what stands at a key, which is missing if the object is."""
         try:
-            yield
-        except KeyError:
-            raise KeyError(key) from None
-        finally:
-            self._known.forget(*names)
+            written = self._bucket.copy(old, new, found, headers)
+        except BaseException as error:
+            self._known.forget(old, new)
+            if isinstance(error, KeyError):
+                raise KeyError(key) from None
+            raise
+        self._known.wrote(new, written)
 
     # ---------------------------------------------------------------- deleting and moving
 
@@ -279,8 +281,8 @@ class ObjectStore(ReadingObjects):
     def _rename_value(self, old: str, new: str, source: There) -> None:
         for _ in range(RETRIES):
             assert source.found is not None
-            with contextlib.suppress(Changed), self._forgetting(old, source.name, self._name(new)):
-                self._bucket.copy(source.name, self._name(new), source.found)
+            with contextlib.suppress(Changed):
+                self._copy_object(old, source.name, self._name(new), source.found)
                 break
             source = self._find(old)
         else:

@@ -91,6 +91,7 @@ class Bucket:
 
     def _connected(self, endpoint: str, keys: dict[str, str], timeout: float, tries: int) -> Any:
         from botocore.config import Config  # noqa: PLC0415 - an extra
+        from botocore.handlers import add_expect_header  # noqa: PLC0415
 
         session = self._boto.session.Session(botocore_session=_session())
         own = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -105,7 +106,10 @@ class Bucket:
             response_checksum_validation="when_required",
         )
         region = session.region_name or "us-east-1"
-        return session.client("s3", region_name=region, endpoint_url=endpoint or None, config=config, **keys)
+        client = session.client("s3", region_name=region, endpoint_url=endpoint or None, config=config, **keys)
+        # It would ask before it sends data, each time, and wait for the answer.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        return client
 
     def close(self) -> None:
         """Close the connections."""
@@ -191,8 +195,8 @@ class Bucket:
 
     # ---------------------------------------------------------------- writing
 
-    def put(self, name: str, data: BinaryIO, headers: dict[str, str], system: dict[str, str], size: int = 0, etag: str | None = None) -> int:
-        """Make or replace an object whole, and answer its size; a large one in parts, of which one is in memory.
+    def put(self, name: str, data: BinaryIO, headers: dict[str, str], system: dict[str, str], size: int = 0, etag: str | None = None) -> Found:
+        """Make or replace an object whole, and answer what is to be said of it; a large one in parts, of which one is in memory.
 
         Args:
             name: The object.
@@ -208,13 +212,15 @@ class Bucket:
         first = exactly(data, part, part)
         given = {"Bucket": self._name, "Key": name, "Metadata": headers, **system}
         if len(first) == part:
-            return self._put_parts(given, data, first)
-        condition = {} if etag is None else {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
-        with self._asking(name) as client:
-            client.put_object(Body=first, **given, **condition)
-        return len(first)
+            size, answer = self._put_parts(given, data, first)
+        else:
+            condition = {} if etag is None else {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
+            with self._asking(name) as client:
+                size, answer = len(first), client.put_object(Body=first, **given, **condition)
+        asked = _asked(answer)
+        return Found(size, answer.get("ETag", ""), asked, headers, system, asked)
 
-    def _put_parts(self, given: dict[str, Any], data: BinaryIO, first: bytes) -> int:
+    def _put_parts(self, given: dict[str, Any], data: BinaryIO, first: bytes) -> tuple[int, Any]:
         size, piece, part = 0, first, len(first)
 
         def send(client: Any, place: dict[str, Any]) -> Iterator[Any]:
@@ -224,10 +230,10 @@ class Bucket:
                 yield client.upload_part(Body=piece, **place)
                 piece = exactly(data, part, part)
 
-        self._in_parts(given, send)
-        return size
+        answer = self._in_parts(given, send)
+        return size, answer
 
-    def _in_parts(self, given: dict[str, Any], send: Callable[[Any, dict[str, Any]], Iterable[Any]]) -> None:
+    def _in_parts(self, given: dict[str, Any], send: Callable[[Any, dict[str, Any]], Iterable[Any]]) -> Any:
         """Make an object of parts; until the last is there, nothing of it is seen, and what fails is thrown away."""
         place = {"Bucket": self._name, "Key": given["Key"]}
         with self._asking(given["Key"]) as client:
@@ -238,26 +244,29 @@ class Bucket:
                 for answer in send(client, numbered):
                     parts.append({"ETag": answer.get("CopyPartResult", answer)["ETag"], "PartNumber": numbered["PartNumber"]})
                     numbered["PartNumber"] += 1
-                client.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})
+                return client.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})
             except BaseException:
                 with contextlib.suppress(Exception):
                     client.abort_multipart_upload(**place)
                 raise
 
-    def copy(self, old: str, new: str, found: Found, headers: dict[str, str] | None = None) -> None:
-        """Copy the version ``found`` of an object within the bucket, with other user metadata if that is given.
+    def copy(self, old: str, new: str, found: Found, headers: dict[str, str] | None = None) -> Found:
+        """Copy the version ``found`` of an object within the bucket, with other user metadata if that is given; answer what is to be said of it.
 
         Raises:
             KeyError: It is not there.
             Changed: It is another version by now.
         """
         source = {"CopySource": {"Bucket": self._name, "Key": old}, "CopySourceIfMatch": found.etag}
-        given = {"Bucket": self._name, "Key": new, "Metadata": found.headers if headers is None else headers, **found.system}
+        kept = found.headers if headers is None else headers
+        given = {"Bucket": self._name, "Key": new, "Metadata": kept, **found.system}
         if found.size > MOST_COPIED:
-            self._in_parts(given, lambda client, place: _copied(client, place, source, found.size))
-            return
-        with self._asking(old) as client:
-            client.copy_object(**given, **source, MetadataDirective="REPLACE")
+            answer = self._in_parts(given, lambda client, place: _copied(client, place, source, found.size))
+        else:
+            with self._asking(old) as client:
+                answer = client.copy_object(**given, **source, MetadataDirective="REPLACE")
+        etag, asked = answer.get("CopyObjectResult", answer).get("ETag", ""), _asked(answer)
+        return Found(found.size, etag, asked, kept, found.system, asked)
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects, in this order; those that are not there do not matter."""
@@ -328,15 +337,16 @@ def _found(answer: Any) -> Found:
         _nanoseconds(answer["LastModified"]),
         {name.lower(): value for name, value in answer["Metadata"].items()} | told(answer.get("ContentType", "")),
         {name: answer[name] for name in _SYSTEM if name in answer},
-        _date(answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")),
+        _asked(answer),
     )
 
 
-def _date(text: str) -> int:
+def _asked(answer: Any) -> int:
+    """When the bucket answered, by its own clock."""
     from email.utils import parsedate_to_datetime  # noqa: PLC0415 - boto3 has it by now
 
     try:
-        return _nanoseconds(parsedate_to_datetime(text))
+        return _nanoseconds(parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")))
     except ValueError:
         return 0
 

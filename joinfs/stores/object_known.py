@@ -38,6 +38,10 @@ class Known:
         self._seen: OrderedDict[tuple[str, bool], _Seen] = OrderedDict()
         self._forgotten = 0
 
+    def knows(self, name: str) -> bool:
+        """Whether ``find`` answers about an object without asking for it."""
+        return self._fresh((name, False)) is not None
+
     def find(self, name: str) -> Found | None:
         """Answer what is said of an object; None if it is not there."""
         seen = self._fresh((name, False))
@@ -58,6 +62,16 @@ class Known:
         seen = self._fresh((prefix, True))
         return bool(seen.what) if seen is not None else self._ask((prefix, True), lambda: bool(self._bucket.first(prefix, 1)))
 
+    def moment(self) -> tuple[float, int]:
+        """What ``nothing_below`` is to be told with: when the bucket was asked."""
+        return time.monotonic(), self._forgotten
+
+    def nothing_below(self, prefix: str, moment: tuple[float, int]) -> None:
+        """A listing that was begun at a moment tells that no name begins with ``prefix``."""
+        with self._lock:
+            if moment[1] == self._forgotten:
+                self._put((prefix, True), _Seen(False, moment[0]))
+
     def forget(self, *names: str) -> None:
         """These were written, so what was said of them, and of what begins their names, is not so any more."""
         with self._lock:
@@ -66,6 +80,12 @@ class Known:
                 self._seen.pop((name, False), None)
                 for place in [i for i, letter in enumerate(name, 1) if letter == "/"]:
                     self._seen.pop((name[:place], True), None)
+
+    def wrote(self, name: str, found: Found) -> None:
+        """An object was written, of which this is to be said now."""
+        self.forget(name)
+        with self._lock:
+            self._put((name, False), _Seen(found, time.monotonic()))
 
     def clear(self) -> None:
         """Forget everything."""
@@ -88,11 +108,14 @@ class Known:
         what = ask()
         with self._lock:
             if forgotten == self._forgotten:  # else it may be of before what was written meanwhile
-                self._seen[place] = _Seen(what, asked)  # type: ignore[arg-type]
-                self._seen.move_to_end(place)
-            if len(self._seen) > MOST_KNOWN:
-                self._seen.popitem(last=False)
+                self._put(place, _Seen(what, asked))  # type: ignore[arg-type]
         return what
+
+    def _put(self, place: tuple[str, bool], seen: _Seen) -> None:
+        self._seen[place] = seen
+        self._seen.move_to_end(place)
+        if len(self._seen) > MOST_KNOWN:
+            self._seen.popitem(last=False)
 
 
 def _is_as_listed(found: Found, listed: Listed) -> bool:

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from joinfs.stores.object_bucket import Bucket
+    from joinfs.stores.object_bucket import Bucket, Found
 
 # What s3fs and Nextcloud have directories say.
 TYPES = {"application/x-directory", "httpd/unix-directory"}
@@ -26,17 +26,18 @@ class Markers:
         self._bucket = bucket
         self._loses_metadata: bool | None = None
 
-    def put(self, name: str, headers: dict[str, str]) -> None:
-        """Make or replace a marker; errors as for ``Bucket.put``. The first is looked at, to see whether all of it was kept."""
-        self._put(name, headers)
+    def put(self, name: str, headers: dict[str, str]) -> "Found":
+        """Make or replace a marker; as ``Bucket.put``. The first is looked at, to see whether all of it was kept."""
+        written = self._put(name, headers)
         if self._loses_metadata is None:
             self._loses_metadata = self._bucket.head(name).headers != headers
             if self._loses_metadata:
-                self._put(name, headers)
+                written = self._put(name, headers)
+        return written
 
-    def _put(self, name: str, headers: dict[str, str]) -> None:
+    def _put(self, name: str, headers: dict[str, str]) -> "Found":
         kind = typed(headers) if self._loses_metadata else TYPE
-        self._bucket.put(name, io.BytesIO(), headers, {"ContentType": kind})
+        return self._bucket.put(name, io.BytesIO(), headers, {"ContentType": kind})
 
 
 def typed(headers: dict[str, str]) -> str:

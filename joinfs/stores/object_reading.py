@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from joinfs.errors import AccessDenied, InvalidKey, UsageError
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, DEFAULT_FILE_MODE, Store
-from joinfs.stores.escape import is_piece
+from joinfs.stores.escape import MARK, is_piece
 from joinfs.stores.keys import ROOT, is_directory_key
 from joinfs.stores.metadata import selected
 from joinfs.stores.object_attributes import Attributes, attributes_of
@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Requests at a time, and how many entries of a listing are asked for ahead of who reads it.
-THREADS = 16
-AHEAD = 64
+THREADS = 32
+AHEAD = 128
+_MOST_SECONDS = 1e9
 
 
 class There(NamedTuple):
@@ -43,14 +44,15 @@ class There(NamedTuple):
 class ReadingObjects(Store):
     """The reading half of ``ObjectStore``, which says what it is."""
 
-    freshness = 1.0
+    freshness = 10.0
     timeout = 10.0
     tries = 3
 
-    def __init__(self, url: str, event_manager: Any = None, read_only: bool = False, endpoint: str = "") -> None:
+    def __init__(self, url: str, event_manager: Any = None, read_only: bool = False, endpoint: str = "", freshness: str = "") -> None:
         super().__init__(event_manager)
         self._bucket_name, self._base = parse_url(url)
         self._endpoint = _checked_endpoint(endpoint)
+        self.freshness = _seconds(freshness) if freshness else self.freshness
         self.name = f"s3://{self._bucket_name}/{self._base}"
         if read_only:
             self.capabilities = self.capabilities._replace(writable=False)
@@ -220,11 +222,11 @@ class ReadingObjects(Store):
         return self._attributes(key, self._find(key)).stat
 
     def lookup(self, key: str) -> Stat:
-        """The same, with two requests at a time."""
+        """The same, with three requests at a time."""
         if key == ROOT:
             return self.stat(ROOT)
         self._check_connected()
-        value = self._meanwhile(self._or_none, key)
+        value = self._meanwhile(self._value_or_marked, key)
         stat = self._or_none(key + "/") if self._is_above_something(key) else value.result() or self._otherwise_marked(key)
         if stat is None:
             raise KeyError(key)
@@ -244,6 +246,15 @@ class ReadingObjects(Store):
         except InvalidKey:
             return None
         return None if there is None else self._attributes(key + "/", there).stat
+
+    def _value_or_marked(self, key: str) -> Stat | None:
+        """A value; while that has to be asked for, a marker that there may be instead is, too."""
+        with contextlib.suppress(InvalidKey):
+            if not self._known.knows(name := self._name(key)):
+                ahead = self._meanwhile(self._known.find, name + HADOOP)
+                self._known.find(name)
+                ahead.result()
+        return self._or_none(key)
 
     def _or_none(self, key: str) -> Stat | None:
         try:
@@ -271,7 +282,10 @@ class ReadingObjects(Store):
 
     def _list(self, prefix: str, found: Iterator[Child]) -> Iterator[tuple[str, Stat]]:
         pending: deque[tuple[str, Future[Stat | None]]] = deque()
+        moment = self._known.moment()
         for child in found:
+            if child.listed is not None and not child.name.startswith(MARK):
+                self._known.nothing_below(child.listed.name + "/", moment)
             pending.append((child.name, self._meanwhile(self._stat_of_child, prefix, child)))
             if len(pending) >= AHEAD:
                 yield from _told(*pending.popleft())
@@ -385,6 +399,13 @@ def parse_url(url: str) -> tuple[str, str]:
         raise UsageError("a bucket's URL is s3://BUCKET/PREFIX")
     base = prefix.strip("/")
     return bucket, base + "/" if base else ""
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= _MOST_SECONDS:
+            return float(text)
+    raise UsageError(f"?freshness={text} is no number of seconds")
 
 
 def _checked_endpoint(endpoint: str) -> str:

@@ -47,7 +47,7 @@ def in_another_process(program, *arguments):
 
 
 LONG_ONES = {
-    "copied up": "os.open(sys.argv[1] + '/l/long', os.O_RDWR)",
+    "copied up": "open(sys.argv[1] + '/l/long', 'r+b').write(b'y')",
     "written": "open(sys.argv[1] + '/l/long new', 'wb').write(bytes(2 << 20))",
     "renamed": "os.rename(sys.argv[1] + '/l/long', sys.argv[1] + '/l/long too')",
     "cut": "os.truncate(sys.argv[1] + '/l/long', 2 << 20)",
