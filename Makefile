@@ -2,6 +2,7 @@
 # make test    run every test
 # make check   ruff, mypy --strict, import-linter
 # make bench   time mounts beside the peers that are installed
+# make bench-buckets   time a mounted bucket beside rclone and s3fs, if they are installed
 # make bench-stores   time each store beside encore's same store, and SQLite beside sqlite3 itself
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 MOUNTING := fuse3 attr
 TESTING := libfuse2 git rsync acl sqlite3 tar libarchive13 p7zip-full cpio genisoimage
 
-.PHONY: demo test check bench bench-stores clean mounting testing
+.PHONY: demo test check bench bench-buckets bench-stores clean mounting testing
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed mounting
@@ -26,6 +27,9 @@ check: $(VENV)/tested
 
 bench: $(VENV)/tested mounting
 	$(BIN)/python tests/bench/mounts.py $(BENCH_ARGS)
+
+bench-buckets: $(VENV)/tested mounting
+	$(BIN)/python tests/bench/buckets.py $(BENCH_ARGS)
 
 bench-stores: $(VENV)/tested
 	$(BIN)/python tests/bench/stores.py $(BENCH_ARGS)

@@ -23,13 +23,13 @@ from joinfs.filesystem.locks import PatientLock
 from joinfs.filesystem.nodes import Node
 from joinfs.filesystem.staging import StagedFile, Staging
 from joinfs.filesystem.table import NodeTable
+from joinfs.filesystem.window import Window
 from joinfs.stores import Stat, Store
 from joinfs.stores.directory_files import stat_of
 from joinfs.stores.value import MEBIBYTE, RangeStream, now
 from joinfs.stores.whole import whole
 
 COPY_SIZE = MEBIBYTE
-READ_AHEAD = MEBIBYTE
 # Who asks for so much at once, or more, reads a file for which the kernel reads ahead.
 LITTLE = 256 << 10
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux alone has it
@@ -60,7 +60,7 @@ class Content:
         self.lock = PatientLock(nodes.waits)
         self._descriptor = -1
         self._retired: list[int] = []
-        self._window = (0, b"", Stat(node.kind))
+        self._window = Window(self._fetch, store.capabilities.slow)
         self._size_told = 0 if node.stat is None else node.stat.size
         self._writes = 0
         self._committed = 0
@@ -260,7 +260,7 @@ class Content:
             self._retired.append(self._descriptor)
         self._descriptor = descriptor
         self._writable = True
-        self._window = (0, b"", Stat(self._node.kind))
+        self._window.clear()
 
     def _copy_to(self, descriptor: int) -> None:
         if self._descriptor >= 0:
@@ -343,21 +343,21 @@ class Content:
         return os.pread(descriptor, size, 0)
 
     def _read_range(self, offset: int, size: int, stat: Stat) -> bytes:
-        """Read from the store, ahead of who reads on where the last read ended; the file has these attributes now."""
-        start, window, was = self._window
-        inside = offset - start
-        if inside >= 0 and inside + size <= len(window) and was.file_id == stat.file_id and not was.has_other_data_than(stat):
-            return window[inside : inside + size]
-        sequential = offset == 0 or offset == start + len(window) or 0 < inside <= len(window)
-        wanted = max(size, READ_AHEAD) if sequential else size
+        """Read from the store; the file has these attributes now."""
+        moved = self._node.last_moved()
+        data = self._window.read(offset, size, stat)
+        if not self._node.is_still(moved):
+            raise KeyError(self._node.key())
+        return data
+
+    def _fetch(self, offset: int, size: int) -> bytes:
         moved, key = self._node.last_moved(), self._node.key()
-        data = self._store.read(key, offset, wanted)
-        if len(data) < wanted:
+        data = self._store.read(key, offset, size)
+        if len(data) < size:
             self._check_end(key, offset + len(data))
         if not self._node.is_still(moved):
             raise KeyError(key)
-        self._window = (offset, data, stat)
-        return data[:size]
+        return data
 
     def _check_end(self, key: str, end: int) -> None:
         """Raise ``CorruptStore`` if the store's data ended too early: the kernel would read zeros from there on."""

@@ -7,7 +7,9 @@ that has such names, nor replace metadata, nor answer it with HEAD.
 import contextlib
 import functools
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,6 +20,8 @@ from joinfs.stores.value import MEBIBYTE, NANOSECONDS, exactly
 # Bytes of one part of a large object. S3 takes 10,000 parts.
 PART = 8 * MEBIBYTE
 MOST_PARTS = 10_000
+# So many are on their way at the same time, and in memory.
+PARTS_AT_A_TIME = 4
 # What is larger than this is copied in parts.
 MOST_COPIED = 5 << 30
 COPIED_PART = 1 << 30
@@ -196,7 +200,7 @@ class Bucket:
     # ---------------------------------------------------------------- writing
 
     def put(self, name: str, data: BinaryIO, headers: dict[str, str], system: dict[str, str], size: int = 0, etag: str | None = None) -> Found:
-        """Make or replace an object whole, and answer what is to be said of it; a large one in parts, of which one is in memory.
+        """Make or replace an object whole, and answer what is to be said of it; a large one in parts.
 
         Args:
             name: The object.
@@ -221,29 +225,32 @@ class Bucket:
         return Found(size, answer.get("ETag", ""), asked, headers, system, asked)
 
     def _put_parts(self, given: dict[str, Any], data: BinaryIO, first: bytes) -> tuple[int, Any]:
-        size, piece, part = 0, first, len(first)
+        size, part = 0, len(first)
 
-        def send(client: Any, place: dict[str, Any]) -> Iterator[Any]:
-            nonlocal size, piece
+        def pieces() -> Iterator[dict[str, Any]]:
+            nonlocal size
+            piece = first
             while piece:
                 size += len(piece)
-                yield client.upload_part(Body=piece, **place)
+                yield {"Body": piece}
                 piece = exactly(data, part, part)
 
-        answer = self._in_parts(given, send)
+        answer = self._in_parts(given, self._client.upload_part, pieces())
         return size, answer
 
-    def _in_parts(self, given: dict[str, Any], send: Callable[[Any, dict[str, Any]], Iterable[Any]]) -> Any:
-        """Make an object of parts; until the last is there, nothing of it is seen, and what fails is thrown away."""
+    def _in_parts(self, given: dict[str, Any], send: Callable[..., Any], pieces: Iterable[dict[str, Any]]) -> Any:
+        """Make an object of parts; until the last is there, nothing of it is seen, and what fails is thrown away.
+
+        Args:
+            given: Which object, and what is said of it.
+            send: Makes a part of what ``pieces`` has for it; in several threads.
+            pieces: What each part is made of.
+        """
         place = {"Bucket": self._name, "Key": given["Key"]}
         with self._asking(given["Key"]) as client:
             place["UploadId"] = client.create_multipart_upload(**given)["UploadId"]
             try:
-                parts: list[dict[str, Any]] = []
-                numbered: dict[str, Any] = {**place, "PartNumber": 1}
-                for answer in send(client, numbered):
-                    parts.append({"ETag": answer.get("CopyPartResult", answer)["ETag"], "PartNumber": numbered["PartNumber"]})
-                    numbered["PartNumber"] += 1
+                parts = _sent(functools.partial(send, **place), pieces)
                 return client.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})
             except BaseException:
                 with contextlib.suppress(Exception):
@@ -261,7 +268,7 @@ class Bucket:
         kept = found.headers if headers is None else headers
         given = {"Bucket": self._name, "Key": new, "Metadata": kept, **found.system}
         if found.size > MOST_COPIED:
-            answer = self._in_parts(given, lambda client, place: _copied(client, place, source, found.size))
+            answer = self._in_parts(given, functools.partial(self._client.upload_part_copy, **source), _ranges(found.size))
         else:
             with self._asking(old) as client:
                 answer = client.copy_object(**given, **source, MetadataDirective="REPLACE")
@@ -355,7 +362,25 @@ def _listed(entry: Any) -> Listed:
     return Listed(entry["Key"], entry["Size"], entry.get("ETag", ""), _nanoseconds(entry["LastModified"]))
 
 
-def _copied(client: Any, place: dict[str, Any], source: dict[str, Any], size: int) -> Iterator[Any]:
+def _ranges(size: int) -> Iterator[dict[str, Any]]:
     for start in range(0, size, COPIED_PART):
-        last = min(start + COPIED_PART, size) - 1
-        yield client.upload_part_copy(CopySourceRange=f"bytes={start}-{last}", **source, **place)
+        yield {"CopySourceRange": f"bytes={start}-{min(start + COPIED_PART, size) - 1}"}
+
+
+def _sent(send: Callable[..., Any], pieces: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Send pieces, a few at a time, and answer what there is to say of the parts; all that were begun have ended when one fails."""
+    parts: list[dict[str, Any]] = []
+    sending: deque[Future[Any]] = deque()
+
+    def take() -> None:
+        answer = sending.popleft().result()
+        parts.append({"ETag": answer.get("CopyPartResult", answer)["ETag"], "PartNumber": len(parts) + 1})
+
+    with ThreadPoolExecutor(PARTS_AT_A_TIME, "joinfs-parts") as pool:
+        for number, piece in enumerate(pieces, 1):
+            if len(sending) == PARTS_AT_A_TIME:
+                take()
+            sending.append(pool.submit(send, PartNumber=number, **piece))
+        while sending:
+            take()
+    return parts

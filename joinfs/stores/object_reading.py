@@ -16,14 +16,14 @@ from joinfs.stores.escape import MARK, is_piece
 from joinfs.stores.keys import ROOT, is_directory_key
 from joinfs.stores.metadata import selected
 from joinfs.stores.object_attributes import Attributes, attributes_of
-from joinfs.stores.object_bucket import Bucket, Found
+from joinfs.stores.object_bucket import Bucket, Changed, Found
 from joinfs.stores.object_known import Known
 from joinfs.stores.object_listing import HADOOP, ROOT_MARKER, Child, children
 from joinfs.stores.object_markers import TYPES, Markers
 from joinfs.stores.object_names import is_beside, level_of, name_of
 from joinfs.stores.object_probe import Conditions, probe
 from joinfs.stores.object_streams import BLOCK, Pinned
-from joinfs.stores.value import Metadata, Opened, Stat, Value, new_stat
+from joinfs.stores.value import MEBIBYTE, Metadata, Opened, Stat, Value, new_stat
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -31,6 +31,8 @@ T = TypeVar("T")
 # Requests at a time, and how many entries of a listing are asked for ahead of who reads it.
 THREADS = 32
 AHEAD = 128
+# What is read at a time of much.
+PIECE = 2 * MEBIBYTE
 _MOST_SECONDS = 1e9
 
 
@@ -310,10 +312,21 @@ class ReadingObjects(Store):
         return _ObjectValue(self, key, self._attributes(key, self._find(key)))
 
     def read(self, key: str, offset: int, size: int) -> bytes:
-        """The same; one request."""
+        """The same; one request, or for much of what is known several at the same time."""
         name = self._value_name(key)
         with _missing(key):
+            found = self._known.find(name) if size > PIECE and self._known.knows(name) else None
+            if found is not None:
+                with contextlib.suppress(Changed):
+                    return self._read_pieces(name, found, offset, size)
+                self._known.forget(name)
             return self._bucket.read(name, offset, size)[0]
+
+    def _read_pieces(self, name: str, found: Found, offset: int, size: int) -> bytes:
+        """Read a range of the version ``found``."""
+        end = min(offset + size, found.size)
+        ranges = [(start, min(PIECE, end - start)) for start in range(offset, end, PIECE)]
+        return b"".join(self._meanwhile_all(lambda start, length: self._bucket.read(name, start, length, found.etag)[0], ranges))
 
     def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
         """Answer what ``read`` does for each ``(offset, size)``, of one version, with requests at the same time.

@@ -724,7 +724,9 @@ def test_what_is_staged_to_be_written_is_of_one_version(scripted, tmp_path):
     scripted.respond, scripted.ranges = respond, 0
     with JoinedStore([joinfs.open_store(f"sqlite:{tmp_path}/up.db"), HTTPStore(scripted.url)]) as store:
         operations = Operations(store)
+        handle = operations.open(operations.walk(["a"]), os.O_RDWR)
         with pytest.raises(StoreUnavailable, match="changed"):
-            operations.open(operations.walk(["a"]), os.O_RDWR)
+            operations.write(handle, 0, b"mine")
+        operations.release(handle)
         assert store.to_bytes("a") == b"n" * size
         operations.close()
