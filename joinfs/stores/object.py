@@ -160,11 +160,14 @@ class ObjectStore(ReadingObjects):
         """The same; where the server honours it, under the condition that nothing is there."""
         self._check_free(key)
         name = self._name_for_new(key)
-        made = new_stat(stat.mode, stat.uid, stat.gid, stat.rdev)
+        made, since = new_stat(stat.mode, stat.uid, stat.gid, stat.rdev), self._known.asked(name)
         try:
-            return self._put_at(key, There(name, None), Attributes(made, {}, {}), io.BytesIO(target), "" if self.conditions.create else None)
+            put = self._put_at(key, There(name, None), Attributes(made, {}, {}), io.BytesIO(target), "" if self.conditions.create else None)
         except Changed:
             raise KeyExists(f"{key!r} is there already: others made it just now") from None
+        if is_directory_key(key):
+            self._known.made(name, since)
+        return put
 
     # ---------------------------------------------------------------- attributes
 

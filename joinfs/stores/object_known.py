@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from joinfs.stores.object_bucket import Bucket, Found, Listed
+from joinfs.stores.object_levels import Levels
 from joinfs.stores.value import NANOSECONDS
 
 T = TypeVar("T")
@@ -37,16 +38,22 @@ class Known:
         self._lock = threading.Lock()
         self._seen: OrderedDict[tuple[str, bool], _Seen] = OrderedDict()
         self._forgotten = 0
+        self._levels = Levels(bucket, freshness)
 
     def knows(self, name: str) -> bool:
         """Whether ``find`` answers about an object without asking for it."""
-        return self._fresh((name, False)) is not None
+        return self._fresh((name, False)) is not None or self._levels.lacks(name)
+
+    def look(self, name: str) -> None:
+        """An object, or a directory of its name, is about to be asked for, and perhaps others beside it."""
+        if not self.knows(name):
+            self._levels.look(name)
 
     def find(self, name: str) -> Found | None:
         """Answer what is said of an object; None if it is not there."""
         seen = self._fresh((name, False))
         if seen is None:
-            return self._ask((name, False), lambda: self._head(name))
+            return None if self._levels.lacks(name) else self._ask((name, False), lambda: self._head(name))
         return seen.what if isinstance(seen.what, Found) else None
 
     def find_listed(self, listed: Listed) -> Found | None:
@@ -58,13 +65,22 @@ class Known:
         return self._ask((listed.name, False), lambda: self._head(listed.name))
 
     def has_below(self, prefix: str) -> bool:
-        """Whether the name of any object begins with ``prefix``."""
-        seen = self._fresh((prefix, True))
-        return bool(seen.what) if seen is not None else self._ask((prefix, True), lambda: bool(self._bucket.first(prefix, 1)))
+        """Whether the name of any object begins with ``prefix``, be it that one itself."""
+        itself, seen = self._fresh((prefix, False)), self._fresh((prefix, True))
+        if itself is not None and itself.what:
+            return True
+        if seen is not None or self._levels.lacks(prefix):
+            return seen is not None and bool(seen.what)
+        return self._ask((prefix, True), lambda: bool(self._bucket.first(prefix, 1)))
 
     def moment(self) -> tuple[float, int]:
         """What ``nothing_below`` is to be told with: when the bucket was asked."""
         return time.monotonic(), self._forgotten
+
+    def asked(self, prefix: str) -> float:
+        """When ``has_below`` was answered last, in monotonic seconds; 0 if that is not known."""
+        seen = self._seen.get((prefix, True))
+        return self._levels.asked(prefix) if seen is None else seen.asked
 
     def nothing_below(self, prefix: str, moment: tuple[float, int]) -> None:
         """A listing that was begun at a moment tells that no name begins with ``prefix``."""
@@ -74,6 +90,7 @@ class Known:
 
     def forget(self, *names: str) -> None:
         """These were written, so what was said of them, and of what begins their names, is not so any more."""
+        self._levels.add(names)
         with self._lock:
             self._forgotten += 1
             for name in names:
@@ -87,8 +104,13 @@ class Known:
         with self._lock:
             self._put((name, False), _Seen(found, time.monotonic()))
 
+    def made(self, prefix: str, since: float) -> None:
+        """A directory was made where there was nothing from a moment on, in monotonic seconds."""
+        self._levels.made(prefix, since)
+
     def clear(self) -> None:
         """Forget everything."""
+        self._levels.clear()
         with self._lock:
             self._forgotten += 1
             self._seen.clear()

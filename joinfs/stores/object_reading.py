@@ -228,6 +228,8 @@ class ReadingObjects(Store):
         if key == ROOT:
             return self.stat(ROOT)
         self._check_connected()
+        with contextlib.suppress(InvalidKey):
+            self._known.look(self._name(key))
         value = self._meanwhile(self._value_or_marked, key)
         stat = self._or_none(key + "/") if self._is_above_something(key) else value.result() or self._otherwise_marked(key)
         if stat is None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import joinfs
 from joinfs.errors import AccessDenied, InvalidKey, KeyExists, NameTooLong, OutOfSpace, StoreUnavailable, Unsupported, UsageError
-from joinfs.stores import Stat, object_bucket, object_known
+from joinfs.stores import Stat, object_bucket, object_known, object_levels
 from joinfs.stores.keys import check_key
 from joinfs.stores.object import ObjectStore
 from joinfs.stores.object_attributes import attributes_of
@@ -181,6 +181,57 @@ def test_what_was_written_or_listed_is_known(place):
         place.put("d/b/c", b"")
         store._known.clear()
         assert dict(store.list("d/")).keys() == {"b", "%%b%="}
+
+
+def test_who_makes_many_files_asks_but_once_what_is_there(place):
+    place.put("others/a", b"1")
+    place.put("others/b/c", b"1")
+    with place.store() as store:
+        store.make("d/", Stat(0o040755))
+        with asked(store) as requests:
+            for number in range(10):
+                missing(store, f"d/{number}")
+                store.make(f"d/{number}", Stat(0o100644))
+        assert requests == ["PutObject"] * 10
+        missing(store, "others/x")
+        missing(store, "others/y")
+        with asked(store) as requests:
+            for number in range(10):
+                missing(store, f"others/{number}")
+                missing(store, f"others/b{number}")
+            assert (store.lookup("others/a").size, store.lookup("others/b").is_directory) == (1, True)
+        assert sorted(requests) == ["HeadObject", "HeadObject", "ListObjectsV2"]  # the value; the marker, and what is below it
+
+
+def test_names_that_are_not_there_are_seen_when_they_are(place):
+    place.put("d/a", b"1")
+    with place.store() as store:
+        for name in "xyz":
+            missing(store, f"d/{name}")
+        store.set("d/x", (data(b"ours"), {}))
+        store.set("d/y/z/w", (data(b"ours"), {}))
+        store.rename("d/y/", "d/z/")
+        assert [store.lookup(f"d/{key}").size for key in ("x", "z/z/w")] == [4, 4]
+        missing(store, "d/y")
+        store.delete("d/x")
+        missing(store, "d/x")
+        place.put("d/x", b"by others")
+        place.put("d/y/z", b"by others")
+        store.freshness = 0.0
+        assert (store.lookup("d/x").size, store.lookup("d/y").is_directory) == (9, True)
+
+
+def test_a_directory_that_one_answer_does_not_tell_is_asked_for_each_name(place, monkeypatch):
+    monkeypatch.setattr(object_levels, "MOST_NAMES", 2)
+    for name in "abc":
+        place.put(f"d/{name}", b"1")
+    with place.store() as store:
+        for name in "xyz":
+            missing(store, f"d/{name}")
+        with asked(store) as requests:
+            assert store.lookup("d/c").size == 1
+            missing(store, "d/v")
+        assert sorted(requests) == ["HeadObject"] * 4 + ["ListObjectsV2"] * 2
 
 
 def test_what_is_listed_again_is_asked_for_only_if_it_changed(place, monkeypatch):
