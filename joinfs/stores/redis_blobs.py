@@ -129,7 +129,7 @@ class Blobs:
             raise StoreUnavailable(f"{self._name}: what is read was replaced, and is gone by now; open it again")
         return data
 
-    def find(self, node: int) -> Any:
+    def find(self, node: int | None) -> Any:
         """Answer what the script says of a node, whose blob is kept from now on, for a while."""
         asks = READING.command(self._server.tag, "node", node)
         while self._can_hold:

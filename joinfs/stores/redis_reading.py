@@ -188,7 +188,7 @@ class ReadingRedis(Store):
         open_data: Any = functools.partial(self._stream, key, stat.file_id) if blob else functools.partial(io.BytesIO, data)
         return Value(open_data, metadata_from(fields), size, *stat.moments())
 
-    def _stream(self, key: str, node: int) -> Opened:
+    def _stream(self, key: str, node: int | None) -> Opened:
         row, fields, blob, data = checked(self._blobs.find(node), key)
         stat = stat_from(row)
         stream: BinaryIO = self._blobs.stream(blob.decode(), stat.size) if blob else io.BytesIO(data)

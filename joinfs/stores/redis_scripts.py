@@ -8,7 +8,15 @@ import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from joinfs.errors import CorruptStore, DirectoryNotEmpty, IsADirectory, KeyExists, NoSuchAttribute, NotADirectory, StoreUnavailable
+from joinfs.errors import (
+    CorruptStore,
+    DirectoryNotEmpty,
+    IsADirectory,
+    KeyExists,
+    NoSuchAttribute,
+    NotADirectory,
+    StoreUnavailable,
+)
 
 CHUNK = 4 << 20
 # What writers of this version of joinfs write, and readers of it know.
@@ -58,7 +66,8 @@ def checked(answer: Any, *keys: str) -> list[Any]:
         CorruptStore: There is what no joinfs writes.
         StoreUnavailable: It came too late to be done.
     """
-    word, *rest = answer
+    word: bytes = answer[0]
+    rest: list[Any] = answer[1:]
     if word == b"ok":
         return rest
     first, last = keys[0], keys[-1]

@@ -21,6 +21,8 @@ from joinfs.stores.value import now
 T = TypeVar("T")
 Command = tuple[Any, ...]
 
+# Bytes that are read of a connection at a time, at most.
+READ_SIZE = 1 << 18
 # Connections that are kept while nobody needs them.
 MOST_IDLE = 16
 # Seconds before something is tried again, at first and at most.
@@ -129,6 +131,7 @@ class Server:
             socket_timeout=self._timeout,
             socket_connect_timeout=self._timeout,
             socket_keepalive=True,
+            socket_read_size=READ_SIZE,
             client_name="joinfs",
             protocol=2,
             **self._login,

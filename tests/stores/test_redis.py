@@ -5,7 +5,7 @@ import io
 import pytest
 
 from joinfs.stores.redis_store import RedisStore
-from joinfs.testing import ReadOnlyContract, StoreContract
+from joinfs.testing import StoreContract
 
 
 class TestRedis(StoreContract):
