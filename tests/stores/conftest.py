@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from joinfs.stores.redis_url import PASSWORDS
 from tests.conftest import lacking
-from tests.stores import object_servers, redis_servers
+from tests.stores import object_servers
+from tests.stores.redis_servers import need_redis, new_redis, redis_server, running_redis  # noqa: F401 - fixtures
 
 CONFIGURATION = """
 daemon off; master_process off; pid {place}/pid; error_log stderr notice; {user}
@@ -231,38 +231,3 @@ def moto(running_moto, s3_credentials):
 @pytest.fixture
 def seaweedfs(running_seaweedfs, s3_credentials):
     return running_seaweedfs
-
-
-@pytest.fixture(scope="session")
-def running_redis(tmp_path_factory):
-    server = redis_servers.Server(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def need_redis(need, monkeypatch):
-    """What the tests of Redis run, and nothing of who runs them in the environment."""
-    need("redis-server", "setpriv")
-    pytest.importorskip("redis") if not os.environ.get("CI") else __import__("redis")
-    for name in PASSWORDS:
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def redis_server(need_redis, request):
-    """A Redis server that many tests share, each with a prefix of its own."""
-    return request.getfixturevalue("running_redis")
-
-
-@pytest.fixture
-def new_redis(need_redis, tmp_path_factory):
-    """Call for a Redis server of the test's own."""
-    with contextlib.ExitStack() as ending:
-
-        def new(*options, **given):
-            server = redis_servers.Server(tmp_path_factory.mktemp("redis"), *options, **given)
-            ending.callback(server.stop)
-            return server
-
-        yield new

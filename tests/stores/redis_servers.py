@@ -1,12 +1,20 @@
 """A Redis server to test on, of Debian's package, on loopback and in a directory of its own."""
 
+import contextlib
+import importlib.util
 import itertools
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
+
+import pytest
+
+from joinfs.stores.redis_url import PASSWORDS
+from tests.conftest import lacking
 
 SAFE = ("--appendonly", "yes", "--appendfsync", "always")
 _numbers = itertools.count(1)
@@ -98,17 +106,109 @@ class Server:
 
     def kill(self):
         """As a loss of power would, as far as a process can tell."""
-        self.process.kill()
+        self.process.kill()  # a stopped one too
         self.process.wait()
         self.client.close()
         self.log.close()
+
+    def restart(self):
+        """As it was killed: at the same port, with what is in its log."""
+        self.start()
 
     stop = kill
 
     def tag(self, url):
         return f"{{{url.rpartition('/')[2]}}}"
 
-    def calls(self):
-        """How many commands it was given by clients other than this one, by name."""
-        stats = self.client.info("commandstats")
-        return {name.removeprefix("cmdstat_"): known["calls"] for name, known in stats.items()}
+    def keys(self, url, kind=""):
+        """What a store has on the server, without its tag."""
+        tag = f"{self.tag(url)}:"
+        return sorted(key.decode().removeprefix(tag) for key in self.client.scan_iter(f"{tag}{kind}*", 1000))
+
+
+class Cutting:
+    """Stands between a client and a server, and cuts the connection as often as it is told: after a request went on, before its answer is back.
+
+    Attributes:
+        port: Where it listens.
+        cuts: How many more answers are lost.
+    """
+
+    def __init__(self, server):
+        self.server, self.cuts, self.lost = server, 0, []
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listening.getsockname()[1]
+        self.open = [self.listening]
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listening.accept()
+                onward = socket.create_connection(("127.0.0.1", self.server.port))
+                self.open += [client, onward]
+                threading.Thread(target=self.carry, args=(client, onward, False), daemon=True).start()
+                threading.Thread(target=self.carry, args=(onward, client, True), daemon=True).start()
+
+    def carry(self, source, target, is_answer):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if is_answer and self.cuts:
+                    self.cuts -= 1
+                    self.lost.append(data)
+                    break
+                target.sendall(data)
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def cut_all(self):
+        """Cut every connection, and go on listening."""
+        for one in self.open[1:]:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self.open = [self.listening]
+
+    def close(self):
+        self.cut_all()
+        self.listening.shutdown(socket.SHUT_RDWR)
+        self.listening.close()
+
+
+# ---------------------------------------------------------------- fixtures, for the conftests that import them
+
+
+@pytest.fixture(scope="session")
+def running_redis(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def need_redis(need, monkeypatch):
+    """What the tests of Redis run, and nothing of who runs them in the environment."""
+    need("redis-server", "setpriv", "openssl")
+    if importlib.util.find_spec("redis") is None:
+        lacking("redis-py (pip install 'joinfs[redis]')")
+    for name in PASSWORDS:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def redis_server(need_redis, request):
+    """A Redis server that many tests share, each with a prefix of its own."""
+    return request.getfixturevalue("running_redis")
+
+
+@pytest.fixture
+def new_redis(need_redis, tmp_path_factory):
+    """Call for a Redis server of the test's own; options as for ``Server``."""
+    with contextlib.ExitStack() as ending:
+
+        def new(*options, **given):
+            server = Server(tmp_path_factory.mktemp("redis"), *options, **given)
+            ending.callback(server.stop)
+            return server
+
+        yield new
