@@ -119,11 +119,13 @@ class Blobs:
         Raises:
             StoreUnavailable: It is gone.
         """
+        if offset >= stop:
+            return b""
         commands = [
             ("GETRANGE", self._key(blob, n), max(offset - n * CHUNK, 0), min(stop - n * CHUNK, CHUNK) - 1)
             for n in range(offset // CHUNK, -(-stop // CHUNK))
         ]
-        pieces = self._server.ask_all(commands) if commands else []
+        pieces = self._server.ask_all(commands)
         data: bytes = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if len(data) != stop - offset:
             raise StoreUnavailable(f"{self._name}: what is read was replaced, and is gone by now; open it again")

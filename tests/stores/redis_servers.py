@@ -139,7 +139,13 @@ class Cutting:
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
         self.open = [self.listening]
-        threading.Thread(target=self.run, daemon=True).start()
+        self.threads = []
+        self.start(self.run)
+
+    def start(self, function, *arguments):
+        thread = threading.Thread(target=function, args=arguments, daemon=True)
+        self.threads.append(thread)
+        thread.start()
 
     def run(self):
         with contextlib.suppress(OSError):
@@ -147,8 +153,8 @@ class Cutting:
                 client, _ = self.listening.accept()
                 onward = socket.create_connection(("127.0.0.1", self.server.port))
                 self.open += [client, onward]
-                threading.Thread(target=self.carry, args=(client, onward, False), daemon=True).start()
-                threading.Thread(target=self.carry, args=(onward, client, True), daemon=True).start()
+                self.start(self.carry, client, onward, False)
+                self.start(self.carry, onward, client, True)
 
     def carry(self, source, target, is_answer):
         with contextlib.suppress(OSError):
@@ -161,6 +167,7 @@ class Cutting:
         for one in (source, target):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+        source.close()  # the other thread closes the other
 
     def cut_all(self):
         """Cut every connection, and go on listening."""
@@ -170,8 +177,10 @@ class Cutting:
         self.open = [self.listening]
 
     def close(self):
-        self.cut_all()
         self.listening.shutdown(socket.SHUT_RDWR)
+        self.cut_all()
+        for thread in self.threads:
+            thread.join(10)
         self.listening.close()
 
 
