@@ -1,5 +1,6 @@
 """Two mounts of one first store on a Redis server, as on two machines. SEMANTICS.md, Several machines."""
 
+import fcntl
 import io
 import os
 import threading
@@ -116,6 +117,17 @@ def test_of_two_who_write_one_file_one_is_there_whole(both, url):
         last = store.to_bytes("shared")
     assert last in {b"a" * size, b"b" * size}
     until(lambda: read(one / "shared") == read(two / "shared") == last)
+
+
+def test_locks_are_each_mounts_own(both):
+    one, two = both
+    (one / "a").touch()
+    until((two / "a").exists)
+    with (one / "a").open("rb+") as file, (one / "a").open("rb+") as again, (two / "a").open("rb+") as other:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_what_a_store_writes_shows_in_both(both, url):
