@@ -81,7 +81,7 @@ class _Checking:
     def _check_nodes(self) -> Iterator[str]:
         for node, row in self._ask_each(b"n", self._of(b"n"), "HMGET", *_ATTRIBUTES, "B"):
             try:
-                stat = stat_from(b" ".join([*(part or b"?" for part in row[:10]), node]))
+                stat = stat_from(b" ".join([*(part or b"?" for part in row[:10]), node, b"0"]))
             except CorruptStore as error:
                 yield str(error)
                 continue

@@ -47,13 +47,14 @@ local function go(path)
   return id, directory, last, rest
 end
 
--- The attributes of a node as one text, and its number; nil if it is damaged or gone.
+-- The attributes of a node as one text, its number, and whether it has metadata (1) and other attributes (2); nil if it is damaged or gone.
 local function attributes(id)
   local row = call('HMGET', T .. 'n:' .. id, 'm', 's', 'u', 'g', 'r', 'a', 't', 'c', 'b', 'l')
   for n = 1, 10 do
     if not row[n] then return nil end
   end
-  return table.concat(row, ' ') .. ' ' .. id
+  local has = call('EXISTS', T .. 'm:' .. id) + 2 * call('EXISTS', T .. 'x:' .. id)
+  return table.concat(row, ' ') .. ' ' .. id .. ' ' .. has
 end
 
 -- What stands at a path: as `spelled`, which is 'd' for a directory, 'f' for anything else, and 'a' for any.

@@ -10,6 +10,7 @@ from typing import Any
 from joinfs.errors import CorruptStore, InvalidKey
 from joinfs.stores.keys import check_key, is_directory_key
 from joinfs.stores.metadata import RESERVED, to_json
+from joinfs.stores.redis_known import Seen
 from joinfs.stores.sqlite_fields import field_of
 from joinfs.stores.value import Metadata, Stat
 
@@ -30,8 +31,8 @@ NO_DIGEST = "-" * DIGEST
 MIN_TIME, MAX_TIME = -(1 << 63), (1 << 63) - 1
 
 
-def path_of(key: str) -> bytes:
-    """Answer what the scripts call a place.
+def bare_key(key: str) -> str:
+    """Answer a place without a ``/`` at its end.
 
     Raises:
         KeyError: Nothing can stand at such a key.
@@ -40,7 +41,12 @@ def path_of(key: str) -> bytes:
         check_key(key)
     except InvalidKey:
         raise KeyError(key) from None
-    return encoded(key.removesuffix("/"))
+    return key.removesuffix("/")
+
+
+def path_of(key: str) -> bytes:
+    """Answer what the scripts call a place; errors as for ``bare_key``."""
+    return encoded(bare_key(key))
 
 
 def spelled(key: str) -> str:
@@ -67,26 +73,31 @@ def storable(time: int) -> int:
 
 
 def stat_from(row: bytes) -> Stat:
-    """Answer the Stat in the text that the scripts make of a node's attributes.
+    """Answer the Stat in the text that the scripts make of a node's attributes; errors as for ``seen_from``."""
+    return seen_from(row).stat
+
+
+def seen_from(row: bytes) -> Seen:
+    """Answer all that is in that text.
 
     Raises:
         CorruptStore: No joinfs has written that.
     """
     try:
-        mode, size, uid, gid, rdev, atime, mtime, ctime, birth, nlink, node = map(int, row.split())
+        mode, size, uid, gid, rdev, atime, mtime, ctime, birth, nlink, node, has = map(int, row.split())
     except (TypeError, ValueError):
         raise CorruptStore(f"a node has attributes that are no numbers: {row!r}") from None
     if stat_module.S_IFMT(mode) not in KINDS or mode >> 16 or size < 0 or nlink < 1:
         raise CorruptStore(f"node {node} has the mode {mode:o}, {size} bytes and {nlink} links")
-    return Stat(mode, size, uid, gid, rdev, atime, mtime, ctime, birth, nlink, node)
+    return Seen(Stat(mode, size, uid, gid, rdev, atime, mtime, ctime, birth, nlink, node), has)
 
 
-def entries_from(page: bytes) -> list[tuple[bytes, Stat]]:
-    """Answer the names and attributes in a page of a listing; errors as for ``stat_from``."""
+def entries_from(page: bytes) -> list[tuple[bytes, Seen]]:
+    """Answer the names and what is said of each in a page of a listing; errors as for ``seen_from``."""
     if not page:
         return []
     parts = page.split(b"/")
-    return list(zip(parts[::2], map(stat_from, parts[1::2]), strict=True))
+    return list(zip(parts[::2], map(seen_from, parts[1::2]), strict=True))
 
 
 # ---------------------------------------------------------------- metadata

@@ -14,7 +14,19 @@ from joinfs.stores.gate import Gate
 from joinfs.stores.keys import is_directory_key
 from joinfs.stores.metadata import RESERVED, has_all, selected
 from joinfs.stores.redis_blobs import Blobs
-from joinfs.stores.redis_nodes import decoded, digest_of, entries_from, metadata_from, path_of, spelled, stat_from, xattrs_from
+from joinfs.stores.redis_known import METADATA, XATTRS, Known, Seen
+from joinfs.stores.redis_nodes import (
+    bare_key,
+    decoded,
+    digest_of,
+    entries_from,
+    metadata_from,
+    path_of,
+    seen_from,
+    spelled,
+    stat_from,
+    xattrs_from,
+)
 from joinfs.stores.redis_probe import Facts, info, probe
 from joinfs.stores.redis_scripts import FORMAT, SCRIPTS, checked
 from joinfs.stores.redis_server import Server
@@ -50,6 +62,7 @@ class ReadingRedis(Store):
         self._open: Server | None = None
         self._open_blobs: Blobs | None = None
         self._others: Others | None = None
+        self._known = Known()
         self._facts: Facts | None = None
 
     # ---------------------------------------------------------------- connection
@@ -75,6 +88,7 @@ class ReadingRedis(Store):
             except BaseException:
                 server.close()
                 raise
+            self._known.forget(None)
             self._open_blobs = Blobs(server, self.name)
             self._open = server
 
@@ -154,6 +168,7 @@ class ReadingRedis(Store):
 
     def _told(self, key: str | None) -> None:
         """Others have changed something."""
+        self._known.forget(key)
         self._note_change()
         self._tell_changed(key)
 
@@ -162,21 +177,49 @@ class ReadingRedis(Store):
     def _ask(self, key: str, what: str, *arguments: Any) -> list[Any]:
         return checked(self._server.read(what, path_of(key), *arguments), key)
 
+    def _see(self, key: str, kind: str) -> Seen:
+        """Answer what the server says of a key, or said."""
+        moment, bare = self._known.moment, bare_key(key)
+        seen = self._known.find(bare) if self._is_told() else None
+        if seen is None:
+            seen = seen_from(self._ask(key, "stat", kind)[0])
+            self._learn(moment, bare, seen)
+        elif kind != "a" and seen.stat.is_directory != (kind == "d"):
+            raise KeyError(key)
+        return seen
+
+    def _has_none(self, key: str, what: int) -> bool:
+        """Whether it is known that a key is there and has no metadata, or no other attributes."""
+        if not self._is_told():
+            return False
+        seen = self._known.find(bare_key(key))
+        return seen is not None and not seen.has & what and seen.stat.is_directory == is_directory_key(key)
+
+    def _learn(self, moment: int, bare: str, seen: Seen) -> None:
+        if self._is_told():
+            self._known.put(moment, bare, seen)
+
+    def _is_told(self) -> bool:
+        others = self._others
+        return others is not None and others.is_told and self._open is not None
+
     def stat(self, key: str) -> Stat:
-        return stat_from(self._ask(key, "stat", spelled(key))[0])
+        return self._see(key, spelled(key)).stat
 
     def lookup(self, key: str) -> Stat:
-        return stat_from(self._ask(key, "stat", "a")[0])
+        return self._see(key, "a").stat
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         if not is_directory_key(prefix):
             raise KeyError(prefix)
         node, after = b"", b""
         while True:
+            moment = self._known.moment
             node, text = self._ask(prefix, "list", node, after, PAGE)
             page = entries_from(text)
-            for name, stat in page:
-                yield decoded(name), stat
+            for name, seen in page:
+                self._learn(moment, prefix + decoded(name), seen)
+                yield decoded(name), seen.stat
             if len(page) < PAGE:
                 return
             after = page[-1][0]
@@ -195,9 +238,13 @@ class ReadingRedis(Store):
         return Opened(stream, metadata_from(fields), stat.size, *stat.moments())
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
+        if self._has_none(key, METADATA):
+            return {}
         return selected(metadata_from(self._ask(key, "hash", spelled(key), "m")[0]), select)
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
+        if self._has_none(key, XATTRS):
+            return {}
         return xattrs_from(self._ask(key, "hash", spelled(key), "x")[0])
 
     def read(self, key: str, offset: int, size: int) -> bytes:

@@ -19,6 +19,7 @@ from joinfs.stores.redis_nodes import (
     metadata_from,
     metadata_text,
     path_of,
+    seen_from,
     spelled,
     stat_from,
     storable,
@@ -64,7 +65,18 @@ class RedisStore(ReadingRedis):
     def _do(self, what: str, keys: Sequence[str], *arguments: Any, frees: bool = False) -> list[Any]:
         """Have the script do something to keys; answer what it says."""
         changed = [keys[0].removesuffix("/")] if len(keys) == 1 else keys
-        return checked(self._server.write(what, changed, *arguments, frees=frees), *keys)
+        try:
+            return checked(self._server.write(what, changed, *arguments, frees=frees), *keys)
+        finally:
+            self._known.forget(*changed)
+
+    def _made(self, what: str, key: str, *arguments: Any) -> list[Any]:
+        """The same to one key, of which the first thing that is said are its attributes then: these are known from now on."""
+        moment = self._known.moment
+        row, *rest = self._do(what, [key], *arguments)
+        seen = seen_from(row)
+        self._learn(moment + 1, key.removesuffix("/"), seen)  # if nobody else has changed anything meanwhile
+        return [seen.stat, *rest]
 
     def _way(self) -> tuple[int, int, int]:
         """The mode and owner of directories that are made on the way."""
@@ -96,8 +108,8 @@ class RedisStore(ReadingRedis):
         assert isinstance(source, Source), "data has been taken in before"
         owned = (stat.mode, stat.uid, stat.gid, stat.rdev, storable(stat.atime), storable(stat.mtime))
         given = (*owned, source.size, source.blob, source.data, *self._way(), metadata, xattrs)
-        row, kept = self._do("put", [key], encoded(key.removesuffix("/")), keep, *given)
-        return stat_from(row), metadata_from(kept)
+        stat, kept = self._made("put", key, encoded(key.removesuffix("/")), keep, *given)
+        return stat, metadata_from(kept)
 
     def _set(self, key: str, data: BinaryIO | None, metadata: Metadata | None, buffer_size: int) -> Metadata:
         text = b"" if metadata is None else metadata_text(metadata)
@@ -111,8 +123,8 @@ class RedisStore(ReadingRedis):
         path = encoded(key.removesuffix("/"))
         if key == ROOT:
             raise KeyExists("the root is always there")
-        row = self._do("make", [key], path, stat.mode, stat.uid, stat.gid, stat.rdev, target if stat.is_symlink else b"")[0]
-        return stat_from(row)
+        made: Stat = self._made("make", key, path, stat.mode, stat.uid, stat.gid, stat.rdev, target if stat.is_symlink else b"")[0]
+        return made
 
     def _delete(self, key: str) -> None:
         _refuse_root(key)
@@ -122,7 +134,8 @@ class RedisStore(ReadingRedis):
 
     def _set_stat(self, key: str, changes: dict[str, int]) -> Stat:
         fields = [part for name, value in changes.items() for part in (_FIELDS[name], storable(value))]
-        return stat_from(self._do("set_stat", [key], path_of(key), spelled(key), *fields)[0])
+        changed: Stat = self._made("set_stat", key, path_of(key), spelled(key), *fields)[0]
+        return changed
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
         self._do("set_metadata", [key], path_of(key), spelled(key), "", metadata_text(metadata))

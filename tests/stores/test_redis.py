@@ -58,6 +58,20 @@ class TestRedis(StoreContract):
         return True
 
 
+class Watched(RedisStore):
+    """One that is told what others change from the beginning, and so believes what it was told before."""
+
+    def connect(self, credentials=None):
+        super().connect(credentials)
+        assert self.watch("")
+
+
+class TestWatched(TestRedis):
+    def make_store(self, place):
+        self.url = self.server.url()
+        return Watched(self.url)
+
+
 class TestEncrypted(StoreContract):
     """With TLS, a user's name and a password."""
 
@@ -165,7 +179,6 @@ COSTS = {
     "link": (lambda store: store.link("big", "d/e/f/b"), "link"),
     "delete": (lambda store: store.delete("d/e/f/a"), "delete"),
     "sync": (lambda store: store.sync(), ""),
-    "watch again": (lambda store: store.watch("d/"), "stat"),
 }
 
 
@@ -173,11 +186,67 @@ COSTS = {
 def test_an_operation_is_one_round_trip(store, asked, what):
     store.set("d/e/f/a", (data(b"abc"), {"n": 1}))
     store.set_data("big", data(bytes(CHUNK + 10)))
-    store.watch("")
     asked.clear()
     operation, cost = COSTS[what]
     operation(store)
     assert "|".join(" ".join(trip) for trip in asked) == cost
+
+
+def test_what_was_listed_is_known_while_others_changes_are_told(store, url, asked):
+    for n in range(10):
+        store.set(f"d/{n}", (data(b"x"), {"n": n} if n == 5 else {}))
+    store.set_xattr("d/6", "trusted.x", b"1")
+    store.link("d/7", "e/7")
+    assert store.watch("d/")
+    for name, stat in store.list("d/"):
+        asked.clear()
+        assert (store.stat(f"d/{name}"), store.lookup(f"d/{name}")) == (stat, stat)
+        assert store.get_metadata(f"d/{name}") == ({"n": 5} if name == "5" else {})
+        assert store.get_xattrs(f"d/{name}") == ({"trusted.x": b"1"} if name == "6" else {})
+        missing(lambda name=name: store.stat(f"d/{name}/"))
+        assert [len(asked), asked] == [{"5": 1, "6": 1, "7": 5}.get(name, 0), asked]
+    told = queue_of(store)
+    with RedisStore(url) as other:
+        for change, key in (
+            (lambda: other.set_stat("d/1", mode=0o600), "d/1"),
+            (lambda: other.delete("d/1"), "d/1"),
+            (lambda: other.link("d/2", "x"), "x"),
+            (lambda: other.update_metadata("d/3", {"new": 1}), "d/3"),
+            (lambda: other.set_xattr("d/4", "trusted.y", b"1"), "d/4"),
+            (lambda: other.rename("d/", "f/"), "f/"),
+        ):
+            change()
+            while told.get(timeout=20) != key:
+                pass
+            for directory in ("d/", "f/"):
+                for name in "0123456789":
+                    assert exists_as_in(store, other, directory + name)
+    missing(lambda: store.stat("d/0"))
+
+
+def exists_as_in(store, other, key):
+    def all_of(one):
+        try:
+            return one.stat(key), one.get_metadata(key), one.get_xattrs(key)
+        except KeyError:
+            return None
+
+    return all_of(store) == all_of(other)
+
+
+def test_a_file_that_is_made_and_written_is_known_then(store, asked):
+    store.make("d/", Stat(DIRECTORY))
+    assert store.watch("d/")
+    asked.clear()
+    made = store.make("d/a", Stat(FILE))
+    assert (store.stat("d/a"), store.get_metadata("d/a"), store.get_xattrs("d/a")) == (made, {}, {})
+    written = store.put("d/a", made, data(b"new"))
+    assert (store.stat("d/a"), store.set_stat("d/a", mode=0o600)) == (written, store.stat("d/a"))
+    assert [" ".join(trip) for trip in asked] == ["make", "put", "set_stat"]
+    before = store.stat("d/")
+    store.delete("d/a")
+    assert store.stat("d/").mtime > before.mtime
+    missing(lambda: store.stat("d/a"))
 
 
 def test_a_stream_of_a_large_value_is_a_round_trip_for_each_chunk(store, asked):
