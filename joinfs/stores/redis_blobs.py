@@ -88,7 +88,10 @@ class Blobs:
         size, chunk = 0, first + exactly(data, CHUNK - len(first), buffer_size)
         for n in itertools.count():
             commands = [self._server.simple("upload", blob, "" if n else "first"), ("SET", self._key(blob, n), chunk)]
-            checked(self._server.ask_all(commands)[0], self._name)
+            answer = self._server.ask_all(commands)[0]
+            if answer[0] != b"ok":  # it has been taken for left, and removed: this chunk is to go, too
+                self._server.ask("UNLINK", self._key(blob, n))
+            checked(answer, self._name)
             size += len(chunk)
             if len(chunk) < CHUNK:
                 break

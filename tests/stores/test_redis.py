@@ -487,6 +487,7 @@ def test_who_is_taken_for_dead_is_told(store, url, redis_server):
     with pytest.raises(StoreUnavailable, match="took so long"):
         store.set_data("a", Slow(bytes(2 * CHUNK)))
     assert store.to_bytes("a") == b"old"
+    assert redis_server.keys(url, "b:") == [f"b:{store._server.store}-1:0"]  # what is not on the list any more is removed by who takes it off
 
 
 def test_a_source_that_breaks_leaves_no_chunks(store, url, redis_server):
