@@ -20,7 +20,7 @@ from joinfs.stores.views import PrefixStore
 __all__ = ["REGISTRY", "Capabilities", "Stat", "Store", "Usage", "Value", "open_store"]
 
 # Their URLs are percent-encoded as it is.
-WEB = {"http", "https"}
+ENCODED = {"http", "https", "redis", "rediss"}
 ENTRY_POINTS = "joinfs.stores"
 SQLITE_MAGIC = b"SQLite format 3\0"
 # gzip, bzip2, xz, zstd
@@ -180,7 +180,7 @@ def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
             raise UsageError(
                 f"'?{name}' is not known after a store's path; there are '?ro' and '?prefix=DIRECTORY'{more} (a '?' in a path is '%3F')"
             )
-    store = opener(path if scheme in WEB else unquote(path), read_only, **options)
+    store = opener(path if scheme in ENCODED else unquote(path), read_only, **options)
     if prefix is None:
         return store
     try:

@@ -3,13 +3,15 @@
 import os
 import re
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from joinfs.errors import UsageError
 
 PORT = 6379
 # redis-cli's own, after joinfs's.
 PASSWORDS = ("JOINFS_REDIS_PASSWORD", "REDISCLI_AUTH")
+# What may stand in a prefix as it is, beside letters and digits.
+_PLAIN = "/-._~!$&'()*+,;=:@"
 FORM = "redis://[USER@]HOST[:PORT]/DATABASE/PREFIX"
 
 
@@ -35,8 +37,8 @@ class Address(NamedTuple):
     def name(self) -> str:
         """The URL."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        user = f"{self.user}@" if self.user else ""
-        return f"redis{'s' * self.encrypted}://{user}{host}:{self.port}/{self.database}/{self.prefix}"
+        user = f"{quote(self.user, safe='')}@" if self.user else ""
+        return f"redis{'s' * self.encrypted}://{user}{host}:{self.port}/{self.database}/{quote(self.prefix, safe=_PLAIN)}"
 
 
 def parse_url(url: str) -> Address:
