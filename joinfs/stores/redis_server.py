@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from joinfs.errors import AccessDenied, CorruptStore, NotConnected, OutOfSpace, ReadOnly, StoreError, StoreUnavailable, UsageError
 from joinfs.stores.redis_scripts import FREEING, READING, SCRIPTS, WRITING
-from joinfs.stores.redis_url import Address
+from joinfs.stores.redis_url import PASSWORDS, Address
 from joinfs.stores.value import now
 
 T = TypeVar("T")
@@ -208,10 +208,12 @@ class Server:
         try:
             yield
         except (errors.AuthenticationError, errors.AuthorizationError, errors.NoPermissionError) as error:
-            raise AccessDenied(f"{self._address.name} lets us not in, or not do this (see {_PASSWORD} in the manual): {error}") from None
+            raise AccessDenied(f"{self._address.name} does not let us in, or not do this (the password is taken from {PASSWORDS[0]}): {error}") from None
         except (errors.ConnectionError, errors.TimeoutError, errors.MasterDownError, OSError) as error:
             raise _Away(" ".join(str(error).split())) from error
         except errors.RedisError as error:
+            if str(error).startswith("BUSY "):  # somebody's script runs for long
+                raise _Away(str(error)) from error
             raise self._refused(error) from None
 
     def _refused(self, error: Exception) -> StoreError:
@@ -235,9 +237,6 @@ class _Writer:
 
     def __init__(self, name: str) -> None:
         self.name, self.number = name, 0
-
-
-_PASSWORD = "JOINFS_REDIS_PASSWORD"  # noqa: S105 - the name of one
 
 
 def _talk(connection: Any, commands: Sequence[Command], refused: type[Exception]) -> list[Any]:

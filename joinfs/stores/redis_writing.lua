@@ -352,8 +352,9 @@ end
 
 local always = {}
 
--- Make the root, if there is none.
+-- Make the root, if there is none. Who may not tell others what changes is refused here, and not in the middle of a write.
 function always.begin(format, mode, uid, gid)
+  call('PUBLISH', T .. 'changes', store)
   if call('HSETNX', T .. 'store', 'format', format) == 1 then
     call('HSET', T .. 'store', 'next', ROOT)
     call('HSET', T .. 'n:' .. ROOT, 'm', mode, 's', 0, 'u', uid, 'g', gid, 'r', 0, 'a', now, 't', now, 'c', now, 'b', now, 'l', 2)
@@ -373,14 +374,12 @@ function always.abandon(blob)
   return {'ok'}
 end
 
--- Hold blobs that are read, for so many seconds. Answers those that are gone.
+-- Hold blobs that are read, for so many seconds.
 function always.hold(lasting, ...)
-  local gone = {'ok'}
   for _, blob in ipairs({...}) do
-    if call('EXISTS', string.format('%sb:%s:0', T, blob)) == 0 then gone[#gone + 1] = blob end
     call('SET', T .. 'h:' .. blob, '', 'EX', lasting)
   end
-  return gone
+  return {'ok'}
 end
 
 -- Hold the blob of a node, and answer which it is.

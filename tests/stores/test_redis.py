@@ -778,6 +778,14 @@ def test_who_may_only_read_is_told(new_redis):
         RedisStore(url).connect()
 
 
+def test_who_may_not_tell_others_is_refused_before_anything_is_written(new_redis):
+    server = new_redis()
+    server.client.execute_command("ACL", "SETUSER", "mute", "on", "nopass", "~*", "resetchannels", "+@all")
+    with pytest.raises(AccessDenied):
+        RedisStore(server.url("x").replace("//", "//mute@")).connect()
+    assert server.client.dbsize() == 0
+
+
 def test_a_replica_takes_no_writes(new_redis):
     master = new_redis()
     with RedisStore(master.url("x")) as store:

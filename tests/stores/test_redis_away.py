@@ -158,6 +158,38 @@ def test_a_server_that_stands_still_is_told_in_bounded_time(new_redis):
         assert list(store.check()) == []
 
 
+def test_a_server_that_runs_somebodys_script_for_long_is_waited_for(new_redis):
+    server = new_redis("--busy-reply-threshold", "20")
+    with RedisStore(server.url()) as store:
+        store.set_data("a", data(b"1"))
+
+        def run():
+            with contextlib.suppress(Exception), server.new_client() as client:
+                client.eval("while true do end", 0)
+
+        running = threading.Thread(target=run)
+        running.start()
+        assert wait_for(lambda: is_busy(server))
+        asking = threading.Thread(target=store.set_data, args=("a", data(b"2")))
+        asking.start()
+        asking.join(0.2)
+        assert asking.is_alive()
+        server.client.script_kill()
+        asking.join(20)
+        running.join(20)
+        assert store.to_bytes("a") == b"2"
+
+
+def is_busy(server):
+    import redis
+
+    try:
+        server.client.ping()
+    except redis.ResponseError as error:
+        return "BUSY" in str(error)
+    return False
+
+
 def test_who_waits_for_a_server_is_told_when_the_store_is_disconnected(new_redis):
     server = new_redis()
     store = RedisStore(server.url())
