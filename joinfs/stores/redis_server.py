@@ -223,6 +223,8 @@ class Server:
             return OutOfSpace(text)
         if isinstance(error, errors.ReadOnlyError):
             return ReadOnly(f"{self._address.name} is a replica now, which takes no writes")
+        if "The user executing the script" in text:
+            return AccessDenied(text)
         if "WRONGTYPE" in text or "user_script" in text:
             return CorruptStore(f"{self._address.name} holds what no joinfs writes: {error}")
         return StoreUnavailable(text)
