@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MOUNTING := fuse3 attr
-TESTING := libfuse2 git rsync acl sqlite3 tar libarchive13 p7zip-full cpio genisoimage
+TESTING := libfuse2 git rsync acl sqlite3 tar libarchive13 p7zip-full cpio genisoimage redis-server
 
 .PHONY: demo test check bench bench-buckets bench-stores clean mounting testing
 .DEFAULT_GOAL := demo

@@ -36,6 +36,8 @@ _KNOWN = {
     "memory": ("memory:", "nothing is kept", True, "", ""),
     "oci": ("oci:PATH[:TAG]", "a container image: its root file system", False, "", ""),
     "python": ("python:MODULE:ATTRIBUTE", "a Python mapping, a store of encore's, or one of your own", True, "", ""),
+    "redis": ("redis://HOST/DATABASE/PREFIX", "a Redis server, which several machines share", True, "redis", "redis"),
+    "rediss": ("rediss://HOST/DATABASE/PREFIX", "the same, encrypted", True, "redis", "redis"),
     "s3": ("s3://BUCKET/PREFIX", "a bucket of objects; ?endpoint=URL for servers other than Amazon's", True, "object", "boto3"),
     "sqlite": ("sqlite:PATH", "one SQLite file, made if it is not there", True, "", ""),
     "tar": ("tar:PATH", "a tar archive, also with gzip, bzip2, xz, zstd; read in place", False, "", ""),

@@ -20,7 +20,7 @@ from joinfs.stores.views import PrefixStore
 __all__ = ["REGISTRY", "Capabilities", "Stat", "Store", "Usage", "Value", "open_store"]
 
 # Their URLs are percent-encoded as it is.
-WEB = {"http", "https"}
+ENCODED = {"http", "https", "redis", "rediss"}
 ENTRY_POINTS = "joinfs.stores"
 SQLITE_MAGIC = b"SQLite format 3\0"
 # gzip, bzip2, xz, zstd
@@ -62,18 +62,20 @@ def _open_python(path: str, read_only: bool) -> Store:
     return store
 
 
-def _on_the_web(scheme: str) -> Opener:
-    """An opener for what follows ``http:`` or ``https:``."""
-    return lambda path, read_only: _lazily("http", "HTTPStore")(f"{scheme}:{path}", read_only)
+def _with_scheme(scheme: str, module: str, name: str) -> Opener:
+    """An opener of a store that is of several schemes, for what follows one of them."""
+    return lambda path, read_only: _lazily(module, name)(f"{scheme}:{path}", read_only)
 
 
 REGISTRY: dict[str, Opener] = {
     "archive": _lazily("archive", "ArchiveStore"),
     "dir": _lazily("directory", "DirectoryStore"),
-    "http": _on_the_web("http"),
-    "https": _on_the_web("https"),
+    "http": _with_scheme("http", "http", "HTTPStore"),
+    "https": _with_scheme("https", "http", "HTTPStore"),
     "memory": _open_memory,
     "python": _open_python,
+    "redis": _with_scheme("redis", "redis_store", "RedisStore"),
+    "rediss": _with_scheme("rediss", "redis_store", "RedisStore"),
     "s3": _lazily("object", "ObjectStore"),
     "sqlite": _lazily("sqlite", "SQLiteStore"),
     "tar": _lazily("tar", "TarStore"),
@@ -86,7 +88,8 @@ def open_store(spec: str | os.PathLike[str], *, read_only: bool = False, connect
 
     Args:
         spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``tar:PATH``, ``archive:PATH``,
-            ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``s3://BUCKET/PREFIX``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store),
+            ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``s3://BUCKET/PREFIX``,
+            ``redis://HOST/DATABASE/PREFIX`` or ``rediss:``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store),
             one of another package's schemes, or the path of something that is there.
         read_only: Have it take no writes, as ``?ro`` does.
         connect: Answer it connected.
@@ -177,7 +180,7 @@ def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
             raise UsageError(
                 f"'?{name}' is not known after a store's path; there are '?ro' and '?prefix=DIRECTORY'{more} (a '?' in a path is '%3F')"
             )
-    store = opener(path if scheme in WEB else unquote(path), read_only, **options)
+    store = opener(path if scheme in ENCODED else unquote(path), read_only, **options)
     if prefix is None:
         return store
     try:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import lacking
 from tests.stores import object_servers
+from tests.stores.redis_servers import need_redis, new_redis, redis_server, running_redis  # noqa: F401 - fixtures
 
 CONFIGURATION = """
 daemon off; master_process off; pid {place}/pid; error_log stderr notice; {user}
