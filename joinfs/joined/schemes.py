@@ -35,6 +35,7 @@ _KNOWN = {
     "https": ("https://HOST/DIRECTORY/", "the same, encrypted", False, "http", "httpx"),
     "memory": ("memory:", "nothing is kept", True, "", ""),
     "oci": ("oci:PATH[:TAG]", "a container image: its root file system", False, "", ""),
+    "postgres": ("postgres://HOST/DATABASE", "tables of a PostgreSQL server, shared by many machines; ?schema=NAME", True, "postgres", "psycopg"),
     "python": ("python:MODULE:ATTRIBUTE", "a Python mapping, a store of encore's, or one of your own", True, "", ""),
     "s3": ("s3://BUCKET/PREFIX", "a bucket of objects; ?endpoint=URL for servers other than Amazon's", True, "object", "boto3"),
     "sqlite": ("sqlite:PATH", "one SQLite file, made if it is not there", True, "", ""),

@@ -34,7 +34,7 @@ ARCHIVES = (
 )  # fmt: skip
 
 # What may stand after '?' beside what all take; an opener gets it by name.
-OPTIONS = {"s3": ("endpoint",)}
+OPTIONS = {"postgres": ("schema",), "s3": ("endpoint",)}
 
 Opener = Callable[..., Store]
 
@@ -73,6 +73,7 @@ REGISTRY: dict[str, Opener] = {
     "http": _on_the_web("http"),
     "https": _on_the_web("https"),
     "memory": _open_memory,
+    "postgres": _lazily("postgres", "PostgresStore"),
     "python": _open_python,
     "s3": _lazily("object", "ObjectStore"),
     "sqlite": _lazily("sqlite", "SQLiteStore"),
@@ -86,8 +87,8 @@ def open_store(spec: str | os.PathLike[str], *, read_only: bool = False, connect
 
     Args:
         spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``tar:PATH``, ``archive:PATH``,
-            ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``s3://BUCKET/PREFIX``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store),
-            one of another package's schemes, or the path of something that is there.
+            ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``s3://BUCKET/PREFIX``, ``postgres://HOST/DATABASE``,
+            ``python:MODULE:ATTRIBUTE`` (a mapping or a store), one of another package's schemes, or the path of something that is there.
         read_only: Have it take no writes, as ``?ro`` does.
         connect: Answer it connected.
 

@@ -1,0 +1,311 @@
+"""The connections of a ``PostgresStore``: which thread uses which, how long it is waited for, and what a transaction is.
+
+A connection is lent to one thread at a time. Outside of a transaction each statement is committed by itself. Who
+is in a transaction holds one connection from BEGIN to COMMIT, and all that the same thread asks for meanwhile goes through it.
+"""
+
+import contextlib
+import functools
+import os
+import random
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from joinfs.errors import NotConnected, StoreError, StoreUnavailable
+from joinfs.stores.postgres_errors import AGAIN, explained, explanation, is_lost, library
+from joinfs.stores.postgres_schema import Names, open_tables
+from joinfs.stores.postgres_url import Place
+
+# More than this many stay open only while they are lent.
+IDLE = 8
+# How often a write is done again that others were in the way of, and the seconds before the second time, at most.
+TRIES = 50
+PAUSE = 0.002
+# Idle transactions of ours, whose machine may be gone, are ended by the server after so many times the timeout.
+ABANDONED = 10
+T = TypeVar("T")
+
+
+class Connections:
+    """Connects to a store's server, and lends connections.
+
+    Args:
+        place: Of the store.
+        password: None for what libpq finds: PGPASSWORD, ~/.pgpass, a service.
+        read_only: Do not try to write.
+        timeout: Seconds to wait for the server, and (of the server) for other writers.
+
+    Attributes:
+        name: What messages call the store.
+        names: Of the store, in SQL.
+        writable: Whether the tables can be written.
+
+    Raises:
+        UsageError: psycopg is not installed.
+        StoreUnavailable, AccessDenied, CorruptStore: As for ``Store.connect``.
+    """
+
+    def __init__(self, place: Place, password: str | None, read_only: bool, timeout: float) -> None:
+        self.name, self.names = place.name, Names(place.schema)
+        self._class = _connection_class()
+        self._parameters = {**place.parameters(), **_settings(timeout), **({} if password is None else {"password": password})}
+        self._process, self._timeout, self._closed = os.getpid(), timeout, False
+        self._held = _Held()
+        first = self.open()
+        try:
+            with explained(self.name):
+                self.writable = open_tables(first, self.names, place, read_only=read_only)
+        except BaseException:
+            first.close()
+            raise
+        self._idle = [first]
+
+    def open(self) -> Any:
+        """Answer a new connection, which the caller closes; errors as for ``Store.connect``."""
+        if not self.is_open():
+            raise NotConnected(f"{self.name} is not connected: call connect()")
+        with explained(self.name):
+            connection = self._class.connect(autocommit=True, **self._parameters)
+        connection.patience = self._timeout
+        return connection
+
+    def is_open(self) -> bool:
+        """Whether they can be used: not after ``close``, and not in a forked process."""
+        return not self._closed and os.getpid() == self._process
+
+    def close(self) -> None:
+        """Close what is not lent; what is lent closes when it is given back."""
+        self._closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        # A forked process must not say goodbye on the socket of its parent. psycopg sees to that by itself.
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+    def take(self) -> Any:
+        """Answer a connection for the caller alone, until it calls ``give``. It was open a moment ago."""
+        if not self.is_open():
+            raise NotConnected(f"{self.name} is not connected: call connect()")
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                if not _is_told_something(connection):
+                    return connection
+                connection.close()
+        return self.open()
+
+    def give(self, connection: Any) -> None:
+        """Take a connection back; one in which something is going on is closed, which undoes it."""
+        if self._closed or is_lost(connection) or connection.info.transaction_status != 0:
+            connection.close()
+            return
+        self._idle.append(connection)
+        if len(self._idle) > IDLE:
+            self._idle.pop(0).close()
+
+    def explained(self) -> contextlib.AbstractContextManager[None]:
+        """Around what is asked of a connection: its errors are ours."""
+        return explained(self.name)
+
+    def held(self) -> Any:
+        """The connection on which this thread is in a transaction; None if it is in none."""
+        return self._held.connection
+
+    # ---------------------------------------------------------------- single statements
+
+    def ask(self, query: str, arguments: Sequence[Any] = ()) -> Any:
+        """Answer the first row of what only reads, or None; asked again on another connection if the first was lost."""
+        return self._asked(query, arguments, lambda cursor: cursor.fetchone())
+
+    def ask_all(self, query: str, arguments: Sequence[Any] = ()) -> list[Any]:
+        """As ``ask``, all rows."""
+        return self._asked(query, arguments, lambda cursor: cursor.fetchall())
+
+    def _asked(self, query: str, arguments: Sequence[Any], rows: Callable[[Any], T]) -> T:
+        held = self.held()
+        if held is not None:
+            return self._on_held(held, query, arguments, rows)
+        for last in (False, True):
+            connection = self.take()
+            try:
+                return rows(connection.execute(query, arguments, binary=True))
+            except library().Error as error:
+                # Not after the timeout: the next would wait as long.
+                if last or not is_lost(connection) or connection.timed_out:
+                    raise explanation(self.name, error) from error
+            finally:
+                self.give(connection)
+        raise AssertionError("the last try answers or raises")
+
+    def write(self, query: str, arguments: Sequence[Any]) -> Any:
+        """Answer the row of a statement that writes; done again if others were in the way, and it was undone.
+
+        Raises:
+            StoreUnavailable: As it says. If the connection was lost, the write may have been done, or may not.
+        """
+        held = self.held()
+        if held is not None:
+            return self._on_held(held, query, arguments, lambda cursor: cursor.fetchone())
+        for number in range(TRIES):
+            connection = self.take()
+            try:
+                return connection.execute(query, arguments, binary=True).fetchone()
+            except library().Error as error:
+                if error.sqlstate not in AGAIN or number == TRIES - 1:
+                    raise self._unsure(connection, error) from error
+            finally:
+                self.give(connection)
+            time.sleep(random.uniform(0, PAUSE * number))  # noqa: S311 - so that two do not meet again
+        raise AssertionError("the last try answers or raises")
+
+    def _unsure(self, connection: Any, error: Any) -> StoreError:
+        found = explanation(self.name, error)
+        if not is_lost(connection) and not connection.timed_out:
+            return found
+        return StoreUnavailable(f"{found}; whether this was written is not known")
+
+    def _on_held(self, held: Any, query: str, arguments: Sequence[Any], rows: Callable[[Any], T]) -> T:
+        self._check_going_on(held)
+        with explained(self.name):
+            return rows(held.execute(query, arguments, binary=True))
+
+    # ---------------------------------------------------------------- transactions
+
+    @contextlib.contextmanager
+    def transaction(self, *, alone: bool = True) -> Iterator[Any]:
+        """A transaction; gives its connection. Inside another of this thread it is a part of it that fails or succeeds alone.
+
+        Args:
+            alone: Nobody else writes to the store meanwhile.
+        """
+        held = self.held()
+        if held is not None:
+            with self._part(held):
+                yield held
+            return
+        connection = self.take()
+        try:
+            with explained(self.name):
+                number = self._begin(connection, alone)
+            self._held.connection = connection
+            yield connection
+            self._check_going_on(connection)
+            self._commit(connection, number)
+        finally:
+            self._held.connection = None
+            self.give(connection)
+
+    def _begin(self, connection: Any, alone: bool) -> str:
+        """Begin; answer the transaction's number, by which the server knows later what became of it."""
+        lock = f"pg_advisory_xact_lock({self.names.lock})" if alone else "NULL"
+        cursor = connection.execute(f"BEGIN; SELECT pg_current_xact_id()::text, {lock}")
+        cursor.nextset()
+        return str(cursor.fetchone()[0])
+
+    def _commit(self, connection: Any, number: str) -> None:
+        try:
+            connection.execute("COMMIT")
+        except library().Error as error:
+            found = explanation(self.name, error)
+            if not is_lost(connection) and not connection.timed_out:
+                raise found from error
+            connection.close()
+            if not self._was_committed(number, found):
+                raise StoreUnavailable(f"{found}; the transaction was undone") from error
+
+    def _was_committed(self, number: str, lost: StoreError) -> bool:
+        """What became of a transaction whose connection was lost at its end, as soon as the server can tell."""
+        until = time.monotonic() + self._timeout
+        while True:
+            with contextlib.suppress(StoreError):
+                row = self.ask("SELECT pg_xact_status(%s::xid8)", (number,))
+                if row[0] != "in progress":
+                    return bool(row[0] == "committed")
+            if time.monotonic() > until:
+                raise StoreUnavailable(f"{lost}; whether the transaction was committed is not known")
+            time.sleep(0.05)
+
+    @contextlib.contextmanager
+    def _part(self, connection: Any) -> Iterator[None]:
+        self._check_going_on(connection)
+        with explained(self.name):
+            connection.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            if not is_lost(connection):
+                with contextlib.suppress(library().Error):
+                    connection.execute("ROLLBACK TO part; RELEASE part")
+            raise
+        with explained(self.name):
+            connection.execute("RELEASE part")
+
+    def _check_going_on(self, connection: Any) -> None:
+        # What the caller does after it has caught an error must not be committed piece by piece.
+        if is_lost(connection) or connection.info.transaction_status != 2:
+            raise StoreUnavailable(f"{self.name}: the transaction was undone after an error of the server")
+
+
+class _Held(threading.local):
+    """What a thread is in a transaction on."""
+
+    connection: Any = None
+
+
+def _settings(timeout: float) -> dict[str, str]:
+    """What libpq and the server are told, so that neither waits for ever for the other."""
+    milliseconds = max(int(timeout * 1000), 1)
+    server = {
+        "default_transaction_isolation": r"read\ committed",
+        "synchronous_commit": "on",
+        "lock_timeout": milliseconds * 4 // 5,
+        "idle_in_transaction_session_timeout": milliseconds * ABANDONED,
+        "tcp_keepalives_idle": 30,
+        "tcp_keepalives_interval": 10,
+        "tcp_keepalives_count": 3,
+        "client_encoding": "UTF8",
+    }
+    return {
+        "connect_timeout": str(max(int(timeout), 2)),
+        "tcp_user_timeout": str(milliseconds),
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+        "application_name": "joinfs",
+        "options": " ".join(f"-c {name}={value}" for name, value in server.items()),
+    }
+
+
+def _is_told_something(connection: Any) -> bool:
+    """Whether the server has said something to a connection on which nothing was asked: as a rule, that it is gone."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+@functools.cache
+def _connection_class() -> Any:
+    """psycopg's connection, which waits no longer than it has patience for."""
+    base = library().Connection
+    timeout_error = library().errors._WaitTimeout
+
+    class Connection(base):  # type: ignore[misc,valid-type]
+        patience: float | None = None
+        timed_out = False
+
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            if timeout is not None or self.patience is None:
+                return super().wait(gen, interval, timeout)
+            try:
+                return super().wait(gen, interval, self.patience)
+            except timeout_error:
+                self.timed_out = True
+                self.close()
+                raise library().OperationalError(f"the server has sent nothing for {self.patience:g} s") from None
+
+    return Connection
