@@ -75,12 +75,12 @@ BEGIN
         RETURN substring(data_ FROM least(first, {chunk})::integer + 1 FOR least(last - first, {chunk})::integer);
     END IF;
     RETURN (
-        SELECT string_agg(
-            CASE WHEN c.n * {chunk}::bigint >= first AND (c.n + 1) * {chunk}::bigint <= last THEN c.data
-            ELSE substring(c.data FROM greatest(first - c.n * {chunk}::bigint, 0)::integer + 1
-                FOR (least(last - c.n * {chunk}::bigint, {chunk}) - greatest(first - c.n * {chunk}::bigint, 0))::integer) END,
-            ''::bytea ORDER BY c.n)
-        FROM {s}.chunk c WHERE c.content = content_ AND c.n BETWEEN first / {chunk} AND (last - 1) / {chunk}
+        SELECT string_agg(piece, ''::bytea) FROM (
+            SELECT CASE WHEN c.n * {chunk}::bigint >= first AND (c.n + 1) * {chunk}::bigint <= last THEN c.data
+                ELSE substring(c.data FROM greatest(first - c.n * {chunk}::bigint, 0)::integer + 1
+                    FOR (least(last - c.n * {chunk}::bigint, {chunk}) - greatest(first - c.n * {chunk}::bigint, 0))::integer) END AS piece
+            FROM {s}.chunk c WHERE c.content = content_ AND c.n BETWEEN first / {chunk} AND (last - 1) / {chunk} ORDER BY c.n
+        ) pieces
     );
 END $$;
 

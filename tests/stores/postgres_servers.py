@@ -1,12 +1,15 @@
 """A PostgreSQL server to test on: a real one, of our own, and a relay before it that counts, delays and cuts off."""
 
+import contextlib
 import glob
 import itertools
 import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 
 from tests.stores.object_servers import free_ports
@@ -86,3 +89,77 @@ class Server:
     @staticmethod
     def new_schema():
         return f"place_{next(_numbers)}"
+
+
+class Relay:
+    """Stands between a store and its server, on a port of its own.
+
+    Attributes:
+        trips: How often the store has waited for the server: it had said something, and the server answered.
+        sent: Bytes that the server has sent.
+    """
+
+    def __init__(self, port):
+        self._target = ("127.0.0.1", port)
+        self.trips = self.sent = 0
+        self._open, self._lock = [], threading.Lock()
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                store, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection(self._target, timeout=10)
+                except OSError:
+                    store.close()
+                    continue
+                server.settimeout(None)
+                for one in (store, server):
+                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                pair = [store, server, False]  # whether the store has said something that is not answered
+                with self._lock:
+                    self._open.append(pair)
+                threading.Thread(target=self._move, args=(pair, 0), daemon=True).start()
+                threading.Thread(target=self._move, args=(pair, 1), daemon=True).start()
+
+    def _move(self, pair, side):
+        with contextlib.suppress(OSError):
+            while data := pair[side].recv(1 << 16):
+                self._flowing.wait()
+                with self._lock:
+                    if side == 0:
+                        pair[2] = True
+                    else:
+                        self.sent += len(data)
+                        self.trips += pair[2]
+                        pair[2] = False
+                pair[1 - side].sendall(data)
+        for one in pair[:2]:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def hold(self):
+        """Let nothing through from now on, as a network does that is broken."""
+        self._flowing.clear()
+
+    def flow(self):
+        self._flowing.set()
+
+    def cut(self):
+        """End every connection there is."""
+        with self._lock:
+            pairs, self._open = self._open, []
+        for pair in pairs:
+            for one in pair[:2]:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self._listener.close()
+        self.flow()
+        self.cut()
