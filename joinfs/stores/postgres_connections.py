@@ -191,23 +191,27 @@ class Connections:
         connection = self.take()
         try:
             with explained(self.name):
-                number = self._begin(connection, alone)
+                number, token = self._begin(connection, alone)
             self._held.connection = connection
             yield connection
             self._check_going_on(connection)
-            self._commit(connection, number)
+            self._held.connection = None  # what became of it is asked on another
+            self._commit(connection, number, token)
         finally:
             self._held.connection = None
             self.give(connection)
 
-    def _begin(self, connection: Any, alone: bool) -> str:
-        """Begin; answer the transaction's number, by which the server knows later what became of it."""
+    def _begin(self, connection: Any, alone: bool) -> tuple[str, int]:
+        """Begin; answer the numbers by which the server, and the tables, know later what became of the transaction."""
+        token = int.from_bytes(os.urandom(8), "big", signed=True)
         lock = f"pg_advisory_xact_lock({self.names.lock})" if alone else "NULL"
-        cursor = connection.execute(f"BEGIN; SELECT pg_current_xact_id()::text, {lock}")
+        cursor = connection.execute(
+            f"BEGIN; SELECT pg_current_xact_id()::text, {lock}; INSERT INTO {self.names.s}.committed (token) VALUES ({token})"
+        )
         cursor.nextset()
-        return str(cursor.fetchone()[0])
+        return str(cursor.fetchone()[0]), token
 
-    def _commit(self, connection: Any, number: str) -> None:
+    def _commit(self, connection: Any, number: str, token: int) -> None:
         try:
             connection.execute("COMMIT")
         except library().Error as error:
@@ -215,17 +219,25 @@ class Connections:
             if not is_lost(connection) and not connection.timed_out:
                 raise found from error
             connection.close()
-            if not self._was_committed(number, found):
+            if not self._was_committed(number, token, found):
                 raise StoreUnavailable(f"{found}; the transaction was undone") from error
 
-    def _was_committed(self, number: str, lost: StoreError) -> bool:
-        """What became of a transaction whose connection was lost at its end, as soon as the server can tell."""
+    def _was_committed(self, number: str, token: int, lost: StoreError) -> bool:
+        """What became of a transaction whose connection was lost at its end, as soon as the server can tell.
+
+        The server's number tells whether it still goes on. Whether it was committed is in the tables: a server that died
+        may give the number of one that was not to another.
+        """
         until = time.monotonic() + self._timeout
+        query = (
+            "SELECT %s::xid8 < pg_snapshot_xmax(pg_current_snapshot()) AND pg_xact_status(%s::xid8) = 'in progress',"
+            f" EXISTS (SELECT FROM {self.names.s}.committed WHERE token = %s)"
+        )
         while True:
             with contextlib.suppress(StoreError):
-                row = self.ask("SELECT pg_xact_status(%s::xid8)", (number,))
-                if row[0] != "in progress":
-                    return bool(row[0] == "committed")
+                going_on, committed = self.ask(query, (number, number, token))
+                if committed or not going_on:
+                    return bool(committed)
             if time.monotonic() > until:
                 raise StoreUnavailable(f"{lost}; whether the transaction was committed is not known")
             time.sleep(0.05)

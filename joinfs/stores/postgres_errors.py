@@ -29,6 +29,15 @@ _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
     "XX001": (CorruptStore, "the server finds its data damaged"),
     "XX002": (CorruptStore, "the server finds an index damaged"),
 }
+# What is refused while connecting libpq says in words only.
+_IN_WORDS: dict[str, tuple[type[StoreError], str]] = {
+    "password": (AccessDenied, "the server does not let us in"),
+    "authentication": (AccessDenied, "the server does not let us in"),
+    "pg_hba.conf": (AccessDenied, "the server does not let us in"),
+    "role ": (AccessDenied, "the server does not let us in"),
+    "permission denied": (AccessDenied, "the server does not let us in"),
+    "database ": (StoreUnavailable, "there is no such database, or not for us; createdb makes one"),
+}
 
 
 def library() -> Any:
@@ -63,9 +72,9 @@ def explanation(name: str, error: Any) -> StoreError:
     """
     state = error.sqlstate or ""
     cls, words = _MEANINGS.get(state) or _MEANINGS.get(state[:2]) or (StoreUnavailable, "the server cannot be reached, or does not answer")
-    if not state and "password" in str(error):  # libpq says so only in words
-        cls, words = AccessDenied, "the server does not let us in"
     said = " ".join(str(error).split())
+    if not state:
+        cls, words = next((meaning for text, meaning in _IN_WORDS.items() if text in said), (cls, words))
     return cls(f"{name}: {words}" + (f": {said}" if said else ""))
 
 

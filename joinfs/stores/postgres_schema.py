@@ -77,7 +77,16 @@ CREATE TABLE {s}.chunk (
     PRIMARY KEY (content, n)
 );
 ALTER TABLE {s}.chunk ALTER data SET STORAGE EXTERNAL;
+
+-- Which transactions of several writes were committed, by a number that each chose at random: who loses its connection while
+-- it commits finds it here, or not. Rows are kept for as long as anybody can ask for them.
+CREATE TABLE {s}.committed (
+    token bigint PRIMARY KEY,
+    moment timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 """
+# Anybody who asks does so long before that.
+KEPT = "1 day"
 
 
 class Names:
@@ -123,7 +132,10 @@ def open_tables(connection: Any, names: Names, place: Place, *, read_only: bool)
         raise CorruptStore(f"{place.name}: the schema has tables of another program; name another schema")
     _check_version(connection, names, place)
     may = connection.execute("SELECT has_table_privilege(%s, 'INSERT')", (f"{names.s}.entry",)).fetchone()[0]
-    return bool(may) and not standby and not read_only
+    writable = bool(may) and not standby and not read_only
+    if writable:
+        connection.execute(f"DELETE FROM {names.s}.committed WHERE moment < clock_timestamp() - interval '{KEPT}'")
+    return writable
 
 
 def _tables(connection: Any, schema: int) -> set[str]:

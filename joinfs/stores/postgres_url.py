@@ -53,7 +53,7 @@ def parse_url(url: str, schema: str) -> Place:
     Raises:
         UsageError: It is no such URL, or there is a password in it.
     """
-    if not url.startswith("//"):
+    if not url.startswith("//") or not url.isprintable():
         raise UsageError(f"'postgres:{url}' names no database; it is {_FORM}")
     try:
         parts = urlsplit(url)

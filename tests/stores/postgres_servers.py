@@ -5,6 +5,7 @@ import glob
 import itertools
 import os
 import pwd
+import select
 import shutil
 import signal
 import socket
@@ -102,15 +103,17 @@ class Relay:
     def __init__(self, port):
         self._target = ("127.0.0.1", port)
         self.trips = self.sent = 0
-        self._open, self._lock = [], threading.Lock()
+        self._open, self._lock = set(), threading.Lock()
         self._flowing = threading.Event()
         self._flowing.set()
+        self._swallows = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
 
     def _accept(self):
-        with contextlib.suppress(OSError):
+        with self._listener, contextlib.suppress(OSError):
             while True:
                 store, _ = self._listener.accept()
                 try:
@@ -119,29 +122,33 @@ class Relay:
                     store.close()
                     continue
                 server.settimeout(None)
-                for one in (store, server):
-                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                pair = [store, server, False]  # whether the store has said something that is not answered
                 with self._lock:
-                    self._open.append(pair)
-                threading.Thread(target=self._move, args=(pair, 0), daemon=True).start()
-                threading.Thread(target=self._move, args=(pair, 1), daemon=True).start()
+                    self._open |= {store, server}
+                self._threads.append(threading.Thread(target=self._move, args=(store, server)))
+                self._threads[-1].start()
 
-    def _move(self, pair, side):
-        with contextlib.suppress(OSError):
-            while data := pair[side].recv(1 << 16):
-                self._flowing.wait()
-                with self._lock:
-                    if side == 0:
-                        pair[2] = True
-                    else:
+    def _move(self, store, server):
+        asked = False  # whether the store has said something that is not answered
+        poll = select.poll()
+        for one in (store, server):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            poll.register(one, select.POLLIN)
+        with store, server, contextlib.suppress(OSError):
+            while True:
+                for descriptor, _ in poll.poll():
+                    self._flowing.wait()
+                    from_store = descriptor == store.fileno()
+                    data = (store if from_store else server).recv(1 << 16)
+                    if not data:
+                        return
+                    if not from_store and self._swallows:
+                        self._swallows = False
+                        return
+                    if not from_store:
                         self.sent += len(data)
-                        self.trips += pair[2]
-                        pair[2] = False
-                pair[1 - side].sendall(data)
-        for one in pair[:2]:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                        self.trips += asked
+                    asked = from_store
+                    (server if from_store else store).sendall(data)
 
     def hold(self):
         """Let nothing through from now on, as a network does that is broken."""
@@ -150,16 +157,21 @@ class Relay:
     def flow(self):
         self._flowing.set()
 
+    def swallow(self):
+        """Do not hand on the next answer, and end that connection: what was asked for is done, and nobody learns of it."""
+        self._swallows = True
+
     def cut(self):
         """End every connection there is."""
         with self._lock:
-            pairs, self._open = self._open, []
-        for pair in pairs:
-            for one in pair[:2]:
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+            ended, self._open = self._open, set()
+        for one in ended:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
     def close(self):
-        self._listener.close()
+        self._listener.shutdown(socket.SHUT_RDWR)
         self.flow()
         self.cut()
+        for thread in self._threads:
+            thread.join(20)

@@ -1,17 +1,13 @@
 """Tables of a PostgreSQL server, on a real one. SEMANTICS.md, Tables of a server."""
 
-import contextlib
 import io
 import itertools
 import os
-import threading
-import time
 
 import pytest
 
-from joinfs.errors import AccessDenied, CorruptStore, DirectoryNotEmpty, KeyExists, StoreError, StoreLocked, StoreUnavailable, UsageError
 from joinfs.joined.store import JoinedStore
-from joinfs.stores import Stat, open_store
+from joinfs.stores import Stat
 from joinfs.stores.memory import MemoryStore
 from joinfs.stores.postgres import PostgresStore
 from joinfs.stores.postgres_chunks import INLINE
