@@ -123,7 +123,7 @@ def open_tables(connection: Any, names: Names, place: Place, *, read_only: bool)
         CorruptStore: What is in the schema are not the tables of a store that this version knows.
         psycopg.Error: As the server reports it.
     """
-    found, standby = connection.execute("SELECT to_regnamespace(%s)::oid, pg_is_in_recovery()", (names.s,)).fetchone()
+    found, standby = _schema(connection, place), connection.execute("SELECT pg_is_in_recovery()").fetchone()[0]
     if found is None or not _tables(connection, found):
         if read_only or standby:
             raise StoreUnavailable(f"{place.name}: there is no store in the schema; open it for writing once to make one")
@@ -136,6 +136,12 @@ def open_tables(connection: Any, names: Names, place: Place, *, read_only: bool)
     if writable:
         connection.execute(f"DELETE FROM {names.s}.committed WHERE moment < clock_timestamp() - interval '{KEPT}'")
     return writable
+
+
+def _schema(connection: Any, place: Place) -> int | None:
+    """The number of the schema. Asked of the table: what the server remembers of names may be old within a transaction."""
+    row = connection.execute("SELECT oid FROM pg_namespace WHERE nspname = %s", (place.schema,)).fetchone()
+    return None if row is None else row[0]
 
 
 def _tables(connection: Any, schema: int) -> set[str]:
@@ -151,7 +157,7 @@ def _create(connection: Any, names: Names, place: Place) -> None:
     with connection.transaction():
         # Others may be making it at the same time.
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (names.lock,))
-        found = connection.execute("SELECT to_regnamespace(%s)::oid", (names.s,)).fetchone()[0]
+        found = _schema(connection, place)
         if found is None:
             connection.execute(f"CREATE SCHEMA {names.s}")
         elif _tables(connection, found):

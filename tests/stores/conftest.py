@@ -233,14 +233,14 @@ def seaweedfs(running_seaweedfs, s3_credentials):
 
 
 @pytest.fixture(scope="session")
-def running_postgres(tmp_path_factory):
+def running_postgres():
     if postgres_servers.programs() is None or shutil.which("setpriv") is None:
         lacking("PostgreSQL's server (apt-get install postgresql) and setpriv")
     try:
         import psycopg  # noqa: F401
     except ImportError as error:
         lacking(f"psycopg: {error}")
-    server = postgres_servers.Server(tmp_path_factory.mktemp("postgres"))
+    server = postgres_servers.Server()
     yield server
     server.stop()
 

@@ -37,9 +37,9 @@ def store(postgres, relay):
 
 
 @pytest.fixture
-def mortal(need, postgres, tmp_path):
+def mortal(postgres):
     """A server that may be killed."""
-    server = Server(tmp_path)
+    server = Server()
     yield server
     server.stop()
 
