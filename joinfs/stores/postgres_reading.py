@@ -107,6 +107,11 @@ class ReadingPostgres(Store):
             return listening and self.exists(directory)
         return False
 
+    def catch_up(self) -> None:
+        listener = self._listener
+        if listener is not None:
+            listener.catch_up(self.timeout)
+
     # ---------------------------------------------------------------- finding
 
     def _row(self, key: str, columns: str, arguments: tuple[Any, ...] = ()) -> Row:

@@ -56,9 +56,12 @@ class Listener:
 
     def __init__(self, connections: Connections, origin: str, tell: Callable[[str | None], object]) -> None:
         self._connections, self._origin, self._tell = connections, origin, tell
-        self._listening = False
+        self._listening = self._ended = False
+        # How often somebody wanted to catch up, and up to which of these that has been done.
+        self._wanted = self._caught_up = 0
+        self._changed = threading.Condition()
         self._connection: Any = self._begun()
-        self._end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = Watcher(target=self._run, name=f"changes of {connections.name}", daemon=True)
         self._thread.start()
 
@@ -66,10 +69,26 @@ class Listener:
         """Whether what others write is heard at present."""
         return self._listening
 
+    def catch_up(self, timeout: float) -> None:
+        """Return when all has been told that was committed before, or nothing is heard any more, or after ``timeout`` seconds."""
+        if threading.current_thread() is self._thread:
+            return
+        with self._changed:
+            self._wanted += 1
+            mine = self._wanted
+            if self._ended:
+                return
+            os.eventfd_write(self._wake, 1)
+            self._changed.wait_for(lambda: self._caught_up >= mine or self._ended or not self._listening, timeout)
+
     def close(self) -> None:
         """Hear nothing any more. No call of ``tell`` comes after this, except one that this is called from."""
-        self._listening = False
-        os.eventfd_write(self._end, 1)
+        with self._changed:
+            if self._ended:
+                return
+            self._ended, self._listening = True, False
+            os.eventfd_write(self._wake, 1)
+            self._changed.notify_all()
         if self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -88,47 +107,55 @@ class Listener:
 
     def _run(self) -> None:
         try:
-            while not self._has_ended(0):
+            while not self._ended:
                 if is_lost(self._connection):
                     self._again()
                 else:
                     self._listen()
         finally:
-            self._listening = False
+            self.close()
             self._connection.close()
-            os.close(self._end)
+            os.close(self._wake)
 
     def _listen(self) -> None:
         try:
-            if not self._has_ended(HEARTBEAT, self._connection.fileno()):
-                self._hear()
+            is_quiet = not self._wait(HEARTBEAT, self._connection.fileno())
+            wanted = self._wanted
+            if is_quiet or wanted > self._caught_up:
+                # The server says what was committed before it was asked, and only then answers.
+                self._connection.execute("SELECT 1")
+            self._hear()
+            with self._changed:
+                self._caught_up = wanted
+                self._changed.notify_all()
         except (library().Error, OSError):
-            self._listening = False
+            with self._changed:
+                self._listening = False
+                self._changed.notify_all()
             self._connection.close()
             self._tell(None)
 
     def _hear(self) -> None:
-        """Tell what has come; if nothing has, see whether the server is still there."""
-        quiet = True
+        """Tell what has come."""
         for notification in self._connection.notifies(timeout=0):
-            quiet = False
             origin, keys = heard(notification.payload)
             if origin != self._origin:
                 for key in keys:
                     self._tell(key)
-        if quiet:
-            self._connection.execute("SELECT 1")
 
     def _again(self) -> None:
-        if self._has_ended(PAUSE):
-            return
-        with contextlib.suppress(StoreError):
-            self._connection = self._begun()
-            self._tell(None)
+        self._wait(PAUSE)
+        if not self._ended:
+            with contextlib.suppress(StoreError):
+                self._connection = self._begun()
+                self._tell(None)
 
-    def _has_ended(self, seconds: float, *descriptors: int) -> bool:
-        """Whether it is to end; waits for that, or for something on one of the descriptors."""
+    def _wait(self, seconds: float, *descriptors: int) -> bool:
+        """Wait until somebody wants something of this thread, or something has come on a descriptor; answer whether that is so."""
         poll = select.poll()
-        for descriptor in (self._end, *descriptors):
+        for descriptor in (self._wake, *descriptors):
             poll.register(descriptor, select.POLLIN)
-        return any(descriptor == self._end for descriptor, _ in poll.poll(seconds * 1000))
+        found = poll.poll(seconds * 1000)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        return bool(found)

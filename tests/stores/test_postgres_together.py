@@ -338,3 +338,34 @@ def test_keys_exist_is_an_error_of_its_own(pair):
     for store in pair:
         with pytest.raises(KeyExists):
             store.make("a", FILE)
+
+
+def test_who_has_caught_up_has_been_told_of_all_before(pair):
+    one, other = pair
+    keys = []
+    one.subscribe(keys.append)
+    one.catch_up()  # nothing is watched, so there is nothing to wait for
+    assert one.watch("")
+    for number in range(50):
+        set_data(other, f"a{number}")
+        one.catch_up()
+        assert keys[-1] == f"a{number}"
+    one.disconnect()
+    one.catch_up()
+    one.connect()
+
+
+def test_who_catches_up_while_the_server_is_gone_is_let_go(postgres):
+    relay = Relay(postgres.port)
+    store = PostgresStore(postgres.url(relay.port), schema=postgres.new_schema())
+    store.timeout = 1.0
+    try:
+        with store:
+            assert store.watch("")
+            relay.hold()
+            began = time.monotonic()
+            store.catch_up()
+            assert time.monotonic() - began < 5
+            relay.flow()
+    finally:
+        relay.close()
