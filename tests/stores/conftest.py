@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.conftest import lacking
-from tests.stores import object_servers, postgres_servers
+from tests.stores import object_servers
 
 CONFIGURATION = """
 daemon off; master_process off; pid {place}/pid; error_log stderr notice; {user}
@@ -230,24 +230,3 @@ def moto(running_moto, s3_credentials):
 @pytest.fixture
 def seaweedfs(running_seaweedfs, s3_credentials):
     return running_seaweedfs
-
-
-@pytest.fixture(scope="session")
-def running_postgres():
-    if postgres_servers.programs() is None or shutil.which("setpriv") is None:
-        lacking("PostgreSQL's server (apt-get install postgresql) and setpriv")
-    try:
-        import psycopg  # noqa: F401
-    except ImportError as error:
-        lacking(f"psycopg: {error}")
-    server = postgres_servers.Server()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def postgres(running_postgres, monkeypatch):
-    """The server, and nothing of who runs the tests."""
-    for name in [name for name in os.environ if name.startswith("PG")]:
-        monkeypatch.delenv(name)
-    return running_postgres
