@@ -32,8 +32,7 @@ class FileVerbs(State):
             raise IsADirectory("a directory is opened with opendir")
         if not found.is_file:
             raise InvalidArgument("only a regular file can be opened here")
-        if self._kernel is not None:  # which keeps data of the file: that must not be older than the last time that anybody closed it
-            self._store.catch_up()
+        self.catch_up()
         self._check_current(found)
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         truncate = bool(flags & os.O_TRUNC)
