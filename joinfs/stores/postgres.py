@@ -2,7 +2,8 @@
 
 What the other rooms of it hold: URLs (postgres_url), the tables (postgres_schema) and the functions of the server that write to
 them (postgres_functions), connections and transactions (postgres_connections) and what their errors mean (postgres_errors), rows
-(postgres_rows), reading (postgres_reading), data (postgres_chunks), queries (postgres_query), and hearing of others (postgres_watching).
+(postgres_rows), reading (postgres_reading), data (postgres_chunks), listings (postgres_listed), queries (postgres_query), and hearing
+of others (postgres_watching).
 """
 
 import contextlib

@@ -15,6 +15,7 @@ from joinfs.stores.keys import is_directory_key
 from joinfs.stores.metadata import selected
 from joinfs.stores.postgres_chunks import PART, checked_part, open_stream
 from joinfs.stores.postgres_connections import Connections
+from joinfs.stores.postgres_listed import Known, Listed
 from joinfs.stores.postgres_query import matching
 from joinfs.stores.postgres_rows import COLUMNS, WIDTH, Row
 from joinfs.stores.postgres_schema import ROOT_NODE
@@ -32,7 +33,7 @@ READ_ONLY = CAPABILITIES._replace(writable=False, transactions=False)
 _ENTRY = f"(SELECT %s::bytea[] AS above) k JOIN {{s}}.entry e ON e.parent = {{s}}.inside({ROOT_NODE}, k.above) AND e.name = %s"
 _ROOT = f"(SELECT {ROOT_NODE}::bigint AS node, true AS directory) e"
 _LISTED = f"""
-SELECT {COLUMNS}, e.name, d.id FROM (SELECT {{which}} AS id) d
+SELECT {COLUMNS}, e.name, n.xattrs IS NOT NULL, d.id FROM (SELECT {{which}} AS id) d
 LEFT JOIN {{s}}.entry e ON e.parent = d.id AND e.name > %s LEFT JOIN {{s}}.node n ON n.id = e.node ORDER BY e.name LIMIT {PAGE}
 """
 
@@ -51,6 +52,7 @@ class ReadingPostgres(Store):
         self._open: Connections | None = None
         self._listener: Listener | None = None
         self._connecting = threading.Lock()
+        self._listed = Listed()
         # What others know our writes by, and we know them by when we are told of them.
         self._origin = ""
         if read_only:
@@ -101,11 +103,31 @@ class ReadingPostgres(Store):
             return False
         with self._connecting:
             if self._listener is None:
-                self._listener = Listener(self._connections, self._origin, self._tell_changed)
+                self._listed.forget(None)
+                self._listener = Listener(self._connections, self._origin, self._hear)
             listening = self._listener.is_listening()
         with contextlib.suppress(InvalidKey):
             return listening and self.exists(directory)
         return False
+
+    def _hear(self, key: str | None) -> None:
+        self._listed.forget(key)
+        self._tell_changed(key)
+
+    def _note_change(self, *keys: str) -> None:
+        super()._note_change(*keys)
+        for key in keys or (None,):
+            self._listed.forget(key)
+
+    def _just_listed(self, key: str) -> Known | None:
+        """What a listing has said of a key a moment ago, if nobody can have changed that unheard."""
+        known = self._listed.find(key)
+        return known if known is not None and self._hears_others() else None
+
+    def _hears_others(self) -> bool:
+        """Whether what was committed can be remembered: who is in a transaction sees other things, and who is not told must ask."""
+        listener = self._listener
+        return listener is not None and listener.is_listening() and self._connections.held() is None
 
     def catch_up(self) -> None:
         listener = self._listener
@@ -150,6 +172,9 @@ class ReadingPostgres(Store):
         return self._find(key)[0]
 
     def lookup(self, key: str) -> Stat:
+        known = self._just_listed(key)
+        if known is not None:
+            return known.stat
         return rows.stat_from(self._row(key, COLUMNS), root=not key)
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
@@ -160,15 +185,19 @@ class ReadingPostgres(Store):
             names = rows.names_of(prefix)
         except InvalidKey:
             raise KeyError(prefix) from None
+        version = self._listed.version()
         page = connections.ask_all(_listed(connections.names.s, "{s}.directory(%s::bytea[])"), (names, b""))
         if page[0][-1] is None:
             raise KeyError(prefix)
         while True:
-            for row in page:
-                if row[WIDTH] is not None:  # else there is no entry
-                    yield rows.decoded(row[WIDTH]), rows.stat_from(row)
+            # In an empty directory there is one row, of no entry.
+            entries = [(rows.decoded(row[WIDTH]), rows.stat_from(row), row[WIDTH + 1]) for row in page if row[WIDTH] is not None]
+            if self._hears_others():
+                self._listed.put(version, {prefix + name: (stat, has_xattrs) for name, stat, has_xattrs in entries})
+            yield from ((name, stat) for name, stat, _ in entries)
             if len(page) < PAGE:
                 return
+            version = self._listed.version()
             page = self._connections.ask_all(_listed(connections.names.s, "%s::bigint"), (page[0][-1], page[-1][WIDTH]))
 
     def get(self, key: str) -> Value:
@@ -193,6 +222,9 @@ class ReadingPostgres(Store):
         return checked_part(data, stat.size, offset, size)
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
+        known = self._just_listed(key.removesuffix("/"))
+        if known is not None and not known.has_xattrs and known.stat.is_directory == is_directory_key(key):
+            return {}
         return rows.xattrs_from(self._find(key, ", n.xattrs")[1][0])
 
     def query(self, select: Iterable[str] | None = None, **kwargs: Any) -> Iterator[tuple[str, Metadata]]:

@@ -369,3 +369,76 @@ def test_who_catches_up_while_the_server_is_gone_is_let_go(postgres):
             relay.flow()
     finally:
         relay.close()
+
+
+def counted(store):
+    """A list that grows with each question that a store asks."""
+    connections, asked = store._connections, []
+    ask = connections._asked
+    connections._asked = lambda *arguments: (asked.append(1), ask(*arguments))[1]
+    return asked
+
+
+def test_who_asks_for_what_was_just_listed_waits_for_nothing_unless_somebody_wrote(pair):
+    one, other = pair
+    for key in ("d/a", "d/b", "d/s/c", "l"):
+        set_data(other, key)
+    other.link("l", "d/l")
+    other.set_xattr("d/b", "trusted.x", b"1")
+    assert one.watch("")
+    asked = counted(one)
+    assert len(list(one.list("d/"))) == 4
+    asked.clear()
+    assert (one.lookup("d/a").size, one.get_xattrs("d/a"), one.lookup("d/s").is_directory, one.get_xattrs("d/s/")) == (1, {}, True, {})
+    assert asked == []
+    assert one.get_xattrs("d/b") == {"trusted.x": b"1"}
+    assert one.lookup("d/l").nlink == 2
+    with pytest.raises(KeyError):
+        one.get_xattrs("d/a/")
+    assert len(asked) == 3
+    writes = [
+        (lambda: set_data(other, "d/a", b"longer"), lambda: one.lookup("d/a").size == 6),
+        (lambda: set_data(one, "d/a", b"longest"), lambda: one.lookup("d/a").size == 7),
+        (lambda: other.set_xattr("d/a", "trusted.x", b"1"), lambda: one.get_xattrs("d/a") != {}),
+        (lambda: other.make("d/s/new/", DIRECTORY), lambda: one.lookup("d/s").nlink == 3),
+        (lambda: set_data(one, "d/s/more/x"), lambda: one.lookup("d/s").nlink == 4),
+        (lambda: other.rename("d/s/", "d/r/"), lambda: not exists(one, "d/s")),
+        (lambda: one.delete("d/a"), lambda: not exists(one, "d/a")),
+    ]
+    for write, seen in writes:
+        list(one.list("d/"))
+        write()
+        one.catch_up()
+        assert seen()
+    list(one.list("d/"))
+    with contextlib.suppress(RuntimeError), one.transaction("undone"):
+        set_data(one, "d/b", b"in a transaction")
+        assert one.lookup("d/b").size == 16
+        list(one.list("d/"))
+        raise RuntimeError
+    assert one.lookup("d/b").size == 1
+
+
+def exists(store, key):
+    try:
+        store.lookup(key)
+    except KeyError:
+        return False
+    return True
+
+
+def test_what_was_listed_while_somebody_wrote_is_not_believed(pair):
+    from joinfs.stores.postgres_listed import MOST, Listed
+
+    listed = Listed()
+    version = listed.version()
+    listed.put(version, {"a": (FILE, False)})
+    assert listed.find("a").stat == FILE
+    listed.forget("b")
+    listed.put(version, {"c": (FILE, False)})
+    assert listed.find("c") is None
+    assert listed.find("a") is not None
+    listed.put(listed.version(), {f"{number}": (FILE, False) for number in range(MOST)})
+    assert listed.find("a") is None
+    listed.forget(None)
+    assert listed.find("1") is None
