@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from tests.stores.postgres_servers import Server
+from tests.mounted.conftest import CHECKOUT, TIMEOUT
+from tests.stores.postgres_servers import DATABASE, USER, Server
 
 LETTERS = {b"a": 10, b"b": 70_000, b"c": 300_000, b"d": 1_500_000}
 
@@ -170,3 +173,71 @@ def test_mounts_outlive_the_server(mount, postgres):
                     assert (mountpoint / name).read_bytes() == content, name
     finally:
         server.stop()
+
+
+class Machine:
+    """A network namespace with a wire to ours, in which joinfs mounts what can be seen here."""
+
+    def __init__(self, number, scratch):
+        self.name, self.wire = f"joinfs-{os.getpid()}-{number}", f"jfs{os.getpid() % 100_000}n{number}"
+        self.here, self.there = f"10.77.{number}.1", f"10.77.{number}.2"
+        self.mountpoint = scratch / self.name
+        self.mountpoint.mkdir()
+        run("ip", "netns", "add", self.name)
+        run("ip", "link", "add", self.wire, "type", "veth", "peer", "name", "eth0", "netns", self.name)
+        run("ip", "addr", "add", f"{self.here}/24", "dev", self.wire)
+        run("ip", "link", "set", self.wire, "up")
+        for command in ("addr", "add", f"{self.there}/24", "dev", "eth0"), ("link", "set", "eth0", "up"), ("link", "set", "lo", "up"):
+            run("ip", "netns", "exec", self.name, "ip", *command)
+
+    def mount(self, port):
+        url = f"postgres://{USER}@{self.here}:{port}/{DATABASE}?schema=machines"
+        command = ["nsenter", f"--net=/run/netns/{self.name}", sys.executable, "-m", "joinfs", "mount", "-f", url, str(self.mountpoint)]
+        self.process = subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.DEVNULL)
+        assert soon(lambda: os.path.ismount(self.mountpoint), 20)
+
+    def close(self):
+        if os.path.ismount(self.mountpoint):
+            run("umount", "-l", self.mountpoint)
+            self.process.wait(TIMEOUT)
+        run("ip", "netns", "del", self.name)
+
+
+def run(*command):
+    subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=TIMEOUT)
+
+
+def test_two_machines_share_a_server_that_dies_and_comes_back(user, need, scratch, postgres):
+    need("ip", "nsenter")
+    if user.uid is not None:
+        pytest.skip("namespaces of networks are root's")
+    server = Server("*")
+    server.let_in("10.77.0.0/16")
+    machines = []
+    try:
+        for number in (1, 2):
+            machines.append(Machine(number, scratch))
+            machines[-1].mount(server.port)
+        one, other = (machine.mountpoint for machine in machines)
+        for number in range(10):
+            content = b"%d" % number * (1 + number * 20_000)
+            (one / "f").write_bytes(content)
+            assert soon((other / "f").exists)
+            assert (other / "f").read_bytes() == content
+        server.kill()
+        with pytest.raises(OSError):
+            (one / "absent").write_bytes(b"x")
+        server.start()
+        assert soon(lambda: write_if_it_can_be(other / "after"), 40)
+        assert soon((one / "after").exists, 10)
+        assert (one / "f").read_bytes() == content
+    finally:
+        for machine in machines:
+            machine.close()
+        server.stop()
+
+
+def write_if_it_can_be(path):
+    with contextlib.suppress(OSError):
+        return path.write_bytes(b"x") == 1
+    return False

@@ -28,12 +28,13 @@ def programs():
 
 
 class Server:
-    """A server on loopback, with data of its own; it dies with us, whatever happens.
+    """A server on loopback (or ``address``), with data of its own; it dies with us, whatever happens.
 
     It refuses to run as root, so then it runs as the user whom the package made for it.
     """
 
-    def __init__(self):
+    def __init__(self, address="127.0.0.1"):
+        self.address = address
         # Not where pytest has its directories: those are for whoever runs the tests alone.
         self.place = Path(tempfile.mkdtemp(prefix="joinfs-postgres-"))
         self.data = self.place / "data"
@@ -58,7 +59,7 @@ class Server:
 
     def start(self):
         """Begin, and wait until it takes connections."""
-        settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "max_connections": 200, "fsync": "on"}
+        settings = {"listen_addresses": self.address, "port": self.port, "unix_socket_directories": "", "max_connections": 200, "fsync": "on"}
         options = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
         self.process = subprocess.Popen(
             self._program("postgres", "-D", self.data, *options), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd="/"
@@ -69,6 +70,12 @@ class Server:
             if self.process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"PostgreSQL does not start: {(self.place / 'log').read_text(errors='replace')[-2000:]}")
             time.sleep(0.02)
+
+    def let_in(self, network):
+        """Trust who comes from there, from the next connection on."""
+        with (self.data / "pg_hba.conf").open("a") as file:
+            file.write(f"host all all {network} trust\n")
+        self.process.send_signal(signal.SIGHUP)
 
     def kill(self):
         """As when the machine loses power: at once, with all that it has begun."""
