@@ -24,6 +24,7 @@ from joinfs.stores import postgres_rows as rows
 from joinfs.stores.base import DEFAULT_FILE_MODE
 from joinfs.stores.keys import ROOT, is_directory_key, split
 from joinfs.stores.postgres_chunks import Source
+from joinfs.stores.postgres_connections import Done
 from joinfs.stores.postgres_reading import ReadingPostgres, check_found
 from joinfs.stores.postgres_watching import told_of
 from joinfs.stores.value import Metadata, Stat, new_stat
@@ -31,6 +32,8 @@ from joinfs.stores.value import Metadata, Stat, new_stat
 # How often metadata is read and written again because others were first.
 RETRIES = 100
 
+# The functions that answer what is there afterwards.
+_ANSWERING = ("put", "make", "set_stat", "link")
 # A node as the functions take it; what they find out themselves is 0.
 _NODE = "ROW(0, %s::int, %s::bigint, %s::bigint, %s::bigint, %s::bigint, %s::bigint, %s::bigint, 0, 0, 0, %s, %s::bigint[], %s, %s::bytea, %s::bigint)::{s}.node"
 
@@ -43,10 +46,10 @@ class PostgresStore(ReadingPostgres):
     seen when all of it is there. A transaction has the store alone: others wait for its end, up to
     ``timeout``, and are told ``StoreLocked`` then. Hard links are as in :class:`joinfs.stores.sqlite.SQLiteStore`.
 
-    While the server is gone everything raises ``StoreUnavailable``, after ``timeout`` at the latest; when it is back, it is
-    connected to again. Questions that were cut off are asked once more. A write that was cut off is not made
-    again: it was done, or not, and the error says that this is not known. How the commit of a transaction, or of large data, ended
-    is asked of the server as soon as it is back; only if it is not back after ``timeout`` does the error say that it is not known.
+    While the server is gone everything raises ``StoreUnavailable``; when it is back, it is connected to again. Questions that were cut
+    off are asked once more. Of a write, or the commit of a transaction, that was cut off the server is asked what became of it, as soon as
+    it is back: a single write that was not done is done again then, and none is done twice; a transaction that was undone raises. Only if the
+    server is not back after ``timeout`` does the error say that it is not known: it was done whole, or not at all.
 
     Args:
         url: ``//[USER@]HOST[:PORT]/DATABASE``, what follows ``postgres:`` in a store's URL. Where parts are missing, libpq's defaults count.
@@ -91,14 +94,17 @@ class PostgresStore(ReadingPostgres):
         """Call one of the functions that write; answer its row.
 
         Args:
-            function: Its name, and what stands for its arguments, without the first.
+            function: Its name, and what stands for its arguments, without the first two.
             arguments: Those.
             told: The keys that subscribers of others are told of.
             problems: What to raise for each reason to refuse.
         """
         connections = self._connections
-        statement = f"SELECT * FROM {connections.names.s}.{function}".replace("{s}", connections.names.s).replace("(", "(%s, ", 1)
-        row = check_found(connections.write(statement, (told_of(self._origin, *told), *arguments)))
+        statement = f"SELECT * FROM {connections.names.s}.{function}".replace("{s}", connections.names.s).replace("(", "(%s, %s::bigint[], ", 1)
+        try:
+            row = check_found(connections.write(statement, told_of(self._origin, *told), arguments))
+        except Done:  # others may have gone on from there already, and what is there now is as good an answer
+            return self._row(told[-1], f"{rows.COLUMNS}, n.metadata") if function.startswith(_ANSWERING) else None
         if row[0] is not None:
             raise problems[row[0]]
         return row[1:]

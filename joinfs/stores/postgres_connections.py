@@ -12,7 +12,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from joinfs.errors import NotConnected, StoreError, StoreUnavailable
 from joinfs.stores.postgres_errors import AGAIN, explained, explanation, is_lost, library
@@ -24,6 +24,8 @@ IDLE = 8
 # How often a write is done again that others were in the way of, and the seconds before the second time, at most.
 TRIES = 50
 PAUSE = 0.002
+# Seconds between two looks whether a process of the server has ended.
+ENDING = 0.02
 # Idle transactions of ours, whose machine may be gone, are ended by the server after so many times the timeout.
 ABANDONED = 10
 T = TypeVar("T")
@@ -142,32 +144,82 @@ class Connections:
                 self.give(connection)
         raise AssertionError("the last try answers or raises")
 
-    def write(self, query: str, arguments: Sequence[Any]) -> Any:
-        """Answer the row of a statement that writes; done again if others were in the way, and it was undone.
+    def write(self, query: str, told: str, arguments: Sequence[Any]) -> Any:
+        """Answer the row of a statement that writes; done again if it was undone, because others were in the way or the connection was lost.
+
+        Args:
+            query: Its first arguments are ``told`` and the number of the write.
+            told: What others are notified of.
+            arguments: The rest.
 
         Raises:
-            StoreUnavailable: As it says. If the connection was lost, the write may have been done, or may not.
+            Done: It was written, and the answer was lost.
+            StoreUnavailable: As it says. Whether it was written is known, unless it says that it is not.
         """
         held = self.held()
         if held is not None:
-            return self._on_held(held, query, arguments, lambda cursor: cursor.fetchone())
-        for number in range(TRIES):
+            return self._on_held(held, query, (told, None, *arguments), lambda cursor: cursor.fetchone())
+        for tries in range(TRIES):
             connection = self.take()
+            write: Write | None = None
             try:
-                return connection.execute(query, arguments, binary=True).fetchone()
+                write = self._numbered(connection)
+                return connection.execute(query, (told, list(write), *arguments), binary=True).fetchone()
             except library().Error as error:
-                if error.sqlstate not in AGAIN or number == TRIES - 1:
-                    raise self._unsure(connection, error) from error
+                self._after(connection, write, error, last=tries == TRIES - 1)
             finally:
                 self.give(connection)
-            time.sleep(random.uniform(0, PAUSE * number))  # noqa: S311 - so that two do not meet again
+            time.sleep(random.uniform(0, PAUSE * tries))  # noqa: S311 - so that two do not meet again
         raise AssertionError("the last try answers or raises")
 
-    def _unsure(self, connection: Any, error: Any) -> StoreError:
+    def _after(self, connection: Any, write: "Write | None", error: Any, *, last: bool) -> None:
+        """After a write failed: return if it can be done again."""
         found = explanation(self.name, error)
-        if not is_lost(connection) and not connection.timed_out:
-            return found
-        return StoreUnavailable(f"{found}; whether this was written is not known")
+        if error.sqlstate in AGAIN and not last:
+            return
+        if not is_lost(connection) or last:
+            raise found from error
+        if write is not None and self._was_done(write, found):
+            raise Done from error
+        if connection.timed_out:  # the next would wait as long
+            raise StoreUnavailable(f"{found}; nothing was written") from error
+
+    # ---------------------------------------------------------------- what became of writes
+
+    def _numbered(self, connection: Any) -> "Write":
+        """A number for what is written next on a connection."""
+        if connection.session is None:
+            session = int.from_bytes(os.urandom(8), "big", signed=True)
+            connection.execute(
+                f"INSERT INTO {self.names.s}.session SELECT %s, pid, backend_start, 0 FROM pg_stat_activity WHERE pid = pg_backend_pid()", (session,)
+            )
+            connection.session = session
+        connection.number += 1
+        return Write(connection.session, connection.number)
+
+    def _was_done(self, write: "Write", lost: StoreError) -> bool:
+        """Whether a write was committed whose connection was lost. If not, it will not be any more.
+
+        The server's process for it may be going on, and is ended first. The server may be starting, and is waited for.
+        """
+        until = time.monotonic() + self._timeout
+        while True:
+            with contextlib.suppress(StoreError):
+                if not self._goes_on(write):
+                    row = self._asked(f"SELECT number FROM {self.names.s}.session WHERE id = %s", (write.session,), lambda cursor: cursor.fetchone())
+                    if row is not None:
+                        return bool(row[0] == write.number)
+            if time.monotonic() > until:
+                raise StoreUnavailable(f"{lost}; whether this was written is not known")
+            time.sleep(ENDING)
+
+    def _goes_on(self, write: "Write") -> bool:
+        """Whether there is still a process of the server for a connection, which is told to end."""
+        query = (
+            f"SELECT pg_terminate_backend(a.pid) FROM {self.names.s}.session s"
+            " JOIN pg_stat_activity a ON a.pid = s.pid AND a.backend_start = s.started WHERE s.id = %s"
+        )
+        return self.ask(query, (write.session,)) is not None
 
     def _on_held(self, held: Any, query: str, arguments: Sequence[Any], rows: Callable[[Any], T]) -> T:
         self._check_going_on(held)
@@ -188,59 +240,47 @@ class Connections:
             with self._part(held):
                 yield held
             return
-        connection = self.take()
+        connection, write = self._begun(alone)
         try:
-            with explained(self.name):
-                number, token = self._begin(connection, alone)
             self._held.connection = connection
             yield connection
             self._check_going_on(connection)
             self._held.connection = None  # what became of it is asked on another
-            self._commit(connection, number, token)
+            self._commit(connection, write)
         finally:
             self._held.connection = None
             self.give(connection)
 
-    def _begin(self, connection: Any, alone: bool) -> tuple[str, int]:
-        """Begin; answer the numbers by which the server, and the tables, know later what became of the transaction."""
-        token = int.from_bytes(os.urandom(8), "big", signed=True)
-        lock = f"pg_advisory_xact_lock({self.names.lock})" if alone else "NULL"
-        cursor = connection.execute(
-            f"BEGIN; SELECT pg_current_xact_id()::text, {lock}; INSERT INTO {self.names.s}.committed (token) VALUES ({token})"
-        )
-        cursor.nextset()
-        return str(cursor.fetchone()[0]), token
+    def _begun(self, alone: bool) -> tuple[Any, "Write"]:
+        """Begin on a connection, or another if that was lost: nothing has been written yet. The caller gives it back."""
+        for last in (False, True):
+            connection = self.take()
+            try:
+                return connection, self._begin(connection, alone)
+            except library().Error as error:
+                self.give(connection)
+                if last or not is_lost(connection) or connection.timed_out:
+                    raise explanation(self.name, error) from error
+            except BaseException:
+                self.give(connection)
+                raise
+        raise AssertionError("the last try answers or raises")
 
-    def _commit(self, connection: Any, number: str, token: int) -> None:
+    def _begin(self, connection: Any, alone: bool) -> "Write":
+        write = self._numbered(connection)
+        lock = f"SELECT pg_advisory_xact_lock({self.names.lock}); " if alone else ""
+        connection.execute(f"BEGIN; {lock}UPDATE {self.names.s}.session SET number = {write.number} WHERE id = {write.session}")
+        return write
+
+    def _commit(self, connection: Any, write: "Write") -> None:
         try:
             connection.execute("COMMIT")
         except library().Error as error:
             found = explanation(self.name, error)
-            if not is_lost(connection) and not connection.timed_out:
+            if not is_lost(connection):
                 raise found from error
-            connection.close()
-            if not self._was_committed(number, token, found):
+            if not self._was_done(write, found):
                 raise StoreUnavailable(f"{found}; the transaction was undone") from error
-
-    def _was_committed(self, number: str, token: int, lost: StoreError) -> bool:
-        """What became of a transaction whose connection was lost at its end, as soon as the server can tell.
-
-        The server's number tells whether it still goes on. Whether it was committed is in the tables: a server that died
-        may give the number of one that was not to another.
-        """
-        until = time.monotonic() + self._timeout
-        query = (
-            "SELECT %s::xid8 < pg_snapshot_xmax(pg_current_snapshot()) AND pg_xact_status(%s::xid8) = 'in progress',"
-            f" EXISTS (SELECT FROM {self.names.s}.committed WHERE token = %s)"
-        )
-        while True:
-            with contextlib.suppress(StoreError):
-                going_on, committed = self.ask(query, (number, number, token))
-                if committed or not going_on:
-                    return bool(committed)
-            if time.monotonic() > until:
-                raise StoreUnavailable(f"{lost}; whether the transaction was committed is not known")
-            time.sleep(0.05)
 
     @contextlib.contextmanager
     def _part(self, connection: Any) -> Iterator[None]:
@@ -261,6 +301,22 @@ class Connections:
         # What the caller does after it has caught an error must not be committed piece by piece.
         if is_lost(connection) or connection.info.transaction_status != 2:
             raise StoreUnavailable(f"{self.name}: the transaction was undone after an error of the server")
+
+
+class Done(Exception):
+    """A write was committed, and its answer was lost."""
+
+
+class Write(NamedTuple):
+    """What a write is known by.
+
+    Attributes:
+        session: The number of the connection.
+        number: That of the write, on it.
+    """
+
+    session: int
+    number: int
 
 
 class _Held(threading.local):
@@ -309,6 +365,8 @@ def _connection_class() -> Any:
     class Connection(base):  # type: ignore[misc,valid-type]
         patience: float | None = None
         timed_out = False
+        session: int | None = None
+        number = 0
 
         def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
             if timeout is not None or self.patience is None:

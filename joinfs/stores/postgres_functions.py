@@ -41,6 +41,19 @@ BEGIN
     RAISE serialization_failure USING MESSAGE = 'joinfs: changed by others meanwhile';
 END $$;
 
+-- Begin a write: wait for those who have the store alone, and note (session and number; NULL within a transaction) that it is this one.
+CREATE FUNCTION {s}.enter(write bigint[], alone boolean) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF alone THEN
+        PERFORM pg_advisory_xact_lock({lock});
+    ELSE
+        PERFORM pg_advisory_xact_lock_shared({lock});
+    END IF;
+    IF write IS NOT NULL THEN
+        UPDATE {s}.session SET number = write[2] WHERE id = write[1];
+    END IF;
+END $$;
+
 -- The node that is so many names below another one; NULL if there is none.
 CREATE FUNCTION {s}.inside(start bigint, names bytea[]) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -177,14 +190,14 @@ END $$;
 
 -- Make or replace what is at a name, whole. keep: of what is there, mode, owner, atime and xattrs stay, as when a value
 -- is written anew; keep_metadata: its metadata too. name_ is NULL for the root.
-CREATE FUNCTION {s}.put(told text, above bytea[], name_ bytea, new {s}.node, keep boolean, keep_metadata boolean, owner bigint[])
+CREATE FUNCTION {s}.put(told text, write bigint[], above bytea[], name_ bytea, new {s}.node, keep boolean, keep_metadata boolean, owner bigint[])
 RETURNS {s}.outcome LANGUAGE plpgsql AS $$
 DECLARE
     parent_ bigint;
     old {s}.node;
     is_directory boolean := new.mode & 61440 = 16384;
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared({lock});
+    PERFORM {s}.enter(write, false);
     IF name_ IS NULL THEN
         SELECT * INTO old FROM {s}.node n WHERE n.id = 1 FOR NO KEY UPDATE;
     ELSE
@@ -229,11 +242,11 @@ BEGIN
 END $$;
 
 -- Make what is new, empty but for a symlink's target, at a name that must be free.
-CREATE FUNCTION {s}.make(told text, above bytea[], name_ bytea, new {s}.node) RETURNS {s}.outcome LANGUAGE plpgsql AS $$
+CREATE FUNCTION {s}.make(told text, write bigint[], above bytea[], name_ bytea, new {s}.node) RETURNS {s}.outcome LANGUAGE plpgsql AS $$
 DECLARE
     parent_ bigint;
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared({lock});
+    PERFORM {s}.enter(write, false);
     parent_ := {s}.have_directory(above, NULL);
     IF parent_ <= 0 THEN
         RETURN {s}.refused('absent');
@@ -248,12 +261,12 @@ BEGIN
     RETURN {s}.answered(new);
 END $$;
 
-CREATE FUNCTION {s}.delete(told text, above bytea[], name_ bytea, directory_ boolean) RETURNS {s}.outcome LANGUAGE plpgsql AS $$
+CREATE FUNCTION {s}.delete(told text, write bigint[], above bytea[], name_ bytea, directory_ boolean) RETURNS {s}.outcome LANGUAGE plpgsql AS $$
 DECLARE
     parent_ bigint;
     node_ bigint;
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared({lock});
+    PERFORM {s}.enter(write, false);
     parent_ := {s}.inside(1, above);
     SELECT e.node INTO node_ FROM {s}.entry e WHERE e.parent = parent_ AND e.name = name_ AND e.directory = directory_;
     IF node_ IS NULL THEN
@@ -273,13 +286,13 @@ BEGIN
 END $$;
 
 -- Change attributes: those that are not NULL.
-CREATE FUNCTION {s}.set_stat(told text, names bytea[], directory_ boolean, mode_ integer, uid_ bigint, gid_ bigint, atime_ bigint, mtime_ bigint)
+CREATE FUNCTION {s}.set_stat(told text, write bigint[], names bytea[], directory_ boolean, mode_ integer, uid_ bigint, gid_ bigint, atime_ bigint, mtime_ bigint)
 RETURNS {s}.outcome LANGUAGE plpgsql AS $$
 DECLARE
     node_ bigint;
     new {s}.node;
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared({lock});
+    PERFORM {s}.enter(write, false);
     node_ := {s}.inside(1, names);
     UPDATE {s}.node n SET mode = (n.mode & 61440) | (coalesce(mode_, n.mode) & 4095), uid = coalesce(uid_, n.uid), gid = coalesce(gid_, n.gid),
         atime = coalesce(atime_, n.atime), mtime = coalesce(mtime_, n.mtime), ctime = {s}.moment()
@@ -292,12 +305,12 @@ BEGIN
 END $$;
 
 -- Replace the metadata, or (with fields_ NULL and is_xattrs) the xattrs; only if they are the old ones, where these are given.
-CREATE FUNCTION {s}.set_text(told text, names bytea[], directory_ boolean, is_xattrs boolean, text_ text, fields_ bigint[], checks boolean, old_ text)
+CREATE FUNCTION {s}.set_text(told text, write bigint[], names bytea[], directory_ boolean, is_xattrs boolean, text_ text, fields_ bigint[], checks boolean, old_ text)
 RETURNS {s}.outcome LANGUAGE plpgsql AS $$
 DECLARE
     new {s}.node;
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared({lock});
+    PERFORM {s}.enter(write, false);
     SELECT * INTO new FROM {s}.node n WHERE n.id = {s}.inside(1, names) AND (n.mode & 61440 = 16384) = directory_ FOR NO KEY UPDATE;
     IF new.id IS NULL THEN
         RETURN {s}.refused('absent');
@@ -316,7 +329,7 @@ BEGIN
     RETURN {s}.answered(new);
 END $$;
 
-CREATE FUNCTION {s}.rename(told text, above bytea[], name_ bytea, above_new bytea[], name_new bytea, directory_ boolean, owner bigint[])
+CREATE FUNCTION {s}.rename(told text, write bigint[], above bytea[], name_ bytea, above_new bytea[], name_new bytea, directory_ boolean, owner bigint[])
 RETURNS {s}.outcome LANGUAGE plpgsql AS $$
 DECLARE
     parent_ bigint;
@@ -326,9 +339,9 @@ DECLARE
 BEGIN
     -- Alone, so that of two directories each is not moved into the other.
     IF directory_ THEN
-        PERFORM pg_advisory_xact_lock({lock});
+        PERFORM {s}.enter(write, true);
     ELSE
-        PERFORM pg_advisory_xact_lock_shared({lock});
+        PERFORM {s}.enter(write, false);
     END IF;
     parent_ := {s}.inside(1, above);
     SELECT e.node INTO node_ FROM {s}.entry e WHERE e.parent = parent_ AND e.name = name_ AND e.directory = directory_;
@@ -371,7 +384,7 @@ BEGIN
     RETURN {s}.refused(NULL);
 END $$;
 
-CREATE FUNCTION {s}.exchange(told text, above bytea[], name_ bytea, directory_ boolean, above_other bytea[], name_other bytea, directory_other boolean)
+CREATE FUNCTION {s}.exchange(told text, write bigint[], above bytea[], name_ bytea, directory_ boolean, above_other bytea[], name_other bytea, directory_other boolean)
 RETURNS {s}.outcome LANGUAGE plpgsql AS $$
 DECLARE
     one {s}.entry;
@@ -379,9 +392,9 @@ DECLARE
     more integer := directory_other::integer - directory_::integer;
 BEGIN
     IF directory_ OR directory_other THEN
-        PERFORM pg_advisory_xact_lock({lock});
+        PERFORM {s}.enter(write, true);
     ELSE
-        PERFORM pg_advisory_xact_lock_shared({lock});
+        PERFORM {s}.enter(write, false);
     END IF;
     SELECT * INTO one FROM {s}.entry e WHERE e.parent = {s}.inside(1, above) AND e.name = name_ AND e.directory = directory_;
     SELECT * INTO other FROM {s}.entry e WHERE e.parent = {s}.inside(1, above_other) AND e.name = name_other AND e.directory = directory_other;
@@ -413,14 +426,14 @@ BEGIN
     RETURN {s}.refused(NULL);
 END $$;
 
-CREATE FUNCTION {s}.link(told text, names bytea[], above_new bytea[], name_new bytea, owner bigint[])
+CREATE FUNCTION {s}.link(told text, write bigint[], names bytea[], above_new bytea[], name_new bytea, owner bigint[])
 RETURNS {s}.outcome LANGUAGE plpgsql AS $$
 DECLARE
     node_ bigint;
     parent_new bigint;
     new {s}.node;
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared({lock});
+    PERFORM {s}.enter(write, false);
     node_ := {s}.inside(1, names);
     PERFORM FROM {s}.node n WHERE n.id = node_ AND n.mode & 61440 <> 16384;
     IF NOT FOUND THEN

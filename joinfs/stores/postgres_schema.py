@@ -78,14 +78,16 @@ CREATE TABLE {s}.chunk (
 );
 ALTER TABLE {s}.chunk ALTER data SET STORAGE EXTERNAL;
 
--- Which transactions of several writes were committed, by a number that each chose at random: who loses its connection while
--- it commits finds it here, or not. Rows are kept for as long as anybody can ask for them.
-CREATE TABLE {s}.committed (
-    token bigint PRIMARY KEY,
-    moment timestamptz NOT NULL DEFAULT clock_timestamp()
-);
+-- What each connection has written last, and which process of the server it is: who loses a connection finds here
+-- whether what it was writing was committed, once that process is gone.
+CREATE TABLE {s}.session (
+    id bigint PRIMARY KEY,          -- chosen at random
+    pid integer NOT NULL,
+    started timestamptz NOT NULL,   -- as the server has it: numbers of processes come again
+    number bigint NOT NULL          -- of the last write, counted by who writes
+) WITH (fillfactor = 50);
 """
-# Anybody who asks does so long before that.
+# Connections that have ended are remembered for so long: whoever asks for one does so before that.
 KEPT = "1 day"
 
 
@@ -134,7 +136,10 @@ def open_tables(connection: Any, names: Names, place: Place, *, read_only: bool)
     may = connection.execute("SELECT has_table_privilege(%s, 'INSERT')", (f"{names.s}.entry",)).fetchone()[0]
     writable = bool(may) and not standby and not read_only
     if writable:
-        connection.execute(f"DELETE FROM {names.s}.committed WHERE moment < clock_timestamp() - interval '{KEPT}'")
+        connection.execute(
+            f"DELETE FROM {names.s}.session s WHERE started < clock_timestamp() - interval '{KEPT}'"
+            " AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = s.pid AND a.backend_start = s.started)"
+        )
     return writable
 
 

@@ -116,7 +116,7 @@ class Relay:
         self._open, self._lock = set(), threading.Lock()
         self._flowing = threading.Event()
         self._flowing.set()
-        self._swallows = False
+        self._swallows = ""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept)]
@@ -151,8 +151,8 @@ class Relay:
                     data = (store if from_store else server).recv(1 << 16)
                     if not data:
                         return
-                    if not from_store and self._swallows:
-                        self._swallows = False
+                    if self._swallows == ("question" if from_store else "answer"):
+                        self._swallows = ""
                         return
                     if not from_store:
                         self.sent += len(data)
@@ -167,9 +167,14 @@ class Relay:
     def flow(self):
         self._flowing.set()
 
-    def swallow(self):
-        """Do not hand on the next answer, and end that connection: what was asked for is done, and nobody learns of it."""
-        self._swallows = True
+    def swallow(self, what="answer"):
+        """Do not hand on the next answer, or question, and end that connection: it was done and nobody learns of it, or it was not."""
+        self._swallows = what
+
+    def end(self):
+        """Take no connections any more; those that there are stay."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
 
     def cut(self):
         """End every connection there is."""
@@ -180,7 +185,7 @@ class Relay:
                 one.shutdown(socket.SHUT_RDWR)
 
     def close(self):
-        self._listener.shutdown(socket.SHUT_RDWR)
+        self.end()
         self.flow()
         self.cut()
         for thread in self._threads:

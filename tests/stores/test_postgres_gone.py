@@ -10,13 +10,15 @@ import time
 import pytest
 
 from joinfs.errors import AccessDenied, CorruptStore, NotConnected, ReadOnly, StoreError, StoreUnavailable, UsageError
-from joinfs.stores import open_store
+from joinfs.stores import Stat, open_store
 from joinfs.stores.postgres import PostgresStore
 from joinfs.stores.postgres_functions import CHUNK
 from joinfs.stores.postgres_schema import SCHEMA_VERSION
 from joinfs.stores.postgres_url import parse_url
 from tests.stores.postgres_servers import DATABASE, USER, Relay, Server
 from tests.stores.test_watching import Told, set_data
+
+FILE = Stat(0o100644)
 
 
 @pytest.fixture
@@ -92,12 +94,63 @@ def test_a_question_that_was_cut_off_is_asked_again(store, relay):
         assert {name for name, _ in store.list("")} == {"a", "large"}
 
 
-def test_a_write_that_was_cut_off_is_not_made_again_and_said_to_be_unknown(store, relay):
-    store.update_metadata("a", {"n": 1})
-    relay.swallow()
-    with pytest.raises(StoreUnavailable, match="not known"):
-        store.delete("a")
-    assert not store.exists("a")
+WRITES = {
+    "make": (lambda store: store.make("new", FILE).nlink, 1),
+    "put": (lambda store: store.put("d/new", FILE, io.BytesIO(b"123")).size, 3),
+    "set": (lambda store: store.set("a", (io.BytesIO(b"123"), {"n": 1})), None),
+    "put of what is large": (lambda store: store.put("large", FILE, io.BytesIO(b"x" * 3 * CHUNK)).size, 3 * CHUNK),
+    "chmod": (lambda store: store.set_stat("a", mode=0o600).mode, 0o100600),
+    "update_metadata": (lambda store: store.update_metadata("a", {"n": 1}), None),
+    "set_xattr": (lambda store: store.set_xattr("a", "trusted.x", b"1"), None),
+    "link": (lambda store: store.link("a", "l").nlink, 2),
+    "rename": (lambda store: store.rename("a", "b"), None),
+    "rename of a directory": (lambda store: store.rename("p/", "r/"), None),
+    "exchange": (lambda store: store.exchange("p/", "q/"), None),
+    "delete": (lambda store: store.delete("a"), None),
+}
+
+
+def everything(store):
+    """What can be seen of a store, but for times and numbers."""
+    found = {}
+    for key in ("a", "b", "l", "new", "large", "d/new", "p/one", "q/one", "r/one"):
+        if store.exists(key):
+            stat = store.stat(key)
+            found[key] = (stat.mode, stat.nlink, store.to_bytes(key), store.get_metadata(key), store.get_xattrs(key))
+    return found
+
+
+@pytest.mark.parametrize("cut", ["answer", "question"])
+@pytest.mark.parametrize("what", WRITES)
+def test_a_write_that_was_cut_off_is_done_once(postgres, store, relay, what, cut):
+    act, answer = WRITES[what]
+    with PostgresStore(postgres.url(), schema=postgres.new_schema()) as undisturbed:
+        for one in (store, undisturbed):
+            set_data(one, "a", b"old")
+            set_data(one, "large", bytes(5 * CHUNK))
+            set_data(one, "p/one", b"one")
+            one.put("q/", Stat(0o040755))
+        act(undisturbed)
+        relay.swallow(cut)
+        assert act(store) == answer
+        assert everything(store) == everything(undisturbed)
+        assert list(store.check()) == []
+
+
+def test_what_became_of_a_write_is_not_known_if_the_server_does_not_come_back(mortal):
+    store, relay = PostgresStore(mortal.url(), schema="gone"), Relay(mortal.port)
+    relayed = PostgresStore(mortal.url(relay.port), schema="gone")
+    relayed.timeout = 1.0
+    try:
+        with store, relayed:
+            set_data(relayed, "a", b"old")
+            relay.swallow()
+            relay.end()  # and whoever comes after that finds nobody
+            with pytest.raises(StoreUnavailable, match="not known"):
+                set_data(relayed, "a", b"new")
+            assert store.to_bytes("a") == b"new"
+    finally:
+        relay.close()
 
 
 def test_a_transaction_that_was_cut_off_when_it_was_committed_is_asked_for(store, relay):
