@@ -1,6 +1,7 @@
 """A PostgreSQL server to test on: a real one, of our own, and a relay before it that counts, delays and cuts off."""
 
 import contextlib
+import functools
 import glob
 import itertools
 import os
@@ -61,13 +62,15 @@ class Server:
         """Begin, and wait until it takes connections."""
         settings = {"listen_addresses": self.address, "port": self.port, "unix_socket_directories": "", "max_connections": 200, "fsync": "on"}
         options = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
-        self.process = subprocess.Popen(
-            self._program("postgres", "-D", self.data, *options), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd="/"
-        )
+        command = self._program("postgres", "-D", self.data, *options)
+        begin = functools.partial(subprocess.Popen, command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd="/")
+        self.process = begin()
         until = time.monotonic() + 60
-        ready = [os.path.join(programs(), "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready = [os.path.join(programs(), "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, "-d", DATABASE]
         while subprocess.run(ready, check=False, timeout=30).returncode:
-            if self.process.poll() is not None or time.monotonic() > until:
+            if self.process.poll() is not None and time.monotonic() < until:
+                self.process = begin()  # processes of the one that was killed were still there
+            if time.monotonic() > until:
                 raise RuntimeError(f"PostgreSQL does not start: {(self.place / 'log').read_text(errors='replace')[-2000:]}")
             time.sleep(0.02)
 
