@@ -94,7 +94,7 @@ def open_stream(connections: Connections, node: int) -> Opened | None:
 
 def _lasting(connections: Connections, content: int, size: int) -> BinaryIO | None:
     """A stream of chunks from a transaction of its own; None if they are gone."""
-    connection = connections.take()
+    connection = connections.take(for_stream=True)
     try:
         with explained(connections.name):
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0")

@@ -19,8 +19,8 @@ from joinfs.stores.postgres_errors import AGAIN, explained, explanation, is_lost
 from joinfs.stores.postgres_schema import Names, open_tables
 from joinfs.stores.postgres_url import Place
 
-# More than this many stay open only while they are lent.
-IDLE = 8
+# Connections of one store, streams of large values left out: a server has a hundred for all, as a rule.
+MOST = 16
 # How often a write is done again that others were in the way of, and the seconds before the second time, at most.
 TRIES = 50
 PAUSE = 0.002
@@ -56,6 +56,7 @@ class Connections:
         self._parameters = {**place.parameters(), **_settings(timeout), **({} if password is None else {"password": password})}
         self._process, self._timeout, self._closed = os.getpid(), timeout, False
         self._held = _Held()
+        self._permits = threading.Semaphore(MOST)
         first = self.open()
         try:
             with explained(self.name):
@@ -89,8 +90,24 @@ class Connections:
             while True:
                 self._idle.pop().close()
 
-    def take(self) -> Any:
-        """Answer a connection for the caller alone, until it calls ``give``. It was open a moment ago."""
+    def take(self, for_stream: bool = False) -> Any:
+        """Answer a connection for the caller alone, until it calls ``give``. It was open a moment ago.
+
+        Args:
+            for_stream: It may be long until then, so others do not wait for it.
+        """
+        # Who has waited for too long goes ahead: it may be for itself that it waits.
+        counted = not for_stream and self._permits.acquire(timeout=self._timeout)
+        try:
+            connection = self._open_one()
+        except BaseException:
+            if counted:
+                self._permits.release()
+            raise
+        connection.counted = counted
+        return connection
+
+    def _open_one(self) -> Any:
         if not self.is_open():
             raise NotConnected(f"{self.name} is not connected: call connect()")
         with contextlib.suppress(IndexError):
@@ -102,12 +119,20 @@ class Connections:
         return self.open()
 
     def give(self, connection: Any) -> None:
-        """Take a connection back; one in which something is going on is closed, which undoes it."""
+        """Take a connection back; one in which something is going on is closed, which undoes it. One that is lost may come twice."""
+        try:
+            self._keep_or_close(connection)
+        finally:
+            if connection.counted:
+                connection.counted = False
+                self._permits.release()
+
+    def _keep_or_close(self, connection: Any) -> None:
         if self._closed or is_lost(connection) or connection.info.transaction_status != 0:
             connection.close()
             return
         self._idle.append(connection)
-        if len(self._idle) > IDLE:
+        if len(self._idle) > MOST:
             self._idle.pop(0).close()
 
     def explained(self) -> contextlib.AbstractContextManager[None]:
@@ -179,6 +204,7 @@ class Connections:
             return
         if not is_lost(connection) or last:
             raise found from error
+        self.give(connection)  # nobody has to wait for what is lost
         if write is not None and self._was_done(write, found):
             raise Done from error
         if connection.timed_out:  # the next would wait as long
@@ -279,6 +305,7 @@ class Connections:
             found = explanation(self.name, error)
             if not is_lost(connection):
                 raise found from error
+            self.give(connection)
             if not self._was_done(write, found):
                 raise StoreUnavailable(f"{found}; the transaction was undone") from error
 
@@ -365,6 +392,7 @@ def _connection_class() -> Any:
     class Connection(base):  # type: ignore[misc,valid-type]
         patience: float | None = None
         timed_out = False
+        counted = False
         session: int | None = None
         number = 0
 

@@ -371,6 +371,29 @@ def test_who_catches_up_while_the_server_is_gone_is_let_go(postgres):
         relay.close()
 
 
+def test_many_threads_share_a_few_connections(pair):
+    from joinfs.stores.postgres_connections import MOST
+
+    one, connections = pair[0], pair[0]._connections
+    opened, open_one = [], connections.open
+    connections.open = lambda: (opened.append(1), open_one())[1]
+    set_data(one, "large", bytes(9 * CHUNK))
+    streams = [one.get_data("large") for _ in range(MOST + 3)]
+    opened.clear()
+
+    def work():
+        for _ in range(5):
+            one.stat("large")
+            with one.transaction("one"):
+                set_data(one, "a")
+
+    assert at_once(*[work] * 40) == [None] * 40
+    assert len(opened) <= MOST
+    assert [len(stream.read()) for stream in streams] == [9 * CHUNK] * len(streams)
+    for stream in streams:
+        stream.close()
+
+
 def counted(store):
     """A list that grows with each question that a store asks."""
     connections, asked = store._connections, []
