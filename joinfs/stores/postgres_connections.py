@@ -232,7 +232,7 @@ class Connections:
         while True:
             with contextlib.suppress(StoreError):
                 if not self._goes_on(write):
-                    row = self._asked(f"SELECT number FROM {self.names.s}.session WHERE id = %s", (write.session,), lambda cursor: cursor.fetchone())
+                    row = self.ask(f"SELECT number FROM {self.names.s}.session WHERE id = %s", (write.session,))
                     if row is not None:
                         return bool(row[0] == write.number)
             if time.monotonic() > until:

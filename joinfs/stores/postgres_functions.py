@@ -41,17 +41,23 @@ BEGIN
     RAISE serialization_failure USING MESSAGE = 'joinfs: changed by others meanwhile';
 END $$;
 
--- Begin a write: wait for those who have the store alone, and note (session and number; NULL within a transaction) that it is this one.
-CREATE FUNCTION {s}.enter(write bigint[], alone boolean) RETURNS void LANGUAGE plpgsql AS $$
+-- Begin a write: wait for those who have the store alone.
+CREATE FUNCTION {s}.enter(alone boolean) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF alone THEN
         PERFORM pg_advisory_xact_lock({lock});
     ELSE
         PERFORM pg_advisory_xact_lock_shared({lock});
     END IF;
+END $$;
+
+-- End a write that was not refused: tell of it, and note that it was done (session and number; NULL within a transaction).
+CREATE FUNCTION {s}.finish(told text, write bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     IF write IS NOT NULL THEN
         UPDATE {s}.session SET number = write[2] WHERE id = write[1];
     END IF;
+    PERFORM pg_notify('{channel}', told);
 END $$;
 
 -- The node that is so many names below another one; NULL if there is none.
@@ -197,7 +203,7 @@ DECLARE
     old {s}.node;
     is_directory boolean := new.mode & 61440 = 16384;
 BEGIN
-    PERFORM {s}.enter(write, false);
+    PERFORM {s}.enter(false);
     IF name_ IS NULL THEN
         SELECT * INTO old FROM {s}.node n WHERE n.id = 1 FOR NO KEY UPDATE;
     ELSE
@@ -230,14 +236,14 @@ BEGIN
             IF old.content IS NOT NULL THEN
                 DELETE FROM {s}.chunk c WHERE c.content = old.content;
             END IF;
-            PERFORM pg_notify('{channel}', told);
+            PERFORM {s}.finish(told, write);
             RETURN {s}.answered(new);
         END IF;
         PERFORM {s}.drop_entry(parent_, name_, old.id, false);
         new.birth := new.ctime;
     END IF;
     new := {s}.add(parent_, name_, new);
-    PERFORM pg_notify('{channel}', told);
+    PERFORM {s}.finish(told, write);
     RETURN {s}.answered(new);
 END $$;
 
@@ -246,7 +252,7 @@ CREATE FUNCTION {s}.make(told text, write bigint[], above bytea[], name_ bytea, 
 DECLARE
     parent_ bigint;
 BEGIN
-    PERFORM {s}.enter(write, false);
+    PERFORM {s}.enter(false);
     parent_ := {s}.have_directory(above, NULL);
     IF parent_ <= 0 THEN
         RETURN {s}.refused('absent');
@@ -257,7 +263,7 @@ BEGIN
     END IF;
     new.atime := {s}.moment(); new.mtime := new.atime; new.ctime := new.atime; new.birth := new.atime;
     new := {s}.add(parent_, name_, new);
-    PERFORM pg_notify('{channel}', told);
+    PERFORM {s}.finish(told, write);
     RETURN {s}.answered(new);
 END $$;
 
@@ -266,7 +272,7 @@ DECLARE
     parent_ bigint;
     node_ bigint;
 BEGIN
-    PERFORM {s}.enter(write, false);
+    PERFORM {s}.enter(false);
     parent_ := {s}.inside(1, above);
     SELECT e.node INTO node_ FROM {s}.entry e WHERE e.parent = parent_ AND e.name = name_ AND e.directory = directory_;
     IF node_ IS NULL THEN
@@ -281,7 +287,7 @@ BEGIN
         RETURN {s}.refused('full');
     END IF;
     PERFORM {s}.drop_entry(parent_, name_, node_, directory_);
-    PERFORM pg_notify('{channel}', told);
+    PERFORM {s}.finish(told, write);
     RETURN {s}.refused(NULL);
 END $$;
 
@@ -292,7 +298,7 @@ DECLARE
     node_ bigint;
     new {s}.node;
 BEGIN
-    PERFORM {s}.enter(write, false);
+    PERFORM {s}.enter(false);
     node_ := {s}.inside(1, names);
     UPDATE {s}.node n SET mode = (n.mode & 61440) | (coalesce(mode_, n.mode) & 4095), uid = coalesce(uid_, n.uid), gid = coalesce(gid_, n.gid),
         atime = coalesce(atime_, n.atime), mtime = coalesce(mtime_, n.mtime), ctime = {s}.moment()
@@ -300,7 +306,7 @@ BEGIN
     IF new.id IS NULL THEN
         RETURN {s}.refused('absent');
     END IF;
-    PERFORM pg_notify('{channel}', told);
+    PERFORM {s}.finish(told, write);
     RETURN {s}.answered(new);
 END $$;
 
@@ -310,7 +316,7 @@ RETURNS {s}.outcome LANGUAGE plpgsql AS $$
 DECLARE
     new {s}.node;
 BEGIN
-    PERFORM {s}.enter(write, false);
+    PERFORM {s}.enter(false);
     SELECT * INTO new FROM {s}.node n WHERE n.id = {s}.inside(1, names) AND (n.mode & 61440 = 16384) = directory_ FOR NO KEY UPDATE;
     IF new.id IS NULL THEN
         RETURN {s}.refused('absent');
@@ -325,7 +331,7 @@ BEGIN
         UPDATE {s}.node n SET metadata = text_, fields = fields_, ctime = new.ctime WHERE n.id = new.id;
         new.metadata := text_;
     END IF;
-    PERFORM pg_notify('{channel}', told);
+    PERFORM {s}.finish(told, write);
     RETURN {s}.answered(new);
 END $$;
 
@@ -339,9 +345,9 @@ DECLARE
 BEGIN
     -- Alone, so that of two directories each is not moved into the other.
     IF directory_ THEN
-        PERFORM {s}.enter(write, true);
+        PERFORM {s}.enter(true);
     ELSE
-        PERFORM {s}.enter(write, false);
+        PERFORM {s}.enter(false);
     END IF;
     parent_ := {s}.inside(1, above);
     SELECT e.node INTO node_ FROM {s}.entry e WHERE e.parent = parent_ AND e.name = name_ AND e.directory = directory_;
@@ -380,7 +386,7 @@ BEGIN
         PERFORM {s}.touch_entries(parent_new, directory_::integer);
     END IF;
     UPDATE {s}.node n SET ctime = {s}.moment() WHERE n.id = node_;
-    PERFORM pg_notify('{channel}', told);
+    PERFORM {s}.finish(told, write);
     RETURN {s}.refused(NULL);
 END $$;
 
@@ -392,9 +398,9 @@ DECLARE
     more integer := directory_other::integer - directory_::integer;
 BEGIN
     IF directory_ OR directory_other THEN
-        PERFORM {s}.enter(write, true);
+        PERFORM {s}.enter(true);
     ELSE
-        PERFORM {s}.enter(write, false);
+        PERFORM {s}.enter(false);
     END IF;
     SELECT * INTO one FROM {s}.entry e WHERE e.parent = {s}.inside(1, above) AND e.name = name_ AND e.directory = directory_;
     SELECT * INTO other FROM {s}.entry e WHERE e.parent = {s}.inside(1, above_other) AND e.name = name_other AND e.directory = directory_other;
@@ -422,7 +428,7 @@ BEGIN
         PERFORM {s}.touch_entries(other.parent, -more);
     END IF;
     UPDATE {s}.node n SET ctime = {s}.moment() WHERE n.id IN (one.node, other.node);
-    PERFORM pg_notify('{channel}', told);
+    PERFORM {s}.finish(told, write);
     RETURN {s}.refused(NULL);
 END $$;
 
@@ -433,7 +439,7 @@ DECLARE
     parent_new bigint;
     new {s}.node;
 BEGIN
-    PERFORM {s}.enter(write, false);
+    PERFORM {s}.enter(false);
     node_ := {s}.inside(1, names);
     PERFORM FROM {s}.node n WHERE n.id = node_ AND n.mode & 61440 <> 16384;
     IF NOT FOUND THEN
@@ -453,7 +459,7 @@ BEGIN
     END IF;
     INSERT INTO {s}.entry (parent, name, node, directory) VALUES (parent_new, name_new, node_, false);
     PERFORM {s}.touch_entries(parent_new, 0);
-    PERFORM pg_notify('{channel}', told);
+    PERFORM {s}.finish(told, write);
     RETURN {s}.answered(new);
 END $$;
 """

@@ -9,7 +9,17 @@ import time
 
 import pytest
 
-from joinfs.errors import AccessDenied, CorruptStore, NotConnected, ReadOnly, StoreError, StoreUnavailable, UsageError
+from joinfs.errors import (
+    AccessDenied,
+    CorruptStore,
+    IsADirectory,
+    KeyExists,
+    NotConnected,
+    ReadOnly,
+    StoreError,
+    StoreUnavailable,
+    UsageError,
+)
 from joinfs.stores import Stat, open_store
 from joinfs.stores.postgres import PostgresStore
 from joinfs.stores.postgres_functions import CHUNK
@@ -135,6 +145,23 @@ def test_a_write_that_was_cut_off_is_done_once(postgres, store, relay, what, cut
         assert act(store) == answer
         assert everything(store) == everything(undisturbed)
         assert list(store.check()) == []
+
+
+@pytest.mark.parametrize("cut", ["answer", "question"])
+def test_a_write_that_was_refused_and_cut_off_is_refused(store, relay, cut):
+    store.make("d/", Stat(0o040755))
+    refused = [
+        (lambda: store.make("a", FILE), KeyExists),
+        (lambda: store.delete("absent"), KeyError),
+        (lambda: store.rename("absent", "a"), KeyError),
+        (lambda: set_data(store, "d"), IsADirectory),
+        (lambda: store.link("a", "large"), KeyExists),
+        (lambda: store.set_stat("absent", mode=0), KeyError),
+    ]
+    for act, error in refused:
+        relay.swallow(cut)
+        with pytest.raises(error):
+            act()
 
 
 def test_what_became_of_a_write_is_not_known_if_the_server_does_not_come_back(mortal):
