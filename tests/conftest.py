@@ -55,3 +55,26 @@ def need_libarchive():
         library()
     except Unsupported as error:
         lacking(str(error))
+
+
+@pytest.fixture(scope="session")
+def running_postgres():
+    from tests.stores import postgres_servers
+
+    if postgres_servers.programs() is None or shutil.which("setpriv") is None:
+        lacking("PostgreSQL's server (apt-get install postgresql) and setpriv")
+    try:
+        import psycopg  # noqa: F401
+    except ImportError as error:
+        lacking(f"psycopg: {error}")
+    server = postgres_servers.Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres(running_postgres, monkeypatch):
+    """The server, and nothing of who runs the tests."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        monkeypatch.delenv(name)
+    return running_postgres

@@ -32,6 +32,7 @@ class FileVerbs(State):
             raise IsADirectory("a directory is opened with opendir")
         if not found.is_file:
             raise InvalidArgument("only a regular file can be opened here")
+        self.catch_up()
         self._check_current(found)
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         truncate = bool(flags & os.O_TRUNC)

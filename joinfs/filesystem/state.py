@@ -107,6 +107,9 @@ class State:
     def watch(self, directory: Node) -> None:
         """See to it that changes that others make in a directory are told, if somebody wants to be told."""
 
+    def catch_up(self) -> None:
+        """What others have done until now is told, if somebody wants to be told; as far as the store can know."""
+
     def listed(self, directory: Node) -> None:
         """Somebody was told to the end what is in a directory."""
 

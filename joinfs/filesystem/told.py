@@ -114,6 +114,11 @@ class Told(State):
                 directory.expires = 0.0
                 self._nodes.disbelieve_all(directory)
 
+    def catch_up(self) -> None:
+        """The same. Data that the kernel keeps of a file is not older then than the last time that somebody else closed it."""
+        if self._kernel is not None:
+            self._store.catch_up()
+
     def listed(self, directory: Node) -> None:
         """The same. The kernel keeps the listing: of what is not watched in a mount that else is, it is told to ask again."""
         lapsing = self._lapsing

@@ -35,6 +35,7 @@ _KNOWN = {
     "https": ("https://HOST/DIRECTORY/", "the same, encrypted", False, "http", "httpx"),
     "memory": ("memory:", "nothing is kept", True, "", ""),
     "oci": ("oci:PATH[:TAG]", "a container image: its root file system", False, "", ""),
+    "postgres": ("postgres://HOST/DATABASE", "tables of a PostgreSQL server, shared by many machines; ?schema=NAME", True, "postgres", "psycopg"),
     "python": ("python:MODULE:ATTRIBUTE", "a Python mapping, a store of encore's, or one of your own", True, "", ""),
     "redis": ("redis://HOST/DATABASE/PREFIX", "a Redis server, which several machines share", True, "redis", "redis"),
     "rediss": ("rediss://HOST/DATABASE/PREFIX", "the same, encrypted", True, "redis", "redis"),

@@ -120,6 +120,10 @@ class Watching(Writing):
                     have.add(part.layer)
                     yield part
 
+    def catch_up(self) -> None:
+        for layer in self.layers:
+            layer.catch_up()
+
     def unwatch(self, directory: str) -> None:
         for number, prefix in self._watched.take(directory):
             self.layers[number].unwatch(prefix)

@@ -34,7 +34,7 @@ ARCHIVES = (
 )  # fmt: skip
 
 # What may stand after '?' beside what all take; an opener gets it by name.
-OPTIONS = {"s3": ("endpoint", "freshness")}
+OPTIONS = {"postgres": ("schema",), "s3": ("endpoint", "freshness")}
 
 Opener = Callable[..., Store]
 
@@ -73,6 +73,7 @@ REGISTRY: dict[str, Opener] = {
     "http": _with_scheme("http", "http", "HTTPStore"),
     "https": _with_scheme("https", "http", "HTTPStore"),
     "memory": _open_memory,
+    "postgres": _lazily("postgres", "PostgresStore"),
     "python": _open_python,
     "redis": _with_scheme("redis", "redis_store", "RedisStore"),
     "rediss": _with_scheme("rediss", "redis_store", "RedisStore"),
@@ -88,7 +89,7 @@ def open_store(spec: str | os.PathLike[str], *, read_only: bool = False, connect
 
     Args:
         spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``tar:PATH``, ``archive:PATH``,
-            ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``s3://BUCKET/PREFIX``,
+            ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``s3://BUCKET/PREFIX``, ``postgres://HOST/DATABASE``,
             ``redis://HOST/DATABASE/PREFIX`` or ``rediss:``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store),
             one of another package's schemes, or the path of something that is there.
         read_only: Have it take no writes, as ``?ro`` does.

@@ -472,6 +472,10 @@ class Store(Announcing, BulkMethods, Reading):
         """
         return self._writes
 
+    def _around_write(self, *keys: str) -> contextlib.AbstractContextManager[object]:
+        """As ``_exclusive``, around one write of this store's own; less, where its medium keeps the parts of one together."""
+        return self._exclusive(*keys)
+
     @contextlib.contextmanager
     def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
         """Take in what can be taken in of data before others are kept out: its source may be slow."""
@@ -537,7 +541,7 @@ class _Changing:
         self._store, self._keys = store, keys
 
     def __enter__(self) -> None:
-        self._exclusive = self._store._exclusive(*self._keys)
+        self._exclusive = self._store._around_write(*self._keys)
         self._exclusive.__enter__()
 
     def __exit__(

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from joinfs.errors import CorruptStore, InvalidKey
+from joinfs.stores.fields import field_of
 from joinfs.stores.keys import check_key, is_directory_key
 from joinfs.stores.metadata import RESERVED, to_json
 from joinfs.stores.redis_known import Seen
-from joinfs.stores.sqlite_fields import field_of
 from joinfs.stores.value import Metadata, Stat
 
 KINDS = frozenset(

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from joinfs.errors import Unsupported
+from joinfs.stores.fields import field_of
 from joinfs.stores.metadata import RESERVED, has_all
-from joinfs.stores.sqlite_fields import field_of
 from joinfs.stores.sqlite_nodes import Damaged, decoded, metadata_from
 from joinfs.stores.sqlite_schema import ROOT_NODE
 from joinfs.stores.value import Metadata

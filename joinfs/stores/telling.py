@@ -107,6 +107,13 @@ class Telling:
     def unwatch(self, directory: str) -> None:
         """Tell no more what others change directly in ``directory``; nothing happens if it is not watched."""
 
+    def catch_up(self) -> None:
+        """Return when subscribers have been told of all that others had done, in what is watched, before this was called.
+
+        Only stores on a server can know that: where the host or a file tells of changes, they may be told a little later.
+        It does not wait for ever, and it fails in no way: that the server is gone is told by whatever is asked next.
+        """
+
     # ---------------------------------------------------------------- for stores
 
     def _tell_written(self, keys: tuple[str, ...]) -> None:

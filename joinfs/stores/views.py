@@ -120,6 +120,9 @@ class View(Store):
         except KeyError:
             return False
 
+    def catch_up(self) -> None:
+        self.store.catch_up()
+
     def unwatch(self, directory: str) -> None:
         with contextlib.suppress(KeyError):
             self.store.unwatch(self._key(directory))
