@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from joinfs.stores.object_markers import TYPES, Markers
 from joinfs.stores.object_names import is_beside, level_of, name_of
 from joinfs.stores.object_probe import Conditions, probe
 from joinfs.stores.object_streams import BLOCK, Pinned
-from joinfs.stores.value import Metadata, Opened, Stat, Value, new_stat
+from joinfs.stores.value import Metadata, Opened, Stat, Value, Versioned, new_stat
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -118,6 +119,12 @@ class ReadingObjects(Store):
     def info(self) -> dict[str, Any]:
         """The same, and ``conditions``: which of them the server honours."""
         return {**super().info(), "conditions": self.conditions._asdict()}
+
+    @property
+    def identity(self) -> str:
+        """The same; one bucket's name may be that of others on other servers, and in other profiles."""
+        places = [self._endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")]
+        return " ".join([self.name, *places, os.environ.get("AWS_PROFILE", "")])
 
     @property
     def _bucket(self) -> Bucket:
@@ -300,6 +307,17 @@ class ReadingObjects(Store):
         name = self._value_name(key)
         with _missing(key):
             return self._bucket.read(name, offset, size)[0]
+
+    def read_version(self, key: str, offset: int, size: int) -> Versioned:
+        """The same. The version is the ETag; without data, what is believed of the object is believed here too."""
+        there = self._find(key) if size == 0 else There(self._value_name(key), None)
+        data, found = b"", there.found
+        if found is None:
+            with _missing(key):
+                data, found = self._bucket.read(there.name, offset, size)
+        attributes = self._attributes(key, There(there.name, found))
+        version = f"{found.etag} {found.size}" if found.etag else None
+        return Versioned(data, version, found.size, attributes.metadata, *attributes.stat.moments())
 
     def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
         """Answer what ``read`` does for each ``(offset, size)``, of one version, with requests at the same time.

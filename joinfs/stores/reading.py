@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Self
 from joinfs.errors import NotConnected, Unsupported
 from joinfs.stores.keys import directory_key
 from joinfs.stores.metadata import selected
-from joinfs.stores.value import MEBIBYTE, Capabilities, Metadata, Stat, Usage, Value
+from joinfs.stores.value import MEBIBYTE, Capabilities, Metadata, Stat, Usage, Value, Versioned
 
 
 class Reading(ABC):
@@ -18,6 +18,14 @@ class Reading(ABC):
 
     capabilities: Capabilities = Capabilities()
     name: str = "store"
+
+    @property
+    def identity(self) -> str:
+        """What tells the medium from all others, also at other times and to other processes: the name, as a rule.
+
+        Empty if nothing does. There are no credentials in it.
+        """
+        return self.name if self.capabilities.persistent and self.name != Reading.name else ""
 
     # ---------------------------------------------------------------- connection
 
@@ -171,6 +179,35 @@ class Reading(ABC):
         """
         with self.get(key).range(offset, offset + size) as stream:
             return stream.read(size)
+
+    def version(self, key: str) -> str | None:
+        """Answer what names the present content of ``key``; errors and requests as for ``read_version``.
+
+        As long as a key has the same version, it has the same bytes. None: that cannot be told.
+        """
+        return self.read_version(key, 0, 0).version
+
+    def read_version(self, key: str, offset: int, size: int) -> Versioned:
+        """Answer what ``read`` does, and of which version it is, for who keeps it and will compare; ``size`` may be 0.
+
+        One request where the store can: one that tells, without data, if ``size`` is 0. All of the answer is of one version. By
+        default that is named by what ``stat`` answers before and after; a store that believes its medium for a time
+        must override this, and so must one that knows better.
+
+        Args:
+            key: A key that does not end in ``/``.
+            offset: Bytes from the start, >= 0.
+            size: Bytes wanted, >= 0.
+
+        Raises:
+            KeyError: The key is not there.
+        """
+        before = self.stat(key).version() if self.capabilities.attributes else None
+        value = self.get(key)
+        with value.range(offset, offset + size) as stream:
+            data = stream.read(size)
+        version = before if before is not None and before == self.stat(key).version() else None
+        return Versioned(data, version, value.size, value.metadata, value.created, value.modified)
 
     def prefetch(self, directory: str, names: Sequence[str]) -> None:  # noqa: B027
         """Somebody will probably read these values of a directory soon: have them where that is quick, if that can be.
