@@ -24,8 +24,8 @@ from joinfs.stores.adapt import as_store
 from joinfs.stores.checking import reason, walk_told
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
-from joinfs.stores.value import Versioned
 from joinfs.stores.metadata import RESERVED, has_all, selected
+from joinfs.stores.value import Versioned
 
 DIRECTORY_TTL = 1.0
 _UNKNOWN = Stat(0)

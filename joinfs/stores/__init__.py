@@ -10,6 +10,7 @@ import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from joinfs.errors import InvalidKey, UsageError
@@ -197,7 +198,7 @@ def _cached(store: Store, options: dict[str, str]) -> Store:
 
     if "cache" not in options:
         raise UsageError(f"'?{next(iter(options))}=' says something of a cache, and there is no '?cache=DIRECTORY'")
-    given = {}
+    given: dict[str, Any] = {}
     if "cache_size" in options:
         given["size"] = caching.size_of(options["cache_size"])
     if "cache_ttl" in options:

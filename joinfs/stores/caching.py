@@ -90,7 +90,7 @@ class CachingStore(View):
         try:
             identity = self.store.identity or self._only_here
             facts = Facts(self._disk, identity)
-            self._origin.connect(credentials, may_be_gone=facts.get("stat", ROOT) is not None)
+            self._origin.connect(credentials, may_be_gone=any(facts.get(kind, ROOT) is not None for kind in ("stat", "list")))
         except BaseException:
             self._disk.close()
             raise
@@ -233,7 +233,12 @@ class CachingStore(View):
     def _ask_list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         """The first entry is asked for at once: if the store is unavailable, that is known then."""
         asked, forgotten = time.time(), self._facts.forgotten
-        entries = self._origin.ask(_begun, self.store.list, prefix)
+        try:
+            entries = self._origin.ask(_begun, self.store.list, prefix)
+        except KeyError:
+            if self._facts.get("list", prefix) is not None:
+                self._facts.forget(prefix)
+            raise
         return self._noting(prefix, entries, asked, forgotten)
 
     def _noting(self, prefix: str, entries: Iterable[tuple[str, Stat]], asked: float, forgotten: int) -> Iterator[tuple[str, Stat]]:

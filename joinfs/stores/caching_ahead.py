@@ -3,14 +3,17 @@
 What follows the value in its directory is the file system's to find out (``joinfs.filesystem.ahead``), which says so with ``prefetch``.
 """
 
+import logging
 import threading
 from collections import OrderedDict, deque
 from typing import NamedTuple
 
-from joinfs.errors import StoreError
+from joinfs.errors import StoreUnavailable
 from joinfs.stores.caching_blocks import BLOCK, MOST_RUN, THREADS, Blocks
 from joinfs.stores.caching_facts import File
 from joinfs.stores.value import MEBIBYTE
+
+log = logging.getLogger(__name__)
 
 FIRST_WINDOW = MEBIBYTE
 MOST_WINDOW = 16 * MEBIBYTE
@@ -83,9 +86,7 @@ class Ahead:
                 key, size = self._waiting.popleft()
             try:
                 self._blocks.fetch(key, size)
-            except (KeyError, StoreError):
-                continue  # it was a hint; who reads it is told
-            except BaseException:
-                with self._lock:
-                    self._fetchers -= 1
-                raise
+            except StoreUnavailable:
+                self._waiting.clear()
+            except Exception as error:  # it was a hint; who reads it is told
+                log.debug("%r: %s", key, error)

@@ -30,7 +30,12 @@ class _Run(NamedTuple):
     """Blocks that follow each other."""
 
     first: int
-    count: int
+    blocks: int
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the blocks."""
+        return range(self.first, self.first + self.blocks)
 
 
 class _Coming(NamedTuple):
@@ -198,7 +203,7 @@ class Blocks:
             coming = {id(one): one for number in numbers if (one := self._coming.get((key, number))) is not None}
             ours = [_Coming(run, Future()) for run in _runs([number for number in numbers if (key, number) not in self._coming])]
             for one in ours:
-                self._coming.update({(key, number): one for number in range(one.run.first, one.run.first + one.run.count)})
+                self._coming.update({(key, number): one for number in one.run.numbers})
         return [*coming.values()], ours
 
     def _complete(self, key: str, coming: _Coming) -> None:
@@ -213,12 +218,12 @@ class Blocks:
 
     def _uncome(self, key: str, run: _Run) -> None:
         with self._lock:
-            for number in range(run.first, run.first + run.count):
+            for number in run.numbers:
                 self._coming.pop((key, number), None)
 
     def _fetch(self, key: str, run: _Run) -> Versioned:
         """Ask for blocks, and keep those that are whole."""
-        file, told = self._learn(key, run.first * BLOCK, run.count * BLOCK)
+        file, told = self._learn(key, run.first * BLOCK, run.blocks * BLOCK)
         if file.version is not None:
             for number, block in _cut(told, run.first).items():
                 if len(block) == min(BLOCK, file.size - number * BLOCK):
@@ -235,9 +240,9 @@ class Blocks:
     def _kept(self, key: str, file: File, number: int) -> bytes | None:
         name = self._name(key, file, number)
         with contextlib.suppress(KeyError):
-            block = self._memory[name]
+            held = self._memory[name]
             self._memory.move_to_end(name)
-            return block
+            return held
         block = self._disk.get(name)
         if block is None or len(block) != min(BLOCK, file.size - number * BLOCK):
             return None
@@ -275,8 +280,8 @@ def _runs(numbers: list[int]) -> list[_Run]:
     """Numbers in order, as runs that are not too long."""
     runs: list[_Run] = []
     for number in numbers:
-        if runs and number == runs[-1].first + runs[-1].count and runs[-1].count < MOST_RUN:
-            runs[-1] = _Run(runs[-1].first, runs[-1].count + 1)
+        if runs and number == runs[-1].first + runs[-1].blocks and runs[-1].blocks < MOST_RUN:
+            runs[-1] = _Run(runs[-1].first, runs[-1].blocks + 1)
         else:
             runs.append(_Run(number, 1))
     return runs

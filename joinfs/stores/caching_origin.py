@@ -27,7 +27,9 @@ class Origin:
         self._store = store
         self._credentials: Any = None
         self._connecting = threading.Lock()
-        self._gone_until: float | None = None
+        self._lock = threading.Lock()
+        self._gone: StoreUnavailable | None = None
+        self._gone_at = 0.0
 
     def connect(self, credentials: Any, may_be_gone: bool) -> None:
         """Connect the store; errors as for ``Store.connect``, but if it may be gone its being so is no error now."""
@@ -43,9 +45,18 @@ class Origin:
 
     def reconnect(self) -> None:
         """Connect the store if it was gone when that was tried last; errors as for ``Store.connect``."""
-        if not self._store.is_connected():
-            with self._connecting:
+        if self._store.is_connected():
+            return
+        began = time.monotonic()
+        with self._connecting:
+            gone = self._gone
+            if gone is not None and self._gone_at > began:  # others have tried it while we waited
+                raise StoreUnavailable(str(gone)) from gone
+            try:
                 self._store.connect(self._credentials)
+            except StoreUnavailable as error:
+                self._note_gone(error)
+                raise
 
     def ask(self, method: Callable[..., T], *arguments: Any) -> T:
         """Answer what a method of the store does; its errors are as they are."""
@@ -65,14 +76,15 @@ class Origin:
 
     def is_resting(self) -> bool:
         """Whether it was gone a moment ago."""
-        return self._gone_until is not None and time.monotonic() < self._gone_until
+        return self._gone is not None and time.monotonic() < self._gone_at + REST
 
     def _note_gone(self, error: StoreUnavailable) -> None:
-        if self._gone_until is None:
+        with self._lock:
+            is_news, self._gone, self._gone_at = self._gone is None, error, time.monotonic()
+        if is_news:
             log.warning("%s cannot be asked, so what was kept of it is answered: %s", self._store.name, error)
-        self._gone_until = time.monotonic() + REST
 
     def _note_back(self) -> None:
-        if self._gone_until is not None:
-            self._gone_until = None
+        if self._gone is not None:
+            self._gone = None
             log.info("%s answers again", self._store.name)

@@ -101,6 +101,19 @@ class ReadingContract:
         assert filled.read("d/s/c", len(whole), 5) == b""
         assert filled.read("empty", 0, 5) == b""
 
+    @pytest.mark.parametrize("key", CONTENTS)
+    def test_a_version_is_told_with_the_bytes_that_it_names(self, filled: Store, key: str) -> None:
+        content = self.CONTENTS[key]
+        for offset, size in ((0, len(content) + 5), (2, 3), (0, 0), (len(content), 5), (len(content) + 7, 1)):
+            told = filled.read_version(key, offset, size)
+            assert (told.data, told.size, told.metadata) == (content[offset : offset + size], len(content), {})
+            assert told.version is None or told.version == filled.version(key)
+        for missing in ("missing", "d/missing", f"{key}/below"):
+            with pytest.raises(KeyError):
+                filled.read_version(missing, 0, 1)
+            with pytest.raises(KeyError):
+                filled.version(missing)
+
     def test_stat_tells_kind_and_size(self, filled: Store) -> None:
         assert filled.stat("a").is_file
         assert filled.stat("d/s/c").size == 768_000
