@@ -1,8 +1,11 @@
 """Another store, of which what was read is kept on local disk."""
 
+import contextlib
 import os
+import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, TypeVar
 
@@ -14,10 +17,10 @@ from joinfs.stores.caching_disk import CacheDirectory
 from joinfs.stores.caching_facts import Fact, Facts
 from joinfs.stores.caching_origin import Origin
 from joinfs.stores.caching_streams import CachedValue
-from joinfs.stores.keys import ROOT, directory_key, is_directory_key
+from joinfs.stores.keys import ROOT, directory_key, is_directory_key, split
 from joinfs.stores.metadata import copied, selected
 from joinfs.stores.reading import Reading
-from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value, Versioned
+from joinfs.stores.value import Capabilities, Marked, Metadata, Stat, Usage, Value, Versioned
 from joinfs.stores.views import View
 
 T = TypeVar("T")
@@ -27,6 +30,8 @@ DEFAULT_SIZE = 10 << 30
 DEFAULT_TTL = 5.0
 # Directories with more entries than that are listed anew each time.
 MOST_LISTED = 50_000
+# Directories with more entries than that are not listed for some of them.
+MOST_ANEW = 5000
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -66,6 +71,9 @@ class CachingStore(View):
         self._open_facts: Facts | None = None
         self._open_blocks: Blocks | None = None
         self._ahead: Ahead | None = None
+        self._listing = threading.Lock()
+        self._anew: set[str] = set()
+        self._asked_alone: dict[str, float] = {}
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
@@ -179,9 +187,14 @@ class CachingStore(View):
         if self._is_fresh(fact):
             return fact
         child = self._facts.child(key)
+        if child is not None and child.what is not None:
+            child = Fact(child.what.stat, child.asked)
         return max((one for one in (fact, child) if one is not None), key=lambda one: one.asked, default=None)
 
     def _ask_stat(self, key: str) -> Stat | None:
+        anew = self._list_anew(key)
+        if anew is not None:
+            return None if anew.what is None else anew.what.stat
         asked, forgotten = time.time(), self._facts.forgotten
         try:
             stat = self._origin.ask(self.store.stat, key)
@@ -212,6 +225,9 @@ class CachingStore(View):
         return stat
 
     def _ask_lookup(self, key: str) -> Stat | None:
+        if self._list_anew(key) is not None:
+            places = [self._facts.child(place) for place in (key, directory_key(key))]
+            return next((fact.what.stat for fact in places if fact is not None and fact.what is not None), None)
         asked, forgotten = time.time(), self._facts.forgotten
         try:
             stat = self._origin.ask(self.store.lookup, key)
@@ -223,35 +239,75 @@ class CachingStore(View):
         return stat
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
-        facts = self._facts
         if self._is_bypassed():
             return self.store.list(prefix)
-        fact = facts.get("list", prefix)
-        entries: Iterator[tuple[str, Stat]] | dict[str, Stat] = self._answer(fact, lambda: self._ask_list(prefix))
-        return iter([*entries.items()]) if isinstance(entries, dict) else entries
+        names = self._answer(self._facts.get("list", prefix), lambda: self._ask_list(prefix))
+        entries = [*names.items()] if isinstance(names, dict) else names
+        return ((name, marked.stat) for name, marked in entries)
 
-    def _ask_list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+    def _ask_list(self, prefix: str) -> Iterator[tuple[str, Marked]]:
         """The first entry is asked for at once: if the store is unavailable, that is known then."""
         asked, forgotten = time.time(), self._facts.forgotten
+        fact = self._facts.get("list", prefix)
+        names: dict[str, Marked] = {} if fact is None else fact.what
+
+        def known(name: str, mark: str) -> Stat | None:
+            marked = names.get(name)
+            return marked.stat if marked is not None and marked.mark == mark else None
+
         try:
-            entries = self._origin.ask(_begun, self.store.list, prefix)
+            entries = self._origin.ask(_begun, self.store.list_marked, prefix, known)
         except KeyError:
-            if self._facts.get("list", prefix) is not None:
+            if fact is not None:
                 self._facts.forget(prefix)
             raise
         return self._noting(prefix, entries, asked, forgotten)
 
-    def _noting(self, prefix: str, entries: Iterable[tuple[str, Stat]], asked: float, forgotten: int) -> Iterator[tuple[str, Stat]]:
+    def _noting(self, prefix: str, entries: Iterable[tuple[str, Marked]], asked: float, forgotten: int) -> Iterator[tuple[str, Marked]]:
         """Yield the entries of a listing, and remember it at its end."""
-        names: dict[str, Stat] | None = {}
-        for name, stat in entries:
+        names: dict[str, Marked] | None = {}
+        for name, marked in entries:
             if names is not None:
-                names[name] = stat
-                if len(names) > MOST_LISTED or not _is_believable(stat):
+                names[name] = marked
+                if len(names) > MOST_LISTED or not _is_believable(marked.stat):
                     names = None
-            yield name, stat
+            yield name, marked
         if names is not None and self.is_connected():
             self._facts.put("list", prefix, Fact(names, asked), forgotten)
+
+    def _list_anew(self, key: str) -> Fact | None:
+        """What a new listing says of a key of which an old one is believed no more; None if it is not worth one.
+
+        It is from the second on: who asks for one alone is answered sooner without.
+        """
+        above = split(key)[0]
+        fact = self._facts.get("list", above)
+        if fact is None or key == ROOT or len(fact.what) > MOST_ANEW or self._is_fresh(fact):
+            return None
+        if not self._is_worth_listing(above, fact):
+            return None
+        began = time.time()
+        try:
+            deque(self._ask_list(above), maxlen=0)
+        except KeyError:
+            return None
+        finally:
+            self._anew.discard(above)
+        child = self._facts.child(key)
+        return child if child is not None and child.asked >= began else None
+
+    def _is_worth_listing(self, directory: str, fact: Fact) -> bool:
+        """Whether this is the second time that a listing was of no use, and nobody lists the directory anew already."""
+        with self._listing:
+            if len(self._asked_alone) > MOST_ANEW:
+                self._asked_alone.clear()
+            if self._asked_alone.pop(directory, None) != fact.asked:
+                self._asked_alone[directory] = fact.asked
+                return False
+            if directory in self._anew:
+                return False
+            self._anew.add(directory)
+            return True
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
         return selected(copied(self._fact("metadata", key, self.store.get_metadata)), select)
@@ -291,6 +347,9 @@ class CachingStore(View):
         blocks = self._blocks
         if self._is_bypassed() or is_directory_key(key):
             return self.store.read(key, offset, size)
+        if not blocks.is_believed(key) and not self._origin.is_resting():
+            with contextlib.suppress(StoreUnavailable):
+                self._list_anew(key)
         data = blocks.read(key, offset, size)
         if self._ahead is not None and len(data) == size and (fact := self._facts.get("file", key)) is not None and fact.what.version:
             self._ahead.read(key, fact.what, offset, size)
@@ -334,8 +393,8 @@ def _is_believable(stat: Stat) -> bool:
     return stat.linked_id is None
 
 
-def _begun(method: Callable[[str], Iterator[tuple[str, Stat]]], prefix: str) -> Iterator[tuple[str, Stat]]:
-    entries = iter(method(prefix))
+def _begun(method: Callable[..., Iterator[T]], *arguments: Any) -> Iterator[T]:
+    entries = iter(method(*arguments))
     first = next(entries, None)
     return iter(()) if first is None else _with(first, entries)
 

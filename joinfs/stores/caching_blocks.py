@@ -83,7 +83,7 @@ class Blocks:
     def file(self, key: str) -> File:
         """Answer what is believed of a value, or was asked for now; KeyError if there is none."""
         fact = self._facts.get("file", key)
-        if fact is not None and (self._is_fresh(fact) or self._origin.is_resting()):
+        if fact is not None and (self._is_believed(key, fact) or self._origin.is_resting()):
             return fact.what  # type: ignore[no-any-return]
         try:
             return self._learn(key, 0, 0)[0]
@@ -91,6 +91,21 @@ class Blocks:
             if fact is None or not self._origin.is_resting():
                 raise
             return fact.what  # type: ignore[no-any-return]
+
+    def is_believed(self, key: str) -> bool:
+        """Whether a version is known, and believed."""
+        fact = self._facts.get("file", key)
+        return fact is not None and self._is_believed(key, fact)
+
+    def _is_believed(self, key: str, fact: Fact) -> bool:
+        return self._is_fresh(fact) and not self._facts.is_superseded(key, fact)
+
+    def _file_as_listed(self, key: str) -> File | None:
+        """A version of a value that is believed because a listing tells that it is there still."""
+        fact, child = self._facts.get("file", key), self._facts.child(key)
+        if fact is None or child is None or child.what is None or fact.what.version is None or not self._is_fresh(child):
+            return None
+        return fact.what if child.what.version == fact.what.version else None
 
     def _is_fresh(self, fact: Fact) -> bool:
         return 0 <= time.time() - fact.asked < self._freshness()
@@ -120,8 +135,9 @@ class Blocks:
 
     def _file_to_read(self, key: str, offset: int, size: int) -> File | bytes:
         """The version to read; where none is known, it comes with the data, which is the answer then."""
-        if self._facts.get("file", key) is not None:
-            return self.file(key)
+        fact = self._facts.get("file", key)
+        if fact is not None:
+            return self._file_as_listed(key) or self.file(key) if not self._is_believed(key, fact) else fact.what
         first, last = offset // BLOCK, (offset + size - 1) // BLOCK
         count = max(last + 1 - first, FIRST_RUN if offset == 0 else 1)
         told = self._fetch(key, _Run(first, min(count, MOST_RUN)))
@@ -177,7 +193,7 @@ class Blocks:
         """
         count = -(-size // BLOCK) if size <= FIRST_RUN * BLOCK else 1
         fact = self._facts.get("file", key)
-        file = None if fact is None else self.file(key)
+        file = None if fact is None else self._file_as_listed(key) or self.file(key)
         missing = [number for number in range(count) if file is None or not self._has(key, file, number)]
         if file is None or file.version is not None:
             for coming in self._claim(key, missing)[1]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from joinfs.stores.caching_disk import CacheDirectory
 from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
-from joinfs.stores.value import Metadata, Stat
+from joinfs.stores.value import Marked, Metadata, Stat
 
 # What is remembered, counted by names. One takes about half a kilobyte.
 MOST_NAMES = 200_000
@@ -50,8 +50,8 @@ class _Form(NamedTuple):
 FORMS = {
     "stat": _Form(list, lambda told: Stat(*told)),
     "list": _Form(
-        lambda names: {name: list(stat) for name, stat in names.items()},
-        lambda told: {name: Stat(*stat) for name, stat in told.items()},
+        lambda names: {name: list(marked) for name, marked in names.items()},
+        lambda told: {name: Marked(Stat(*stat), mark, version) for name, (stat, mark, version) in told.items()},
     ),
     "metadata": _Form(lambda metadata: metadata, dict),
     "xattrs": _Form(
@@ -95,16 +95,28 @@ class Facts:
         return fact
 
     def child(self, key: str) -> Fact | None:
-        """Answer what a listing said of a key's attributes."""
+        """Answer what a listing said of a key, as ``Marked``."""
         above, name = split(key)
         fact = self.get("list", above)
         known = self._partly.get(above) if fact is None else fact
         if known is None or key == ROOT:
             return None
-        stat = known.what.get(name)
-        if stat is None and fact is None:
+        marked = known.what.get(name)
+        if marked is None and fact is None:
             return None
-        return Fact(stat if stat is not None and stat.is_directory == is_directory_key(key) else None, known.asked)
+        is_so = marked is not None and marked.stat.is_directory == is_directory_key(key)
+        return Fact(marked if is_so else None, known.asked)
+
+    def is_superseded(self, key: str, file: Fact) -> bool:
+        """Whether something was said since of a value's attributes by which it is another than this version."""
+        above, name = split(key)
+        listed = self._facts.get(("list", above))
+        if listed is not None and listed.asked > file.asked:
+            marked = listed.what.get(name)
+            if marked is None or marked.stat.size != file.what.size or marked.version not in {None, file.what.version}:
+                return True
+        told = self._facts.get(("stat", key))
+        return told is not None and told.asked > file.asked and (told.what is None or told.what.size != file.what.size)
 
     def put(self, kind: str, key: str, fact: Fact, forgotten: int) -> None:
         """Remember what was said; ``forgotten`` is what it was when it was asked for."""

@@ -3,14 +3,14 @@
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from joinfs.errors import NotConnected, Unsupported
 from joinfs.stores.keys import directory_key
 from joinfs.stores.metadata import selected
-from joinfs.stores.value import MEBIBYTE, Capabilities, Metadata, Stat, Usage, Value, Versioned
+from joinfs.stores.value import MEBIBYTE, Capabilities, Marked, Metadata, Stat, Usage, Value, Versioned
 
 
 class Reading(ABC):
@@ -115,6 +115,19 @@ class Reading(ABC):
         Raises:
             KeyError: There is no such directory (raised at the first item at the latest).
         """
+
+    def list_marked(self, prefix: str, known: Callable[[str, str], Stat | None]) -> Iterator[tuple[str, Marked]]:
+        """Yield what ``list`` does, and by what it is told that it is as it was, for who keeps it and lists anew later.
+
+        Args:
+            prefix: A directory's key.
+            known: Called with a name and its mark; what it answers, unless it is None, are the attributes that were yielded with
+                that mark once, which need not be found out again.
+
+        Raises:
+            KeyError: There is no such directory (raised at the first item at the latest).
+        """
+        return ((name, Marked(stat)) for name, stat in self.list(prefix))
 
     @abstractmethod
     def get(self, key: str) -> Value:

@@ -130,6 +130,20 @@ class Versioned(NamedTuple):
     modified: float = 0.0
 
 
+class Marked(NamedTuple):
+    """What a listing tells of one name.
+
+    Attributes:
+        stat: The attributes.
+        mark: As long as listings have the same for a name, it has the same attributes. None: they do not tell.
+        version: That of a value, as ``Versioned`` has it, if listings tell.
+    """
+
+    stat: Stat
+    mark: str | None = None
+    version: str | None = None
+
+
 class Usage(NamedTuple):
     """Room in a store, in the terms of statvfs(3): blocks of ``block_size`` bytes, and files."""
 

@@ -10,7 +10,7 @@ from joinfs.errors import InvalidKey, ReadOnly, StoreUnavailable, Unsupported
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, check_key, directory_key
 from joinfs.stores.telling import Subscriber
-from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value, Versioned, new_stat
+from joinfs.stores.value import Capabilities, Marked, Metadata, Stat, Usage, Value, Versioned, new_stat
 
 T = TypeVar("T")
 
@@ -75,6 +75,9 @@ class View(Store):
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         return self._ask(self.store.list, prefix)
+
+    def list_marked(self, prefix: str, known: Callable[[str, str], Stat | None]) -> Iterator[tuple[str, Marked]]:
+        return self._ask(self.store.list_marked, prefix, known)
 
     def get(self, key: str) -> Value:
         return self._ask(self.store.get, key)

@@ -134,6 +134,21 @@ class ReadingContract:
         assert {name for name, _ in filled.list("d/")} == {"b", "s"}
         assert dict(filled.list("d/"))["b"] == filled.stat("d/b")
 
+    @pytest.mark.parametrize("directory", ["", "d/"])
+    def test_a_listing_with_marks_is_the_listing(self, filled: Store, directory: str) -> None:
+        marked = dict(filled.list_marked(directory, lambda *_: None))
+        assert {name: told.stat for name, told in marked.items()} == dict(filled.list(directory))
+        for name, told in marked.items():
+            assert told.version is None or told.version == filled.version(directory + name)
+
+        def known(name: str, mark: str) -> Stat | None:
+            return marked[name].stat._replace(uid=77) if marked[name].mark == mark else None
+
+        again = dict(filled.list_marked(directory, known))
+        assert {name for name, told in again.items() if told.stat.uid == 77} == {name for name, told in marked.items() if told.mark is not None}
+        with pytest.raises(KeyError):
+            list(filled.list_marked("missing/", known))
+
     def test_listing_what_is_no_directory_is_a_missing_key(self, filled: Store) -> None:
         for wrong in ("missing/", "a/", "d/b/"):
             with pytest.raises(KeyError):

@@ -11,7 +11,7 @@ from joinfs.stores.value import MEBIBYTE, Value, Versioned
 from joinfs.stores.views import View
 
 READS = (
-    "stat", "lookup", "list", "get", "get_data", "get_data_range", "get_metadata", "get_xattrs", "read", "read_version",
+    "stat", "lookup", "list", "list_marked", "get", "get_data", "get_data_range", "get_metadata", "get_xattrs", "read", "read_version",
     "open_local", "open_in_place", "usage",
 )  # fmt: skip
 WRITES = (

@@ -19,7 +19,7 @@ import joinfs
 from joinfs.errors import StoreUnavailable, UsageError
 from joinfs.joined.store import JoinedStore
 from joinfs.mountpoint import check_apart
-from joinfs.stores import caching_disk, value
+from joinfs.stores import caching_disk, object_known, value
 from joinfs.stores.caching import CachingStore
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.http import HTTPStore
@@ -156,6 +156,42 @@ def test_a_small_value_is_one_request_and_a_large_one_is_read_ahead(bucket, tmp_
         assert b"".join(pieces) == content
         assert set(requests) == {"GetObject"}
         assert len(requests) <= len(content) // (2 << 20) + 4
+
+
+def test_a_listing_tells_what_is_as_it_was(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(object_known, "SETTLED", 0)
+    for number in range(20):
+        bucket.put(f"d/f{number:02}", b"%d" % number * 1000)
+    with bucket.store(tmp_path) as store:
+        before = dict(store.list("d/"))
+        contents = {name: store.read(f"d/{name}", 0, 9999) for name in before}
+    bucket.put("d/f07", b"changed")
+    with bucket.store(tmp_path, ttl=0) as store:  # as after a remount
+        with asked(store.store) as requests:
+            after = dict(store.list("d/"))
+            store.ttl = 1000
+            assert {name: store.read(f"d/{name}", 0, 9999) for name in after} == contents | {"f07": b"changed"}
+            assert [store.lookup(f"d/{name}") for name in after] == [*after.values()]
+        assert after == before | {"f07": after["f07"]}
+        assert after["f07"].size == 7
+        assert sorted(requests) == ["GetObject", "HeadObject", "ListObjectsV2"]
+
+
+def test_who_asks_for_one_after_the_other_has_them_listed_anew(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(object_known, "SETTLED", 0)
+    for number in range(20):
+        bucket.put(f"d/f{number:02}", b"%d" % number * 1000)
+    with bucket.store(tmp_path) as store:
+        before = dict(store.list("d/"))
+    for ask in (lambda store, name: store.lookup(f"d/{name}"), lambda store, name: store.stat(f"d/{name}")):
+        with bucket.store(tmp_path) as store:
+            store._open_facts._facts["list", "d/"] = store._open_facts.get("list", "d/")._replace(asked=5)
+            with asked(store.store) as requests:
+                assert {name: ask(store, name) for name in before} == before
+                with pytest.raises(KeyError):
+                    ask(store, "none")
+            assert requests.count("ListObjectsV2") <= 2
+            assert requests.count("HeadObject") == 1
 
 
 def test_a_web_server_is_asked_as_little(nginx, tmp_path):
