@@ -192,6 +192,15 @@ def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
         raise UsageError(f"'?prefix={prefix}' is no directory's key: {error}") from None
 
 
+def without_cache(url: str) -> str:
+    """Answer the URL of the same store without what it says of a cache."""
+    path, question, query = url.partition("?")
+    if not question or ":" not in path.partition("/")[0]:
+        return url
+    kept = [option for option in query.split("&") if option.partition("=")[0] not in CACHE]
+    return "?".join([path, *(["&".join(kept)] if kept else [])])
+
+
 def _cached(store: Store, options: dict[str, str]) -> Store:
     """A store with the cache that the options of its URL say."""
     from joinfs.stores import caching  # noqa: PLC0415 - for those who want one

@@ -87,7 +87,7 @@ class CachingStore(View):
     # ---------------------------------------------------------------- connection
 
     def connect(self, credentials: Any = None) -> None:
-        """The same. If the store is unavailable, and its root was kept, it is connected when it can be.
+        """The same. If the store is unavailable, and was connected with this cache before, it is connected again when it can be.
 
         Raises:
             UsageError: The directory is another user's, or others may write to it.
@@ -98,10 +98,11 @@ class CachingStore(View):
         try:
             identity = self.store.identity or self._only_here
             facts = Facts(self._disk, identity)
-            self._origin.connect(credentials, may_be_gone=any(facts.get(kind, ROOT) is not None for kind in ("stat", "list")))
+            self._origin.connect(credentials, may_be_gone=facts.is_old)
         except BaseException:
             self._disk.close()
             raise
+        facts.begin()
         blocks = Blocks(self.store, self._origin, facts, self._disk, identity, lambda: self.ttl)
         self._ahead = Ahead(blocks) if self.capabilities.thread_safe else None
         self._open_blocks, self._open_facts = blocks, facts

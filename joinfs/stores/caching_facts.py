@@ -72,6 +72,7 @@ class Facts:
         identity: What tells the store from others in the same directory.
 
     Attributes:
+        is_old: Whether the store was connected before.
         forgotten: A number that changes whenever something is forgotten: what was asked before that may not be so any more.
     """
 
@@ -83,7 +84,13 @@ class Facts:
         self._names = 0
         self.forgotten = 0
         moved = self._load("moved", ROOT)
+        self.is_old = moved is not None
         self._moved: dict[str, float] = {} if moved is None else moved.what
+
+    def begin(self) -> None:
+        """The store is connected, and something will be said."""
+        if not self.is_old:
+            self._save("moved", ROOT, Fact(self._moved, 0.0))
 
     def get(self, kind: str, key: str) -> Fact | None:
         """Answer what was said, however long ago; it is not to be changed."""

@@ -23,9 +23,12 @@ class Reading(ABC):
     def identity(self) -> str:
         """What tells the medium from all others, also at other times and to other processes: the name, as a rule.
 
-        Empty if nothing does. There are no credentials in it.
+        Empty if nothing does. There are no credentials in it. Of a store at a local ``path``, that is part of it.
         """
-        return self.name if self.capabilities.persistent and self.name != Reading.name else ""
+        if not self.capabilities.persistent or self.name == Reading.name:
+            return ""
+        path = getattr(self, "path", None)
+        return self.name if path is None else f"{self.name} {os.path.realpath(path)}"
 
     # ---------------------------------------------------------------- connection
 
@@ -215,11 +218,11 @@ class Reading(ABC):
         Raises:
             KeyError: The key is not there.
         """
-        before = self.stat(key).version() if self.capabilities.attributes else None
+        before = self._version_of(self.stat(key))
         value = self.get(key)
         with value.range(offset, offset + size) as stream:
             data = stream.read(size)
-        version = before if before is not None and before == self.stat(key).version() else None
+        version = before if before is not None and before == self._version_of(self.stat(key)) else None
         return Versioned(data, version, value.size, value.metadata, value.created, value.modified)
 
     def prefetch(self, directory: str, names: Sequence[str]) -> None:  # noqa: B027
@@ -287,6 +290,10 @@ class Reading(ABC):
         yield from read_through(self)
 
     # ---------------------------------------------------------------- for the methods above
+
+    def _version_of(self, stat: Stat) -> str | None:
+        """What names the content of what has these attributes now; None where that can change and they stay."""
+        return stat.version() if self.capabilities.attributes else None
 
     def _check_connected(self) -> None:
         if not self.is_connected():

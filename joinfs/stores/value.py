@@ -77,7 +77,7 @@ class Stat(NamedTuple):
         None if they may be the same after another write: no time is known, or it is so young that a clock of whole seconds
         may give it once more.
         """
-        if not self.ctime or now() - self.ctime < SETTLED:
+        if not self.ctime or now() - max(self.ctime, self.mtime) < SETTLED:
             return None
         return f"{self.file_id} {self.size} {self.mtime} {self.ctime}"
 

@@ -19,10 +19,11 @@ import joinfs
 from joinfs.errors import StoreUnavailable, UsageError
 from joinfs.joined.store import JoinedStore
 from joinfs.mountpoint import check_apart
-from joinfs.stores import caching_disk, object_known, value
+from joinfs.stores import caching_disk, object_known, value, without_cache
 from joinfs.stores.caching import CachingStore
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.http import HTTPStore
+from joinfs.stores.mapping import MappingStore
 from joinfs.stores.memory import MemoryStore
 from joinfs.stores.object import ObjectStore
 from joinfs.stores.sqlite import SQLiteStore
@@ -55,6 +56,13 @@ class TestOverDirectory(StoreContract):
 class TestOverSQLite(StoreContract):
     def make_store(self, place):
         return CachingStore(SQLiteStore(place / "medium.db"), place / "cache", ttl=1000)
+
+
+class TestOverMapping(StoreContract):
+    """Of which no versions are known."""
+
+    def make_store(self, place):
+        return CachingStore(MappingStore({}), place / "cache", ttl=1000)
 
 
 class TestThatBelievesNothing(StoreContract):
@@ -638,3 +646,15 @@ def test_nothing_is_mounted_over_its_own_cache(tmp_path):
     with pytest.raises(UsageError, match="the cache"):
         check_apart(JoinedStore([MemoryStore(), store]), str(tmp_path / "m"))
     check_apart(store, str(tmp_path / "n"))
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("s3://b?ro&cache=/c&endpoint=http://h&cache_size=1G", "s3://b?ro&endpoint=http://h"), ("dir:/d?cache=/c", "dir:/d"),
+        ("dir:/d?ro", "dir:/d?ro"), ("/a:b?cache=c", "/a:b?cache=c"), ("/d", "/d"),
+    ],
+)  # fmt: skip
+def test_a_store_with_a_cache_is_the_same_store(url, same):
+    """Its changes go into the same file of ``--upper auto``."""
+    assert without_cache(url) == same
