@@ -11,7 +11,7 @@ from typing import NamedTuple
 from joinfs.errors import NotConnected, StoreUnavailable
 from joinfs.stores.base import Store
 from joinfs.stores.caching_disk import CacheDirectory
-from joinfs.stores.caching_facts import Fact, Facts, File, name_of
+from joinfs.stores.caching_facts import Fact, Facts, File, is_believable, name_of
 from joinfs.stores.caching_origin import Origin
 from joinfs.stores.value import MEBIBYTE, Value, Versioned
 
@@ -53,17 +53,14 @@ class Blocks:
         facts: What it said.
         disk: Where blocks are kept.
         identity: What tells the store from others in the same directory.
-        freshness: Answers for how many seconds a version is believed.
 
     Attributes:
         hits, misses: Blocks that were here when somebody wanted them, and that were not.
     """
 
-    def __init__(
-        self, store: Store, origin: Origin, facts: Facts, disk: CacheDirectory, identity: str, freshness: Callable[[], float]
-    ) -> None:
+    def __init__(self, store: Store, origin: Origin, facts: Facts, disk: CacheDirectory, identity: str) -> None:
         self._store, self._origin, self._facts, self._disk = store, origin, facts, disk
-        self._identity, self._freshness = identity, freshness
+        self._identity = identity
         self._lock = threading.Lock()
         self._memory: OrderedDict[bytes, bytes] = OrderedDict()
         self._held = 0
@@ -83,14 +80,9 @@ class Blocks:
     def file(self, key: str) -> File:
         """Answer what is believed of a value, or was asked for now; KeyError if there is none."""
         fact = self._facts.get("file", key)
-        if fact is not None and (self._is_believed(key, fact) or self._origin.is_resting()):
+        if fact is not None and self._is_believed(key, fact):
             return fact.what  # type: ignore[no-any-return]
-        try:
-            return self._learn(key, 0, 0)[0]
-        except StoreUnavailable:
-            if fact is None or not self._origin.is_resting():
-                raise
-            return fact.what  # type: ignore[no-any-return]
+        return self._origin.renewed(fact, lambda: self._learn(key, 0, 0)[0])  # type: ignore[no-any-return]
 
     def is_believed(self, key: str) -> bool:
         """Whether a version is known, and believed."""
@@ -98,22 +90,21 @@ class Blocks:
         return fact is not None and self._is_believed(key, fact)
 
     def _is_believed(self, key: str, fact: Fact) -> bool:
-        return self._is_fresh(fact) and not self._facts.is_superseded(key, fact)
+        return self._facts.is_fresh(fact) and not self._facts.is_superseded(key, fact)
 
     def _file_as_listed(self, key: str) -> File | None:
         """A version of a value that is believed because a listing tells that it is there still."""
         fact, child = self._facts.get("file", key), self._facts.child(key)
-        if fact is None or child is None or child.what is None or fact.what.version is None or not self._is_fresh(child):
+        if fact is None or child is None or child.what is None or fact.what.version is None or not self._facts.is_fresh(child):
             return None
         return fact.what if child.what.version == fact.what.version else None
-
-    def _is_fresh(self, fact: Fact) -> bool:
-        return 0 <= time.time() - fact.asked < self._freshness()
 
     def _learn(self, key: str, offset: int, size: int) -> tuple[File, Versioned]:
         """Ask the store for data, or none, and remember of which version it is."""
         asked, forgotten = time.time(), self._facts.forgotten
         told = self._origin.ask(self._store.read_version, key, offset, size)
+        if self._store.capabilities.hard_links and not is_believable(self._origin.ask(self._store.stat, key)):
+            told = told._replace(version=None)
         file = File(told.version, *told[2:])
         self._facts.put("file", key, Fact(file, asked), forgotten)
         return file, told

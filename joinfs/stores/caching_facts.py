@@ -70,14 +70,15 @@ class Facts:
     Args:
         disk: Where they are kept.
         identity: What tells the store from others in the same directory.
+        freshness: Answers for how many seconds a fact is believed.
 
     Attributes:
         is_old: Whether the store was connected before.
         forgotten: A number that changes whenever something is forgotten: what was asked before that may not be so any more.
     """
 
-    def __init__(self, disk: CacheDirectory, identity: str) -> None:
-        self._disk, self._identity = disk, identity
+    def __init__(self, disk: CacheDirectory, identity: str, freshness: Callable[[], float]) -> None:
+        self._disk, self._identity, self._freshness = disk, identity, freshness
         self._lock = threading.Lock()
         self._facts: OrderedDict[tuple[str, str], Fact] = OrderedDict()
         self._partly: dict[str, Fact] = {}
@@ -100,6 +101,10 @@ class Facts:
             if fact is not None:
                 self._remember(kind, key, fact, forgotten)
         return fact
+
+    def is_fresh(self, fact: Fact | None) -> bool:
+        """Whether it is believed without asking again."""
+        return fact is not None and 0 <= time.time() - fact.asked < self._freshness()
 
     def child(self, key: str) -> Fact | None:
         """Answer what a listing said of a key, as ``Marked``."""
@@ -218,6 +223,11 @@ class Facts:
 
     def _name(self, kind: str, key: str) -> bytes:
         return name_of(self._identity, kind, key)
+
+
+def is_believable(stat: Stat) -> bool:
+    """Whether a file changes only when its key is written to: one with several keys does so when any of them is."""
+    return stat.linked_id is None
 
 
 def name_of(*parts: str) -> bytes:

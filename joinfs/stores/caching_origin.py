@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from joinfs.errors import AccessDenied, StoreUnavailable
 from joinfs.stores.base import Store
+from joinfs.stores.caching_facts import Fact
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -73,6 +74,19 @@ class Origin:
             raise
         self._note_back()
         return answer
+
+    def renewed(self, fact: Fact | None, ask: Callable[[], Any]) -> Any:
+        """Answer what is asked for now; of a store that is gone, what it said once, if it did."""
+        if fact is not None and self.is_resting():
+            return fact.what
+        try:
+            return ask()
+        except AccessDenied:
+            raise
+        except StoreUnavailable:
+            if fact is None:
+                raise
+            return fact.what
 
     def is_resting(self) -> bool:
         """Whether it was gone a moment ago."""

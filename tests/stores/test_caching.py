@@ -353,6 +353,24 @@ def test_what_is_written_past_the_cache_through_the_same_store_is_seen(tmp_path)
         assert (store.exists("d/a"), store.to_bytes("e/a"), list(store.keys())) == (False, b"old", ["e/a"])
 
 
+def test_what_is_written_to_one_key_of_a_file_is_seen_at_the_others(tmp_path):
+    with CachingStore(MemoryStore(), tmp_path / "cache", ttl=1000) as store:
+        store.set("a", (io.BytesIO(b"old"), {"n": "1"}))
+        store.link("a", "d/b")
+
+        def seen():
+            return {
+                (store.to_bytes(key), store.read(key, 0, 9), store.get_metadata(key)["n"], store.stat(key).size, dict(store.list(directory))[name].size)
+                for key, directory, name in (("a", "", "a"), ("d/b", "d/", "b"))
+            }
+
+        assert seen() == {(b"old", b"old", "1", 3, 3)}
+        store.set("a", (io.BytesIO(b"newer"), {"n": "2"}))
+        assert seen() == {(b"newer", b"newer", "2", 5, 5)}
+        store.delete("a")
+        assert store.read("d/b", 0, 9) == b"newer"
+
+
 def test_what_was_moved_does_not_come_back_with_the_next_connection(tmp_path):
     (tmp_path / "medium").mkdir()
 
