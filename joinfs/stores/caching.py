@@ -98,7 +98,7 @@ class CachingStore(CachedAttributes):
             self.store.unsubscribe(facts.forget)
             blocks.close()
             self._disk.close()
-        self.store.disconnect()
+        self._origin.disconnect()
 
     def is_connected(self) -> bool:
         return self._open_facts is not None

@@ -28,6 +28,8 @@ class Origin:
         self._store = store
         self._credentials: Any = None
         self._connecting = threading.Lock()
+        # A store that another thread is connecting may say that it is connected.
+        self._is_connected = False
         self._lock = threading.Lock()
         self._gone: StoreUnavailable | None = None
         self._gone_at = 0.0
@@ -37,6 +39,7 @@ class Origin:
         self._credentials = credentials
         try:
             self._store.connect(credentials)
+            self._is_connected = True
         except AccessDenied:
             raise
         except StoreUnavailable as error:
@@ -44,12 +47,19 @@ class Origin:
                 raise
             self._note_gone(error)
 
+    def disconnect(self) -> None:
+        """Disconnect the store."""
+        self._is_connected = False
+        self._store.disconnect()
+
     def reconnect(self) -> None:
         """Connect the store if it was gone when that was tried last; errors as for ``Store.connect``."""
-        if self._store.is_connected():
+        if self._is_connected:
             return
         began = time.monotonic()
         with self._connecting:
+            if self._is_connected:
+                return
             gone = self._gone
             if gone is not None and self._gone_at > began:  # others have tried it while we waited
                 raise StoreUnavailable(str(gone)) from gone
@@ -58,6 +68,7 @@ class Origin:
             except StoreUnavailable as error:
                 self._note_gone(error)
                 raise
+            self._is_connected = True
 
     def ask(self, method: Callable[..., T], *arguments: Any) -> T:
         """Answer what a method of the store does; its errors are as they are."""
