@@ -11,6 +11,7 @@ from joinfs.stores.caching_facts import Fact, Facts, is_believable
 from joinfs.stores.caching_origin import Origin
 from joinfs.stores.keys import ROOT, directory_key, split
 from joinfs.stores.metadata import copied, selected
+from joinfs.stores.reading import Reading
 from joinfs.stores.value import Marked, Metadata, Stat
 from joinfs.stores.views import View
 
@@ -50,23 +51,10 @@ class CachedAttributes(View):
         """Whether this thread may see what others must not, and others what it must not."""
         return getattr(self._open_transactions, "events", None) is not None
 
-    def _fact(self, kind: str, key: str, ask: Callable[[str], T]) -> T:
-        """What the store says, said a moment ago, or said once if it cannot be asked."""
-        facts = self._facts
-        if self._is_bypassed() or (self.capabilities.hard_links and not is_believable(self.stat(key))):
-            return self._origin.ask(ask, key)
-        return self._answer(facts.get(kind, key), lambda: self._asked(kind, key, ask))  # type: ignore[no-any-return]
-
     def _answer(self, fact: Fact | None, ask: Callable[[], Any]) -> Any:
         if fact is not None and self._facts.is_fresh(fact):
             return fact.what
         return self._origin.renewed(fact, ask)
-
-    def _asked(self, kind: str, key: str, ask: Callable[[str], T]) -> T:
-        asked, forgotten = time.time(), self._facts.forgotten
-        what = self._origin.ask(ask, key)
-        self._facts.put(kind, key, Fact(what, asked), forgotten)
-        return what
 
     # ---------------------------------------------------------------- attributes
 
@@ -207,11 +195,31 @@ class CachedAttributes(View):
             self._anew.add(directory)
             return True
 
+    # ---------------------------------------------------------------- what else there is of a key
+
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
-        return selected(copied(self._fact("metadata", key, self.store.get_metadata)), select)
+        return selected(copied(self._about("metadata", key, self.store.get_metadata)), select)
 
     def get_xattrs(self, key: str) -> dict[str, bytes]:
-        return dict(self._fact("xattrs", key, self.store.get_xattrs))
+        if not self.capabilities.xattrs:
+            return Reading.get_xattrs(self, key)
+        return dict(self._about("xattrs", key, self.store.get_xattrs))
+
+    def _about(self, kind: str, key: str, ask: Callable[[str], T]) -> T:
+        """What the store says, said a moment ago, or said once if it cannot be asked."""
+        self._check_connected()
+        if self._is_bypassed() or (self.capabilities.hard_links and not is_believable(self.stat(key))):
+            return self._origin.ask(ask, key)
+        fact = self._facts.get(kind, key)
+        if kind == "metadata" and not self._facts.is_fresh(fact) and (file := self._facts.get("file", key)) is not None:
+            fact = Fact(file.what.metadata, file.asked) if fact is None or fact.asked < file.asked else fact
+        return self._answer(fact, lambda: self._ask_about(kind, key, ask))  # type: ignore[no-any-return]
+
+    def _ask_about(self, kind: str, key: str, ask: Callable[[str], T]) -> T:
+        asked, forgotten = time.time(), self._facts.forgotten
+        what = self._origin.ask(ask, key)
+        self._facts.put(kind, key, Fact(what, asked), forgotten)
+        return what
 
 
 def _begun(method: Callable[..., Iterator[T]], *arguments: Any) -> Iterator[T]:

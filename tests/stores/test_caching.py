@@ -559,12 +559,12 @@ def test_what_was_kept_is_answered_while_the_server_is_gone(tmp_path, caplog):
         with connected() as store:
             for key in ("d/a", "d/b"):
                 assert store.to_bytes(key) == key.encode() * 1000
-            before = {key: (store.stat(key), store.lookup(key), store.get_metadata(key)) for key in ("d/a", "d/b")}
+            before = {key: (store.stat(key), store.lookup(key), store.get_metadata(key), store.get_xattrs(key)) for key in ("d/a", "d/b")}
             names = {directory: dict(store.list(directory)) for directory in ("", "d/")}
             gone.now = True
             caplog.clear()
             assert {directory: dict(store.list(directory)) for directory in names} == names
-            assert {key: (store.stat(key), store.lookup(key), store.get_metadata(key)) for key in before} == before
+            assert {key: (store.stat(key), store.lookup(key), store.get_metadata(key), store.get_xattrs(key)) for key in before} == before
             assert store.read("d/b", 999, 3) == b"d/b"
             assert store.to_bytes("d/a") == b"d/a" * 1000
             assert [record.levelname for record in caplog.records] == ["WARNING"]
