@@ -5,7 +5,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from typing import NamedTuple
 
 from joinfs.errors import NotConnected, StoreUnavailable
@@ -131,10 +131,17 @@ class Blocks:
             return self._file_as_listed(key) or self.file(key) if not self._is_believed(key, fact) else fact.what
         first, last = offset // BLOCK, (offset + size - 1) // BLOCK
         count = max(last + 1 - first, FIRST_RUN if offset == 0 else 1)
-        told = self._fetch(key, _Run(first, min(count, MOST_RUN)))
+        coming, ours = self._claim(key, [*range(first, first + min(count, MOST_RUN))])
+        for one in ours:
+            self._complete(key, one)
+        for one in coming:
+            one.told.result()
+        told = ours[0].told.result() if ours and not coming else None
+        if told is None:  # others have asked for it, and know the version
+            return self.file(key)
         self.misses += 1
-        begin = offset - first * BLOCK
-        if offset + size <= first * BLOCK + len(told.data) or first * BLOCK + len(told.data) >= told.size:
+        begin, end = offset - first * BLOCK, first * BLOCK + len(told.data)
+        if offset + size <= end or end >= told.size:
             return told.data[begin : begin + size]
         return File(told.version, *told[2:])
 
@@ -198,9 +205,10 @@ class Blocks:
     def _fetched(self, key: str, numbers: list[int]) -> list[_Coming]:
         """Fetch blocks, with several requests at once if they are many; what others fetch already is waited for by who takes it."""
         coming, ours = self._claim(key, numbers)
-        for one in ours[:-1]:
+        others = ours[:-1] if self._store.capabilities.thread_safe else []
+        for one in others:
             self.submit(self._complete, key, one)
-        for one in ours[-1:]:
+        for one in ours[len(others) :]:
             self._complete(key, one)
         return [*coming, *ours]
 
@@ -218,10 +226,12 @@ class Blocks:
             told = self._fetch(key, coming.run)
         except BaseException as error:
             self._uncome(key, coming.run)
-            coming.told.set_exception(error)
+            with contextlib.suppress(InvalidStateError):  # we are being closed
+                coming.told.set_exception(error)
         else:
             self._uncome(key, coming.run)
-            coming.told.set_result(told)
+            with contextlib.suppress(InvalidStateError):
+                coming.told.set_result(told)
 
     def _uncome(self, key: str, run: _Run) -> None:
         with self._lock:

@@ -245,7 +245,8 @@ class CacheDirectory:
         for path, told in self._files(last_used=_moment(used, too_much)):
             if too_much <= 0:
                 return
-            os.unlink(path, dir_fd=self._root)
+            with contextlib.suppress(FileNotFoundError):  # others make room as well
+                os.unlink(path, dir_fd=self._root)
             too_much -= _room(told)
 
     def _files(self, last_used: float = float("inf")) -> Iterator[tuple[str, os.stat_result]]:

@@ -202,6 +202,21 @@ def test_who_asks_for_one_after_the_other_has_them_listed_anew(bucket, tmp_path,
             assert requests.count("HeadObject") == 1
 
 
+def test_threads_that_read_one_value_at_once_have_it_sent_once(bucket, tmp_path):
+    content = bytes(range(251)) * 20_000
+    bucket.put("a", content)
+    with bucket.store(tmp_path) as store, asked(store.store) as requests:
+        together, wrong = threading.Barrier(8), []
+
+        def read():
+            together.wait(20)
+            wrong.extend([1] if store.read("a", 0, 6_000_000) != content else [])
+
+        in_threads(read, 8)
+        assert wrong == []
+        assert requests.count("GetObject") <= 6  # of at most two mebibytes each, and some may come too late to share the first
+
+
 def test_a_web_server_is_asked_as_little(nginx, tmp_path):
     (nginx.root / "d").mkdir()
     for number in range(5):
