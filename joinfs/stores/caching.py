@@ -17,6 +17,7 @@ from joinfs.stores.caching_streams import CachedValue
 from joinfs.stores.keys import is_directory_key
 from joinfs.stores.reading import Reading
 from joinfs.stores.value import Capabilities, Stat, Usage, Value, Versioned
+from joinfs.stores.views import View
 
 DEFAULT_SIZE = 10 << 30
 # Suits web servers and buckets, of which others' changes are rare.
@@ -73,10 +74,11 @@ class CachingStore(CachedAttributes):
         """The same. If the store is unavailable, and was connected with this cache before, it is connected again when it can be.
 
         Raises:
-            UsageError: The directory is another user's, or others may write to it.
+            UsageError: The directory is another user's, others may write to it, or it is inside the store.
         """
         if self.is_connected():
             return
+        self._check_apart()
         self._disk.open()
         try:
             identity = self.store.identity or self._only_here
@@ -90,6 +92,14 @@ class CachingStore(CachedAttributes):
         self._ahead = Ahead(blocks) if self.capabilities.thread_safe else None
         self._open_blocks, self._open_facts = blocks, facts
         self.store.subscribe(facts.forget)
+
+    def _check_apart(self) -> None:
+        inner = self.store
+        while isinstance(inner, View):
+            inner = inner.store
+        place, cache = getattr(inner, "path", None), os.path.realpath(self.path_of_cache)
+        if place is not None and os.path.commonpath([os.path.realpath(place), cache]) == os.path.realpath(place):
+            raise UsageError(f"the cache {self.path_of_cache} is inside what it is to be a cache of; put it somewhere else")
 
     def disconnect(self) -> None:
         facts, blocks = self._open_facts, self._open_blocks

@@ -39,6 +39,10 @@ def test_what_was_read_is_there_without_the_server(mount, scratch, upper):
     with served(place, port), mount(upper, url) as mnt:
         assert sorted(os.listdir(mnt / "d")) == ["b", "never"]
         assert [(mnt / name).read_bytes() for name in ("a", "d/b")] == [contents["a"], contents["d/b"]]
+        figures = (mnt / ".joinfs" / "stats").read_text()
+        (layer,) = [line for line in figures.splitlines() if line.startswith("joinfs_cache_blocks_total") and 'kind="misses"' in line]
+        assert 'layer="1"' in layer
+        assert int(layer.split()[-1]) >= 2
         (mnt / "d" / "b").write_bytes(b"changed")
     with mount(upper, url) as mnt:
         assert sorted(os.listdir(mnt / "d")) == ["b", "never"]

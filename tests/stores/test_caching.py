@@ -674,6 +674,14 @@ def test_caches_by_url(tmp_path, monkeypatch):
             joinfs.open_store(f"dir:{tmp_path}/medium?{query}")
 
 
+def test_no_store_has_its_own_cache_in_it(tmp_path):
+    (tmp_path / "d").mkdir()
+    for store in (DirectoryStore(tmp_path / "d"), PrefixStore(DirectoryStore(tmp_path), "d")):
+        with pytest.raises(UsageError, match="inside"):
+            CachingStore(store, tmp_path / "d" / "cache").connect()
+    assert list((tmp_path / "d").iterdir()) == []
+
+
 def test_nothing_is_mounted_over_its_own_cache(tmp_path):
     store = PrefixStore(CachingStore(MemoryStore(), tmp_path / "m" / "cache"), "d")
     with pytest.raises(UsageError, match="the cache"):
