@@ -68,13 +68,16 @@ class CachedAttributes(View):
 
     def _seen(self, key: str) -> Fact | None:
         """What was said of a key's attributes last: when it was asked for, or in a listing."""
-        fact = self._facts.get("stat", key)
+        fact = self._facts.remembered("stat", key)
         if self._facts.is_fresh(fact):
             return fact
         child = self._facts.child(key)
         if child is not None and child.what is not None:
             child = Fact(child.what.stat, child.asked)
-        return max((one for one in (fact, child) if one is not None), key=lambda one: one.asked, default=None)
+        if self._facts.is_fresh(child):
+            return child
+        known = (self._facts.get("stat", key), child)
+        return max((one for one in known if one is not None), key=lambda one: one.asked, default=None)
 
     def _ask_stat(self, key: str) -> Stat | None:
         anew = self._list_anew(key)

@@ -82,6 +82,8 @@ class Facts:
         self._lock = threading.Lock()
         self._facts: OrderedDict[tuple[str, str], Fact] = OrderedDict()
         self._partly: dict[str, Fact] = {}
+        # What was not on disk when we looked. Others may have put it there since; then we do without.
+        self._absent: set[tuple[str, str]] = set()
         self._names = 0
         self.forgotten = 0
         moved = self._load("moved", ROOT)
@@ -96,11 +98,17 @@ class Facts:
     def get(self, kind: str, key: str) -> Fact | None:
         """Answer what was said, however long ago; it is not to be changed."""
         fact, forgotten = self._facts.get((kind, key)), self.forgotten
-        if fact is None:
+        if fact is None and (kind, key) not in self._absent:
             fact = self._load(kind, key)
             if fact is not None:
                 self._remember(kind, key, fact, forgotten)
+            else:
+                self._note_absent(kind, key)
         return fact
+
+    def remembered(self, kind: str, key: str) -> Fact | None:
+        """The same of what is in memory."""
+        return self._facts.get((kind, key))
 
     def is_fresh(self, fact: Fact | None) -> bool:
         """Whether it is believed without asking again."""
@@ -164,6 +172,11 @@ class Facts:
                 self._names -= _weight(self._facts.popitem(last=False)[1])
             return True
 
+    def _note_absent(self, kind: str, key: str) -> None:
+        if len(self._absent) > MOST_NAMES:
+            self._absent = set()
+        self._absent.add((kind, key))
+
     def _drop(self, kind: str, key: str) -> Fact | None:
         fact = self._facts.pop((kind, key), None)
         if fact is not None:
@@ -218,6 +231,7 @@ class Facts:
         return fact
 
     def _save(self, kind: str, key: str, fact: Fact) -> None:
+        self._absent.discard((kind, key))
         told = {"what": FORMS[kind].to_json(fact.what), "asked": fact.asked}
         self._disk.put(self._name(kind, key), json.dumps(told, separators=(",", ":")).encode())
 
