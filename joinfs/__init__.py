@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from joinfs.running import run
     from joinfs.stores import Capabilities, Stat, Store, Usage, Value
     from joinfs.stores.archive import ArchiveStore
+    from joinfs.stores.caching import CachingStore
     from joinfs.stores.directory import DirectoryStore
     from joinfs.stores.encore import EncoreStore
     from joinfs.stores.flat import FlatStore
@@ -72,6 +73,7 @@ _WHERE = {
     "joinfs.running": ("run",),
     "joinfs.stores": ("Capabilities", "Stat", "Store", "Usage", "Value"),
     "joinfs.stores.archive": ("ArchiveStore",),
+    "joinfs.stores.caching": ("CachingStore",),
     "joinfs.stores.directory": ("DirectoryStore",),
     "joinfs.stores.encore": ("EncoreStore",),
     "joinfs.stores.flat": ("FlatStore",),
@@ -88,6 +90,7 @@ _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "ArchiveStore",
+    "CachingStore",
     "Capabilities",
     "Change",
     "Conflict",

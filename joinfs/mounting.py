@@ -42,7 +42,7 @@ from joinfs.mountpoint import (
     unmount,
 )
 from joinfs.notifying import notify
-from joinfs.stores import Store
+from joinfs.stores import Store, without_cache
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _place_of_upper(lowers: tuple[StoreSpec, ...]) -> str | None:
     place = state_place("uppers")
     if place is None:
         return None
-    urls = [absolute(spec.url, os.getcwd()) for spec in lowers]
+    urls = [without_cache(absolute(spec.url, os.getcwd())) for spec in lowers]
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", os.path.basename(urls[0].rstrip("/")))[:40].strip("-.") or "upper"
     digest = hashlib.blake2b("\0".join(urls).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
     return os.path.join(place, f"{name}-{digest}.db")

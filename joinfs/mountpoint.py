@@ -97,6 +97,17 @@ def leaves(store: Store) -> Iterator[Store]:
             yield from leaves(layer)
 
 
+def caches(store: Store) -> Iterator[str]:
+    """The directories in which what was read of a store, or of those that it is made of, is kept."""
+    path = getattr(store, "path_of_cache", None)
+    if path is not None:
+        yield path
+    inner = (store.store,) if isinstance(store, View) else getattr(store, "layers", ())
+    for one in inner:
+        if one is not store:
+            yield from caches(one)
+
+
 def check_apart(store: Store, mountpoint: str) -> None:
     """Raise ``UsageError`` if the mountpoint is inside a layer, or a layer inside the mountpoint."""
     for leaf in leaves(store):
@@ -108,6 +119,10 @@ def check_apart(store: Store, mountpoint: str) -> None:
             raise UsageError(
                 f"the mountpoint {mountpoint} and the store {leaf.name} are inside each other; mount somewhere else"
             )
+    for cache in caches(store):
+        real = os.path.realpath(cache)
+        if os.path.commonpath([real, mountpoint]) in {real, mountpoint}:
+            raise UsageError(f"the mountpoint {mountpoint} and the cache {cache} are inside each other; mount somewhere else")
 
 
 def check_upper_apart(store: Store) -> None:

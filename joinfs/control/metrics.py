@@ -34,6 +34,15 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     for layer in status["layers"]:
         if layer["size"] is not None:
             yield f'joinfs_layer_bytes{{layer="{layer["layer"]}",name="{_escaped(layer["name"])}"}} {layer["size"]}'
+    yield from _caches(status["layers"])
+
+
+def _caches(layers: list[dict[str, Any]]) -> Iterator[str]:
+    yield "# HELP joinfs_cache_blocks_total Blocks of data that were in a store's cache when they were wanted (hits), and were not (misses)."
+    yield "# TYPE joinfs_cache_blocks_total counter"
+    for layer in layers:
+        for kind, count in layer.get("cache", {}).items():
+            yield f'joinfs_cache_blocks_total{{layer="{layer["layer"]}",name="{_escaped(layer["name"])}",kind="{kind}"}} {count}'
 
 
 def _requests(rows: dict[str, dict[str, float]]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from joinfs.joined.whereabouts import Held, whereabouts
 from joinfs.mountpoint import locked
 from joinfs.stores import Store
 from joinfs.stores.keys import is_directory_key
+from joinfs.stores.views import View
 
 Answer = dict[str, Any]
 
@@ -168,7 +169,14 @@ def _check(request: Request) -> Iterator[Answer]:
 def _layers(request: Request) -> Iterator[Answer]:
     for number, layer in enumerate(request.subject.join.layers):
         can = layer.capabilities
-        yield {"layer": number, "name": layer.name, "writable": can.writable, "kind": type(layer).__name__, "size": size_of(layer)}
+        told = {"layer": number, "name": layer.name, "writable": can.writable, "kind": type(layer).__name__, "size": size_of(layer)}
+        yield told | {"cache": cache} if (cache := _cache_of(layer)) else told
+
+
+def _cache_of(layer: Store) -> dict[str, int]:
+    """How often a layer's cache on disk was of use, if it has one."""
+    figures: dict[str, int] = layer.info().get("cache", {})
+    return figures or (_cache_of(layer.store) if isinstance(layer, View) else {})
 
 
 def _status(request: Request) -> Iterator[Answer]:

@@ -25,6 +25,7 @@ from joinfs.stores.checking import reason, walk_told
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.keys import ROOT, check_key, is_directory_key, split
 from joinfs.stores.metadata import RESERVED, has_all, selected
+from joinfs.stores.value import Versioned
 
 DIRECTORY_TTL = 1.0
 _UNKNOWN = Stat(0)
@@ -263,6 +264,18 @@ class JoinedStore(Watching):
                 return self._elsewhere("read", key, offset, size)  # type: ignore[no-any-return]
             data = found.store.read(found.key, offset, size)
         return data
+
+    def read_version(self, key: str, offset: int, size: int) -> Versioned:
+        """The same, of the store that has it, which tells."""
+        self._check_connected()
+        try:
+            found = self._find(key)
+        except KeyError:
+            return super().read_version(key, offset, size)
+        told = found.store.read_version(found.key, offset, size)
+        metadata = unmarked(told.metadata if found.metacopy is None else found.metacopy[0].get_metadata(found.metacopy[1]))
+        version = None if told.version is None else f"{found.store.identity} {found.key} {told.version}"
+        return told._replace(metadata=metadata, version=version if found.store.identity else None)
 
     def _from_first(self, ask: Callable[..., T], key: str, *arguments: int) -> T | None:
         """What the first store answers, which counts if it has data there: nothing can hide it, nor is it a whiteout."""

@@ -1,8 +1,8 @@
 """Stores, and opening them by URL.
 
 A URL is ``SCHEME:PATH``, with options after a ``?`` at its end, joined by ``&``: ``ro`` for a store that is
-to take no writes, ``prefix=a/b`` for one directory of it (a ``?``, ``&`` or ``%`` in the path or prefix is then
-spelled ``%3F``, ``%26``, ``%25``). Schemes are those of ``REGISTRY``, and what other packages register under the
+to take no writes, ``prefix=a/b`` for one directory of it, ``cache=DIRECTORY`` to keep what was read on local disk, with ``cache_size=10G``
+and ``cache_ttl=SECONDS`` if wanted (a ``?``, ``&`` or ``%`` in a path or prefix is then spelled ``%3F``, ``%26``, ``%25``). Schemes are those of ``REGISTRY``, and what other packages register under the
 entry point group ``joinfs.stores``. A bare path is recognised by what it is.
 """
 
@@ -10,6 +10,7 @@ import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from joinfs.errors import InvalidKey, UsageError
@@ -35,6 +36,7 @@ ARCHIVES = (
 
 # What may stand after '?' beside what all take; an opener gets it by name.
 OPTIONS = {"postgres": ("schema",), "s3": ("endpoint", "freshness")}
+CACHE = ("cache", "cache_size", "cache_ttl")
 
 Opener = Callable[..., Store]
 
@@ -167,24 +169,51 @@ def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
     path, question, query = rest.partition("?")
     if not question:
         return opener(rest, read_only)
-    prefix, options = None, {}
+    prefix, options, cache = None, {}, {}
     for option in query.split("&"):
         name, equals, value = option.partition("=")
         if name == "ro" and not equals:
             read_only = True
         elif name == "prefix" and value.strip("/"):
             prefix = unquote(value.strip("/"))
+        elif name in CACHE and value:
+            cache[name] = unquote(value)
         elif name in OPTIONS.get(scheme, ()) and value:
             options[name] = unquote(value)
         else:
-            more = "".join(f", '?{other}='" for other in OPTIONS.get(scheme, ()))
+            more = "".join(f", '?{other}='" for other in (*CACHE, *OPTIONS.get(scheme, ())))
             raise UsageError(
                 f"'?{name}' is not known after a store's path; there are '?ro' and '?prefix=DIRECTORY'{more} (a '?' in a path is '%3F')"
             )
     store = opener(path if scheme in ENCODED else unquote(path), read_only, **options)
+    if cache:
+        store = _cached(store, cache)
     if prefix is None:
         return store
     try:
         return PrefixStore(store, prefix)
     except InvalidKey as error:
         raise UsageError(f"'?prefix={prefix}' is no directory's key: {error}") from None
+
+
+def without_cache(url: str) -> str:
+    """Answer the URL of the same store without what it says of a cache."""
+    path, question, query = url.partition("?")
+    if not question or ":" not in path.partition("/")[0]:
+        return url
+    kept = [option for option in query.split("&") if option.partition("=")[0] not in CACHE]
+    return "?".join([path, *(["&".join(kept)] if kept else [])])
+
+
+def _cached(store: Store, options: dict[str, str]) -> Store:
+    """A store with the cache that the options of its URL say."""
+    from joinfs.stores import caching  # noqa: PLC0415 - for those who want one
+
+    if "cache" not in options:
+        raise UsageError(f"'?{next(iter(options))}=' says something of a cache, and there is no '?cache=DIRECTORY'")
+    given: dict[str, Any] = {}
+    if "cache_size" in options:
+        given["size"] = caching.size_of(options["cache_size"])
+    if "cache_ttl" in options:
+        given["ttl"] = caching.seconds_of(options["cache_ttl"])
+    return caching.CachingStore(store, os.path.expanduser(options["cache"]), **given)

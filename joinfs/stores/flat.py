@@ -177,6 +177,10 @@ class FlatStore(Store):
     def stat(self, key: str) -> Stat:
         return self._stat_of(key, self._find(key)[1])
 
+    def _version_of(self, stat: Stat) -> str | None:
+        """Of what others write no attributes tell."""
+        return None
+
     def lookup(self, key: str) -> Stat:
         with self._lock:
             directory = self._current().is_directory(key + "/")

@@ -15,7 +15,7 @@ from joinfs.stores.http_listing import HINT, Entry, Listings, missing
 from joinfs.stores.http_server import Forbidden, Server, parse_url
 from joinfs.stores.keys import ROOT, is_directory_key, split
 from joinfs.stores.metadata import copied, selected
-from joinfs.stores.value import READ_ONLY, Metadata, Opened, Stat, Value, new_stat
+from joinfs.stores.value import READ_ONLY, Metadata, Opened, Stat, Value, Versioned, new_stat
 
 MOST_MEASURED = 100_000
 T = TypeVar("T")
@@ -194,6 +194,17 @@ class HTTPStore(Store):
             data, version = self._opened(self._files).read(self._target(key, entry), offset, size)
         self._learn(key, entry, version.total, version.mtime)
         return data
+
+    def read_version(self, key: str, offset: int, size: int) -> Versioned:
+        """The same. The version is what the file's own answer says, by its ETag or date, not what its listing does."""
+        entry = self._entry(key)
+        if is_directory_key(key):
+            raise KeyError(key)
+        files, target = self._opened(self._files), self._target(key, entry)
+        with missing(key):
+            data, version = files.read(target, offset, size) if size else (b"", files.version(target))
+        self._learn(key, entry, version.total, version.mtime)
+        return Versioned(data, version.name, version.total, copied(entry.metadata), *self._stat_of(key, entry).moments())
 
     def _open(self, key: str, start: int | None = None, end: int | None = None) -> Opened:
         """A stream, and what is told of the version that it is of."""

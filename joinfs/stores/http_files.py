@@ -19,7 +19,7 @@ from joinfs.errors import StoreUnavailable
 from joinfs.stores.http_listing import MOST_SIZE, time_of
 from joinfs.stores.http_server import Answer, Failed, Locks, Server
 from joinfs.stores.random_access import PlainFile, check_room
-from joinfs.stores.value import MEBIBYTE, NANOSECONDS, RangeStream
+from joinfs.stores.value import MEBIBYTE, SETTLED, RangeStream
 
 MOST_SPOOLS = 8
 FIRST_BLOCK = MEBIBYTE
@@ -43,12 +43,20 @@ class Version(NamedTuple):
         total: Bytes of the whole file.
         condition: What to send as If-Range to get more of the same; empty if the server gives nothing that
             is sure to change with the file.
+        is_settled: Whether the file was changed so long ago that it cannot have been so again at the same time.
     """
 
     etag: str
     modified: str
     total: int
     condition: str
+    is_settled: bool
+
+    @property
+    def name(self) -> str | None:
+        """What names the content, as ``Versioned`` has it: ETags are often made of a date, and not surer than that."""
+        is_sure = self.condition and (self.is_settled or not self.modified)
+        return f"{self.condition} {self.modified} {self.total}" if is_sure else None
 
     @property
     def mtime(self) -> int | None:
@@ -162,6 +170,11 @@ class WebFiles:
             version = self.read(target, 0, 1)[1]
             size, mtime = version.total, version.mtime
         return size, mtime
+
+    def version(self, target: Target) -> Version:
+        """Answer which version of a file there is now, with a request without data if the server knows such; errors as for ``Server.ask``."""
+        version = self._server.ask(target.url, _version_told, method="HEAD")
+        return self.read(target, 0, 1)[1] if version is None else version
 
     # ---------------------------------------------------------------- asking
 
@@ -305,14 +318,19 @@ def _measured(answer: Answer) -> tuple[int | None, int | None]:
     return answer.length if known else None, time_of(answer.header("last-modified"))
 
 
+def _version_told(answer: Answer) -> Version | None:
+    size, _ = _measured(answer)
+    return None if size is None else _version(answer, size)
+
+
 def _version(answer: Answer, total: int) -> Version:
     etag, modified = answer.header("etag"), answer.header("last-modified")
-    if etag and not etag.startswith("W/"):
-        return Version(etag, modified, total, etag)
     # A file can change again within the second of its date: RFC 9110, 8.8.2.2.
     changed, sent = time_of(modified), time_of(answer.header("date"))
-    settled = changed is not None and sent is not None and sent - changed >= 2 * NANOSECONDS
-    return Version(etag, modified, total, modified if settled else "")
+    settled = changed is not None and sent is not None and sent - changed >= SETTLED
+    if etag and not etag.startswith("W/"):
+        return Version(etag, modified, total, etag, settled)
+    return Version(etag, modified, total, modified if settled else "", settled)
 
 
 def _check_same(url: str, version: Version, of: Version | None) -> None:

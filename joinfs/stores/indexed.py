@@ -137,6 +137,10 @@ class IndexedStore(Store):
     def stat(self, key: str) -> Stat:
         return shown(self._opened()[0].stat(key))
 
+    def _version_of(self, stat: Stat) -> str | None:
+        """Another archive can have the same attributes for another content."""
+        return None
+
     def lookup(self, key: str) -> Stat:
         return shown(self._opened()[0].lookup(key))
 

@@ -8,14 +8,12 @@ from typing import NamedTuple, TypeVar
 
 from joinfs.stores.object_bucket import Bucket, Found, Listed
 from joinfs.stores.object_levels import Levels
-from joinfs.stores.value import NANOSECONDS
+from joinfs.stores.value import NANOSECONDS, SETTLED
 
 T = TypeVar("T")
 
 # An object and what is said of it take about a kilobyte.
 MOST_KNOWN = 50_000
-# An object can be written twice within the second that its date tells, by a clock that is not quite the bucket's.
-SETTLED = 2 * NANOSECONDS
 
 
 class _Seen(NamedTuple):
@@ -60,7 +58,7 @@ class Known:
         """The same of one that a listing has just told of: if it is as it was, it is not asked for."""
         seen = self._seen.get((listed.name, False))
         found = seen.what if seen is not None else None
-        if isinstance(found, Found) and _is_as_listed(found, listed):
+        if isinstance(found, Found) and is_as_listed(found, listed):
             return found
         return self._ask((listed.name, False), lambda: self._head(listed.name))
 
@@ -140,7 +138,7 @@ class Known:
             self._seen.popitem(last=False)
 
 
-def _is_as_listed(found: Found, listed: Listed) -> bool:
+def is_as_listed(found: Found, listed: Listed) -> bool:
     """Whether it is the same version, with the same metadata: that changes the date alone, which is of whole seconds."""
     if found.asked - found.modified < SETTLED:
         return False

@@ -8,8 +8,9 @@ object ``a`` that says that it is a directory, which its name does not tell.)
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from joinfs.stores.object_bucket import Bucket, Listed
+from joinfs.stores.object_bucket import Bucket, Found, Listed
 from joinfs.stores.object_names import level_of, spelling_of
+from joinfs.stores.value import NANOSECONDS
 
 HADOOP = "_$folder$"
 # Has the attributes of the root of a whole bucket, as no object can have an empty name. It is not shown.
@@ -80,3 +81,13 @@ def _hadoop_marks(bucket: Bucket, prefix: str, component: str) -> str:
     except KeyError:
         return folder
     return ""
+
+
+def version_of(told: Found | Listed) -> str | None:
+    """Answer what names the content of an object, as ``Versioned`` has it."""
+    return f"{told.etag} {told.size}" if told.etag else None
+
+
+def mark_of(listed: Listed) -> str:
+    """Answer what marks the attributes of an object, of which a change of these alone changes but the date."""
+    return f"{listed.etag} {listed.size} {listed.modified // NANOSECONDS}"

@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,13 +18,13 @@ from joinfs.stores.keys import ROOT, is_directory_key
 from joinfs.stores.metadata import selected
 from joinfs.stores.object_attributes import Attributes, attributes_of
 from joinfs.stores.object_bucket import Bucket, Changed, Found
-from joinfs.stores.object_known import Known
-from joinfs.stores.object_listing import HADOOP, ROOT_MARKER, Child, children
+from joinfs.stores.object_known import Known, is_as_listed
+from joinfs.stores.object_listing import HADOOP, ROOT_MARKER, Child, children, mark_of, version_of
 from joinfs.stores.object_markers import TYPES, Markers
 from joinfs.stores.object_names import is_beside, level_of, name_of
 from joinfs.stores.object_probe import Conditions, probe
 from joinfs.stores.object_streams import BLOCK, Pinned
-from joinfs.stores.value import MEBIBYTE, Metadata, Opened, Stat, Value, new_stat
+from joinfs.stores.value import MEBIBYTE, Marked, Metadata, Opened, Stat, Value, Versioned, new_stat
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -122,6 +123,12 @@ class ReadingObjects(Store):
     def info(self) -> dict[str, Any]:
         """The same, and ``conditions``: which of them the server honours."""
         return {**super().info(), "conditions": self.conditions._asdict()}
+
+    @property
+    def identity(self) -> str:
+        """The same; one bucket's name may be that of others on other servers, and in other profiles."""
+        places = [self._endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")]
+        return " ".join([self.name, *places, os.environ.get("AWS_PROFILE", "")])
 
     @property
     def _bucket(self) -> Bucket:
@@ -268,6 +275,10 @@ class ReadingObjects(Store):
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         """The same. What a listing does not tell, mode and owner, each object is asked for, many at a time, if it changed since."""
+        return ((name, marked.stat) for name, marked in self.list_marked(prefix, _unknown))
+
+    def list_marked(self, prefix: str, known: Callable[[str, str], Stat | None]) -> Iterator[tuple[str, Marked]]:
+        """The same. Of an object a listing tells ETag, size and date, by which it is seen whether it changed."""
         self._check_connected()
         if not is_directory_key(prefix):
             raise KeyError(prefix)
@@ -276,7 +287,7 @@ class ReadingObjects(Store):
         if first is None:
             self._find(prefix)
             return iter(())
-        return self._list(prefix, itertools.chain([first], found))
+        return self._list(prefix, itertools.chain([first], found), known)
 
     def _children(self, prefix: str) -> Iterator[Child]:
         try:
@@ -284,25 +295,34 @@ class ReadingObjects(Store):
         except InvalidKey:
             raise KeyError(prefix) from None
 
-    def _list(self, prefix: str, found: Iterator[Child]) -> Iterator[tuple[str, Stat]]:
-        pending: deque[tuple[str, Future[Stat | None]]] = deque()
+    def _list(self, prefix: str, found: Iterator[Child], known: Callable[[str, str], Stat | None]) -> Iterator[tuple[str, Marked]]:
+        pending: deque[tuple[str, Future[Marked | None]]] = deque()
         moment = self._known.moment()
         for child in found:
             if child.listed is not None and not child.name.startswith(MARK):
                 self._known.nothing_below(child.listed.name + "/", moment)
-            pending.append((child.name, self._meanwhile(self._stat_of_child, prefix, child)))
+            stat = None if child.listed is None else known(child.name, mark_of(child.listed))
+            told: Future[Marked | None]
+            if child.listed is None or stat is None:
+                told = self._meanwhile(self._mark_child, prefix, child)
+            else:
+                told = Future()
+                told.set_result(Marked(stat, mark_of(child.listed), version_of(child.listed)))
+            pending.append((child.name, told))
             if len(pending) >= AHEAD:
                 yield from _told(*pending.popleft())
         while pending:
             yield from _told(*pending.popleft())
 
-    def _stat_of_child(self, prefix: str, child: Child) -> Stat | None:
-        if child.listed is None:
-            return self._or_none(f"{prefix}{child.name}/")
-        found = self._known.find_listed(child.listed)
-        if found is not None and is_directory(found) and not is_beside(child.name):
-            return self._or_none(f"{prefix}{child.name}/")
-        return None if found is None else self._attributes(prefix + child.name, There(child.listed.name, found)).stat
+    def _mark_child(self, prefix: str, child: Child) -> Marked | None:
+        found = None if child.listed is None else self._known.find_listed(child.listed)
+        if child.listed is None or (found is not None and is_directory(found) and not is_beside(child.name)):
+            stat = self._or_none(f"{prefix}{child.name}/")
+            return None if stat is None else Marked(stat)
+        if found is None:
+            return None
+        stat = self._attributes(prefix + child.name, There(child.listed.name, found)).stat
+        return Marked(stat, mark_of(child.listed), version_of(child.listed)) if is_as_listed(found, child.listed) else Marked(stat)
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
         return selected(self._attributes(key, self._find(key)).metadata, select)
@@ -329,6 +349,16 @@ class ReadingObjects(Store):
         end = min(offset + size, found.size)
         ranges = [(start, min(PIECE, end - start)) for start in range(offset, end, PIECE)]
         return b"".join(self._meanwhile_all(lambda start, length: self._bucket.read(name, start, length, found.etag)[0], ranges))
+
+    def read_version(self, key: str, offset: int, size: int) -> Versioned:
+        """The same. The version is the ETag; without data, what is believed of the object is believed here too."""
+        there = self._find(key) if size == 0 else There(self._value_name(key), None)
+        data, found = b"", there.found
+        if found is None:
+            with _missing(key):
+                data, found = self._bucket.read(there.name, offset, size)
+        attributes = self._attributes(key, There(there.name, found))
+        return Versioned(data, version_of(found), found.size, attributes.metadata, *attributes.stat.moments())
 
     def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
         """Answer what ``read`` does for each ``(offset, size)``, of one version, with requests at the same time.
@@ -386,8 +416,12 @@ def is_directory(found: Found) -> bool:
     return found.size == 0 and found.system.get("ContentType", "").partition(";")[0] in TYPES
 
 
-def _told(name: str, stat: "Future[Stat | None]") -> Iterator[tuple[str, Stat]]:
-    answer = stat.result()
+def _unknown(name: str, mark: str) -> None:
+    """What who keeps nothing knows."""
+
+
+def _told(name: str, marked: "Future[Marked | None]") -> Iterator[tuple[str, Marked]]:
+    answer = marked.result()
     if answer is not None:  # else it is gone meanwhile
         yield name, answer
 

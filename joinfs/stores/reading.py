@@ -3,14 +3,14 @@
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from joinfs.errors import NotConnected, Unsupported
 from joinfs.stores.keys import directory_key
 from joinfs.stores.metadata import selected
-from joinfs.stores.value import MEBIBYTE, Capabilities, Metadata, Stat, Usage, Value
+from joinfs.stores.value import MEBIBYTE, Capabilities, Marked, Metadata, Stat, Usage, Value, Versioned
 
 
 class Reading(ABC):
@@ -18,6 +18,17 @@ class Reading(ABC):
 
     capabilities: Capabilities = Capabilities()
     name: str = "store"
+
+    @property
+    def identity(self) -> str:
+        """What tells the medium from all others, also at other times and to other processes: the name, as a rule.
+
+        Empty if nothing does. There are no credentials in it. Of a store at a local ``path``, that is part of it.
+        """
+        if not self.capabilities.persistent or self.name == Reading.name:
+            return ""
+        path = getattr(self, "path", None)
+        return self.name if path is None else f"{self.name} {os.path.realpath(path)}"
 
     # ---------------------------------------------------------------- connection
 
@@ -108,6 +119,19 @@ class Reading(ABC):
             KeyError: There is no such directory (raised at the first item at the latest).
         """
 
+    def list_marked(self, prefix: str, known: Callable[[str, str], Stat | None]) -> Iterator[tuple[str, Marked]]:
+        """Yield what ``list`` does, and by what it is told that it is as it was, for who keeps it and lists anew later.
+
+        Args:
+            prefix: A directory's key.
+            known: Called with a name and its mark; what it answers, unless it is None, are the attributes that were yielded with
+                that mark once, which need not be found out again.
+
+        Raises:
+            KeyError: There is no such directory (raised at the first item at the latest).
+        """
+        return ((name, Marked(stat)) for name, stat in self.list(prefix))
+
     @abstractmethod
     def get(self, key: str) -> Value:
         """Answer the data and metadata of ``key``.
@@ -171,6 +195,35 @@ class Reading(ABC):
         """
         with self.get(key).range(offset, offset + size) as stream:
             return stream.read(size)
+
+    def version(self, key: str) -> str | None:
+        """Answer what names the present content of ``key``; errors and requests as for ``read_version``.
+
+        As long as a key has the same version, it has the same bytes. None: that cannot be told.
+        """
+        return self.read_version(key, 0, 0).version
+
+    def read_version(self, key: str, offset: int, size: int) -> Versioned:
+        """Answer what ``read`` does, and of which version it is, for who keeps it and will compare; ``size`` may be 0.
+
+        One request where the store can: one that tells, without data, if ``size`` is 0. All of the answer is of one version. By
+        default that is named by what ``stat`` answers before and after; a store that believes its medium for a time
+        must override this, and so must one that knows better.
+
+        Args:
+            key: A key that does not end in ``/``.
+            offset: Bytes from the start, >= 0.
+            size: Bytes wanted, >= 0.
+
+        Raises:
+            KeyError: The key is not there.
+        """
+        before = self._version_of(self.stat(key))
+        value = self.get(key)
+        with value.range(offset, offset + size) as stream:
+            data = stream.read(size)
+        version = before if before is not None and before == self._version_of(self.stat(key)) else None
+        return Versioned(data, version, value.size, value.metadata, value.created, value.modified)
 
     def prefetch(self, directory: str, names: Sequence[str]) -> None:  # noqa: B027
         """Somebody will probably read these values of a directory soon: have them where that is quick, if that can be.
@@ -237,6 +290,10 @@ class Reading(ABC):
         yield from read_through(self)
 
     # ---------------------------------------------------------------- for the methods above
+
+    def _version_of(self, stat: Stat) -> str | None:
+        """What names the content of what has these attributes now; None where that can change and they stay."""
+        return stat.version() if self.capabilities.attributes else None
 
     def _check_connected(self) -> None:
         if not self.is_connected():

@@ -8,6 +8,8 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 MEBIBYTE = 1 << 20
 NANOSECONDS = 1_000_000_000
+# Within so long of its time a value can be written once more and have the same time, by a clock of whole seconds.
+SETTLED = 2 * NANOSECONDS
 
 Metadata = dict[str, Any]
 
@@ -69,6 +71,16 @@ class Stat(NamedTuple):
         """Whether a file has been written between these and those attributes of it, as far as they tell."""
         return (self.size, self.mtime) != (other.size, other.mtime)
 
+    def version(self) -> str | None:
+        """What names the content of a file that has these attributes now, as ``Versioned`` has it.
+
+        None if they may be the same after another write: no time is known, or it is so young that a clock of whole seconds
+        may give it once more.
+        """
+        if not self.ctime or now() - max(self.ctime, self.mtime) < SETTLED:
+            return None
+        return f"{self.file_id} {self.size} {self.mtime} {self.ctime}"
+
     def moments(self) -> tuple[float, float]:
         """When it was made, as far as that is known, and last changed in any way: seconds since the epoch."""
         mtime, ctime = self.mtime, self.ctime
@@ -98,6 +110,38 @@ class Stat(NamedTuple):
     def is_symlink(self) -> bool:
         """Whether this is a symbolic link; its data is the target."""
         return self.kind == stat_module.S_IFLNK
+
+
+class Versioned(NamedTuple):
+    """Some bytes of a value, and of which version of it they are.
+
+    Attributes:
+        data: The bytes.
+        version: Names the content: as long as a key has the same one, it has the same bytes. None: it cannot be told for sure.
+        size: Bytes of the whole value.
+        metadata, created, modified: As ``Value`` has them, of the same version.
+    """
+
+    data: bytes
+    version: str | None
+    size: int
+    metadata: Metadata
+    created: float = 0.0
+    modified: float = 0.0
+
+
+class Marked(NamedTuple):
+    """What a listing tells of one name.
+
+    Attributes:
+        stat: The attributes.
+        mark: As long as listings have the same for a name, it has the same attributes. None: they do not tell.
+        version: That of a value, as ``Versioned`` has it, if listings tell.
+    """
+
+    stat: Stat
+    mark: str | None = None
+    version: str | None = None
 
 
 class Usage(NamedTuple):

@@ -3,14 +3,14 @@
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, TypeVar
 
 from joinfs.errors import InvalidKey, ReadOnly, StoreUnavailable, Unsupported
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, check_key, directory_key
 from joinfs.stores.telling import Subscriber
-from joinfs.stores.value import Capabilities, Metadata, Stat, Usage, Value, new_stat
+from joinfs.stores.value import Capabilities, Marked, Metadata, Stat, Usage, Value, Versioned, new_stat
 
 T = TypeVar("T")
 
@@ -32,6 +32,12 @@ class View(Store):
     def changes(self) -> int:
         """A number that every write through the other store changes."""
         return self.store.changes
+
+    @property
+    def identity(self) -> str:
+        """That of the other store, and which part of it this is."""
+        identity = self.store.identity
+        return identity and identity + self.name.removeprefix(self.store.name)
 
     def connect(self, credentials: Any = None) -> None:
         self.store.connect(credentials)
@@ -70,6 +76,9 @@ class View(Store):
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         return self._ask(self.store.list, prefix)
 
+    def list_marked(self, prefix: str, known: Callable[[str, str], Stat | None]) -> Iterator[tuple[str, Marked]]:
+        return self._ask(self.store.list_marked, prefix, known)
+
     def get(self, key: str) -> Value:
         return self._ask(self.store.get, key)
 
@@ -87,6 +96,12 @@ class View(Store):
 
     def read(self, key: str, offset: int, size: int) -> bytes:
         return self._ask(self.store.read, key, offset, size)
+
+    def read_version(self, key: str, offset: int, size: int) -> Versioned:
+        return self._ask(self.store.read_version, key, offset, size)
+
+    def prefetch(self, directory: str, names: Sequence[str]) -> None:
+        self._ask(self.store.prefetch, directory, names)
 
     def open_local(self, key: str, flags: int) -> int:
         return self._ask(self.store.open_local, key, flags)

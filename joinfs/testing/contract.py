@@ -213,6 +213,15 @@ class StoreContract(ReadingContract, TogetherContract):
             store.delete("a")
             assert stream.read() == b"ew"
 
+    def test_what_is_written_anew_has_another_version(self, store: Store) -> None:
+        seen: set[str | None] = set()
+        for content in (b"one", b"two", b"six", b"sixteen", b""):
+            store.set("a", (data(content), {"n": "1"}))
+            told = store.read_version("a", 0, 100)
+            assert (told.data, told.size, told.metadata) == (content, len(content), {"n": "1"})
+            assert told.version is None or told.version not in seen
+            seen.add(told.version)
+
     def test_a_source_that_breaks_leaves_the_old_value(self, store: Store) -> None:
         store.set("a", (data(b"old"), {"n": "1"}))
         for key in ("a", "new"):

@@ -101,6 +101,19 @@ class ReadingContract:
         assert filled.read("d/s/c", len(whole), 5) == b""
         assert filled.read("empty", 0, 5) == b""
 
+    @pytest.mark.parametrize("key", CONTENTS)
+    def test_a_version_is_told_with_the_bytes_that_it_names(self, filled: Store, key: str) -> None:
+        content = self.CONTENTS[key]
+        for offset, size in ((0, len(content) + 5), (2, 3), (0, 0), (len(content), 5), (len(content) + 7, 1)):
+            told = filled.read_version(key, offset, size)
+            assert (told.data, told.size, told.metadata) == (content[offset : offset + size], len(content), {})
+            assert told.version is None or told.version == filled.version(key)
+        for missing in ("missing", "d/missing", f"{key}/below"):
+            with pytest.raises(KeyError):
+                filled.read_version(missing, 0, 1)
+            with pytest.raises(KeyError):
+                filled.version(missing)
+
     def test_stat_tells_kind_and_size(self, filled: Store) -> None:
         assert filled.stat("a").is_file
         assert filled.stat("d/s/c").size == 768_000
@@ -120,6 +133,21 @@ class ReadingContract:
         assert {name: stat.is_directory for name, stat in filled.list("")} == {"a": False, "d": True, "empty": False}
         assert {name for name, _ in filled.list("d/")} == {"b", "s"}
         assert dict(filled.list("d/"))["b"] == filled.stat("d/b")
+
+    @pytest.mark.parametrize("directory", ["", "d/"])
+    def test_a_listing_with_marks_is_the_listing(self, filled: Store, directory: str) -> None:
+        marked = dict(filled.list_marked(directory, lambda *_: None))
+        assert {name: told.stat for name, told in marked.items()} == dict(filled.list(directory))
+        for name, told in marked.items():
+            assert told.version is None or told.version == filled.version(directory + name)
+
+        def known(name: str, mark: str) -> Stat | None:
+            return marked[name].stat._replace(uid=77) if marked[name].mark == mark else None
+
+        again = dict(filled.list_marked(directory, known))
+        assert {name for name, told in again.items() if told.stat.uid == 77} == {name for name, told in marked.items() if told.mark is not None}
+        with pytest.raises(KeyError):
+            list(filled.list_marked("missing/", known))
 
     def test_listing_what_is_no_directory_is_a_missing_key(self, filled: Store) -> None:
         for wrong in ("missing/", "a/", "d/b/"):

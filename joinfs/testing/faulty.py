@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from joinfs.stores.base import Store
-from joinfs.stores.value import MEBIBYTE, Value
+from joinfs.stores.value import MEBIBYTE, Value, Versioned
 from joinfs.stores.views import View
 
-READS = ("stat", "lookup", "list", "get", "get_data", "get_data_range", "get_metadata", "get_xattrs", "read", "open_local", "open_in_place", "usage")
+READS = (
+    "stat", "lookup", "list", "list_marked", "get", "get_data", "get_data_range", "get_metadata", "get_xattrs", "read", "read_version",
+    "open_local", "open_in_place", "usage",
+)  # fmt: skip
 WRITES = (
     "put", "set", "set_data", "set_metadata", "update_metadata", "make", "make_local", "delete", "set_stat", "set_xattr",
     "rename", "exchange", "link", "sync",
@@ -115,6 +118,8 @@ def _short(answer: Any, most: int) -> Any:
     """An answer whose data ends early; what has none stays as it is."""
     if isinstance(answer, bytes):
         return answer[:most]
+    if isinstance(answer, Versioned):
+        return answer._replace(data=answer.data[:most])
     if isinstance(answer, Value):
         data = answer.data
         return Value(lambda: io.BytesIO(data.read(most)), answer.metadata, answer.size, answer.created, answer.modified)
