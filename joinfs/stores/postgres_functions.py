@@ -13,7 +13,9 @@ raised: nothing was done, and who called does it again. What is refused is answe
 a transaction goes on after that.
 """
 
-# Part of what is stored: chunk n of a value begins at n * CHUNK.
+# Part of what is stored: chunk n of a value begins at n * CHUNK. Measured with 256 MiB on 2 busy cores: 64 KiB, 256 KiB and 1 MiB
+# differ by less than the runs of one do (writing 80 to 135 MiB/s, reading 140 to 370); rows of 8000 bytes within the table
+# itself are written a third faster, and read a third slower.
 CHUNK = 256 << 10
 
 FUNCTIONS = """

@@ -199,7 +199,7 @@ def test_who_asks_for_one_after_the_other_has_them_listed_anew(bucket, tmp_path,
                 with pytest.raises(KeyError):
                     ask(store, "none")
             assert requests.count("ListObjectsV2") <= 2
-            assert requests.count("HeadObject") == 1
+            assert requests.count("HeadObject") <= 2  # the second is for a marker of a directory that there may be instead
 
 
 def test_threads_that_read_one_value_at_once_have_it_sent_once(bucket, tmp_path):
