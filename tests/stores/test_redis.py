@@ -72,6 +72,17 @@ class TestWatched(TestRedis):
         return Watched(self.url)
 
 
+class TestJoin(StoreContract):
+    """As the first store of a join, in which what is below was there before."""
+
+    @pytest.fixture(autouse=True)
+    def served(self, redis_server):
+        self.server = redis_server
+
+    def make_store(self, place):
+        return joinfs.JoinedStore([Watched(self.server.url()), joinfs.MemoryStore()])
+
+
 class TestEncrypted(StoreContract):
     """With TLS, a user's name and a password."""
 
