@@ -14,6 +14,7 @@ from tests.conftest import lacking
 from tests.docs import picture, recording
 from tests.mounted.conftest import mounts_below
 from tests.stores import object_servers
+from tests.stores.redis_servers import need_redis, redis_server, running_redis  # noqa: F401 - fixtures
 
 CHECKOUT = Path(__file__).parent.parent
 README = CHECKOUT / "README.md"
@@ -161,6 +162,22 @@ def test_a_bucket_and_what_is_nearby(home):
         kept = server.names("measurements")
     assert (far, near) == ("far\n", "near\n")
     assert kept == ["2026/raw/1.csv", "2026/table.csv"]
+
+
+def test_one_tree_for_a_team(home, redis_server):  # noqa: F811 - the fixture
+    with object_servers.moto() as server:
+        server.client.create_bucket(Bucket="measurements")
+        for name in ("table.csv", "raw/1.csv"):
+            server.put("measurements", f"2026/{name}", b"far\n")
+        far = block("One tree over a bucket and what you have nearby").splitlines()[0]
+        text = block("One tree for a team").replace("http://localhost:8333", server.endpoint)
+        url = f"redis://localhost:{redis_server.port}/0/team"
+        told = typed(home, f"{far}\n{text.replace('redis://localhost/0/team', url)}")
+        assert server.names("measurements") == ["2026/raw/1.csv", "2026/table.csv"]
+    assert told == "far\n"
+    assert (home / "cache").is_dir()
+    with joinfs.open_store(url) as store:
+        assert store.to_bytes("raw/1.note") == b"sensor 3 was off\n"
 
 
 # -------------------------------------------------------------------- Python
