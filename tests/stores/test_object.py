@@ -1,4 +1,4 @@
-"""Buckets of objects, on moto in this process and on a real SeaweedFS. SEMANTICS.md, Buckets of objects."""
+"""Buckets of objects, on moto in this process and on a real SeaweedFS. SEMANTICS.md, Buckets of objects; Scale."""
 
 import contextlib
 import io

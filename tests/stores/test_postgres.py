@@ -1,4 +1,4 @@
-"""Tables of a PostgreSQL server, on a real one. SEMANTICS.md, Tables of a server."""
+"""Tables of a PostgreSQL server, on a real one. SEMANTICS.md, Tables of a server; Scale."""
 
 import io
 import itertools

@@ -1,4 +1,4 @@
-"""Stores on a Redis server. SEMANTICS.md, Redis."""
+"""Stores on a Redis server. SEMANTICS.md, Redis; Scale."""
 
 import contextlib
 import io
