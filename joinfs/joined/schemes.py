@@ -40,6 +40,7 @@ _KNOWN = {
     "redis": ("redis://HOST/DATABASE/PREFIX", "a Redis server, which several machines share", True, "redis", "redis"),
     "rediss": ("rediss://HOST/DATABASE/PREFIX", "the same, encrypted", True, "redis", "redis"),
     "s3": ("s3://BUCKET/PREFIX", "a bucket of objects; ?endpoint=URL for servers other than Amazon's", True, "object", "boto3"),
+    "split": ("split:FIRST,SECOND", "names and small files in one store, large data in another", True, "", ""),
     "sqlite": ("sqlite:PATH", "one SQLite file, made if it is not there", True, "", ""),
     "tar": ("tar:PATH", "a tar archive, also with gzip, bzip2, xz, zstd; read in place", False, "", ""),
     "zip": ("zip:PATH", "a zip archive; read in place", False, "", ""),

@@ -21,7 +21,7 @@ from joinfs.stores.views import PrefixStore
 __all__ = ["REGISTRY", "Capabilities", "Stat", "Store", "Usage", "Value", "open_store"]
 
 # Their URLs are percent-encoded as it is.
-ENCODED = {"http", "https", "redis", "rediss"}
+ENCODED = {"http", "https", "redis", "rediss", "split"}
 ENTRY_POINTS = "joinfs.stores"
 SQLITE_MAGIC = b"SQLite format 3\0"
 # gzip, bzip2, xz, zstd
@@ -64,6 +64,11 @@ def _open_python(path: str, read_only: bool) -> Store:
     return store
 
 
+def _open_split(path: str, read_only: bool) -> Store:
+    store: Store = importlib.import_module("joinfs.stores.split").open_split(path, read_only)
+    return store
+
+
 def _with_scheme(scheme: str, module: str, name: str) -> Opener:
     """An opener of a store that is of several schemes, for what follows one of them."""
     return lambda path, read_only: _lazily(module, name)(f"{scheme}:{path}", read_only)
@@ -80,6 +85,7 @@ REGISTRY: dict[str, Opener] = {
     "redis": _with_scheme("redis", "redis_store", "RedisStore"),
     "rediss": _with_scheme("rediss", "redis_store", "RedisStore"),
     "s3": _lazily("object", "ObjectStore"),
+    "split": _open_split,
     "sqlite": _lazily("sqlite", "SQLiteStore"),
     "tar": _lazily("tar", "TarStore"),
     "zip": _lazily("zip", "ZipStore"),
@@ -92,7 +98,7 @@ def open_store(spec: str | os.PathLike[str], *, read_only: bool = False, connect
     Args:
         spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``tar:PATH``, ``archive:PATH``,
             ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``s3://BUCKET/PREFIX``, ``postgres://HOST/DATABASE``,
-            ``redis://HOST/DATABASE/PREFIX`` or ``rediss:``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store),
+            ``redis://HOST/DATABASE/PREFIX`` or ``rediss:``, ``split:FIRST,SECOND``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store),
             one of another package's schemes, or the path of something that is there.
         read_only: Have it take no writes, as ``?ro`` does.
         connect: Answer it connected.
