@@ -24,6 +24,7 @@ from joinfs.drivers.inbox import ENDED, Inbox
 from joinfs.drivers.kernel_verbs import MAY_TAKE_LONG, KernelVerbs
 from joinfs.drivers.trace import Trace
 from joinfs.errors import JoinfsError, errno_of
+from joinfs.filesystem.lapsing import Lapsing
 from joinfs.filesystem.operations import Caller
 from joinfs.filesystem.tally import Tally
 
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 MOST_THREADS = 100
 # After so many seconds it is looked again whether who was interrupted is being ended.
 _LOOKS_AGAIN = 0.1
+# After so many seconds the kernel is told once more what it did not know of; an answer about that may have been on its way.
+_TELLS_AGAIN = (0.2, 2.0)
+# Notifications that are told again at a time; others' changes that are more are of what nobody looks at.
+_MOST_AGAIN = 10_000
 # These are never waited for.
 _AT_ONCE = frozenset({"forget", "batch_forget", "interrupt", "init", "destroy"})
 # These change nothing: who does not wait for the answer any more need not get it.
@@ -82,6 +87,8 @@ class Session:
         self._ended = False
         self._notifying = threading.Lock()
         self._is_silent = False
+        self._again: dict[bytes, int] = {}
+        self._later = [Lapsing(self._tell_again, seconds) for seconds in _TELLS_AGAIN]
         self.has_epochs = False
         self._requests: dict[int, wire.Request] = {}
         self._verbs: KernelVerbs
@@ -138,7 +145,23 @@ class Session:
         self._ended = True
 
     def notify(self, message: bytes) -> None:
-        """Tell the kernel something unasked. Not from a thread that answers requests: the kernel may wait for those."""
+        """Tell the kernel something unasked. Not from a thread that answers requests: the kernel may wait for those.
+
+        What it does not know it cannot forget, and yet it may get to know it from an answer that is on its way. So it is told again.
+        """
+        if self._notify(message) == errno.ENOENT and len(self._again) < _MOST_AGAIN and message not in self._again:
+            self._again[message] = 0
+            self._later[0].put(message)
+
+    def _tell_again(self, message: bytes) -> None:
+        times = self._again[message] = self._again[message] + 1
+        if self._notify(message) == errno.ENOENT and times < len(self._later):
+            self._later[times].put(message)
+        else:
+            del self._again[message]
+
+    def _notify(self, message: bytes) -> int:
+        """Tell the kernel something, and answer its errno; 0 if it took it, or is gone."""
         try:
             with self._notifying:
                 if not self._is_silent:
@@ -147,6 +170,8 @@ class Session:
             # It does not know the node or the name; or the mount is going.
             if error.errno not in ENDED | {errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY}:
                 log.warning("the kernel does not take a notification: %s", error)
+            return error.errno or 0
+        return 0
 
     def give(self, make: Callable[[], bytes]) -> None:
         """Tell the kernel something that holds only until it is told otherwise, from a thread that answers requests.
@@ -168,6 +193,8 @@ class Session:
 
     def close(self) -> None:
         """Let go of the device, when nobody tells the kernel anything any more: another file may get its number."""
+        for later in self._later:
+            later.close()
         with self._notifying:
             self._is_silent = True
             os.close(self._device)

@@ -415,7 +415,7 @@ class NodeTable(Beliefs):
         if node is None:
             return
         node.drop_name(parent, name)
-        if ours or node.stat is None or node.stat.file_id is None:
+        if ours or node.stat is None or node.stat.is_known_by_place:
             self._guard(node)
         if node.stat is not None:
             node.stat = node.stat._replace(nlink=0 if node.stat.is_directory else max(node.stat.nlink - 1, 0))
@@ -427,7 +427,7 @@ class NodeTable(Beliefs):
 
     def _guard(self, node: Node) -> None:
         """Have what is found anew not get the inode number of a node, if it could: because it has its key, or its place in the store."""
-        if node.is_unlinked or node.stat is None or node.stat.file_id is None:
+        if node.is_unlinked or node.stat is None or node.stat.is_known_by_place:
             self._taken.setdefault(node.ino, node)
 
     def part(self, node: Node, ours: bool = True) -> None:

@@ -53,7 +53,7 @@ class Told(State):
     """The part of the file system that tells the kernel. SEMANTICS.md, What others change."""
 
     _kernel: Kernel | None = None
-    _lapsing: Lapsing | None = None
+    _lapsing: Lapsing[int] | None = None
     # How often all below some directory was disbelieved.
     _disbelieved = 0
 

@@ -69,8 +69,10 @@ def told_by(part: Part, key: str, stat: Stat, alone: bool, depth: int) -> Stat:
     if links > 1:
         links = (links if alone else 1) if stat.is_directory else links_shown(stat, marks)
     origin = origin_in(marks) if links == 1 or part.layer == 0 or stat.is_directory else None
-    if origin is None:
-        origin = number_in_join(depth, hash_of_key(key) if stat.file_id is None else stat.file_id)
+    if origin is None and stat.file_id is not None:
+        origin = number_in_join(depth, stat.file_id)
+    elif origin is None:
+        origin, stat = number_in_join(depth, hash_of_key(key)), stat._replace(placed=True)
     return stat.numbered(origin, links)
 
 

@@ -258,7 +258,10 @@ class Merge:
         return self._numbered(0, key, stat)
 
     def _numbered(self, layer: int, key: str, stat: Stat) -> Stat:
-        number = hash_of_key(key) if stat.file_id is None else stat.file_id
+        if stat.file_id is None:
+            number, stat = hash_of_key(key), stat._replace(placed=True)
+        else:
+            number = stat.file_id
         return stat.numbered(number_in_join(len(self._layers) - layer, number), stat.nlink)
 
     def _find_still(self, directory: str, name: str) -> Found | None:

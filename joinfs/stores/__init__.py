@@ -183,6 +183,8 @@ def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
         elif name == "prefix" and value.strip("/"):
             prefix = unquote(value.strip("/"))
         elif name in CACHE and value:
+            if "?" in value:
+                raise UsageError(f"'{option}': options after the first are joined by '&'; a '?' in a directory's name is '%3F'")
             cache[name] = unquote(value)
         elif name in OPTIONS.get(scheme, ()) and value:
             options[name] = unquote(value)

@@ -86,6 +86,9 @@ class Facts:
         self._absent: set[tuple[str, str]] = set()
         self._names = 0
         self.forgotten = 0
+        # When what is at a key was forgotten: others may put there what they asked before.
+        self._since: dict[str, float] = {}
+        self._since_all = 0.0
         moved = self._load("moved", ROOT)
         self.is_old = moved is not None
         self._moved: dict[str, float] = {} if moved is None else moved.what
@@ -186,6 +189,9 @@ class Facts:
     def _forget_one(self, key: str) -> None:
         """The attributes of the directories above it change with it, and they may be new."""
         above = [ROOT, *ancestors(key)] if key else []
+        if len(self._since) > MOST_NAMES:
+            self._since, self._since_all = {}, time.time()
+        self._since.update(dict.fromkeys([key, key + "/" if key else key, *above], time.time()))
         for place in [key, *([key + "/"] if key else []), *above]:
             for kind in _OF_A_KEY if place not in above else ("stat",):
                 self._drop(kind, place)
@@ -225,6 +231,8 @@ class Facts:
             told = json.loads(data)
             fact = Fact(FORMS[kind].from_json(told["what"]), float(told["asked"]))
         except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+        if kind != "moved" and fact.asked <= max(self._since.get(key, 0.0), self._since_all):
             return None
         if kind != "moved" and any(fact.asked <= moment and key.startswith(place) for place, moment in tuple(self._moved.items())):
             return None

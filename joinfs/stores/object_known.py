@@ -72,7 +72,7 @@ class Known:
         return self._ask((prefix, True), lambda: bool(self._bucket.first(prefix, 1)))
 
     def moment(self) -> tuple[float, int]:
-        """What ``nothing_below`` is to be told with: when the bucket was asked."""
+        """What ``nothing_below`` and ``saw`` are to be told with: when the bucket was asked."""
         return time.monotonic(), self._forgotten
 
     def asked(self, prefix: str) -> float:
@@ -95,6 +95,12 @@ class Known:
                 self._seen.pop((name, False), None)
                 for place in [i for i, letter in enumerate(name, 1) if letter == "/"]:
                     self._seen.pop((name[:place], True), None)
+
+    def saw(self, name: str, found: Found, moment: tuple[float, int]) -> None:
+        """The bucket, asked at a moment, has said this of an object beside what it was asked for."""
+        with self._lock:
+            if moment[1] == self._forgotten:
+                self._put((name, False), _Seen(found, moment[0]))
 
     def wrote(self, name: str, found: Found) -> None:
         """An object was written, of which this is to be said now."""

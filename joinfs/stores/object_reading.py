@@ -342,7 +342,10 @@ class ReadingObjects(Store):
                 with contextlib.suppress(Changed):
                     return self._read_pieces(name, found, offset, size)
                 self._known.forget(name)
-            return self._bucket.read(name, offset, size)[0]
+            moment = self._known.moment()
+            data, found = self._bucket.read(name, offset, size)
+            self._known.saw(name, found, moment)
+            return data
 
     def _read_pieces(self, name: str, found: Found, offset: int, size: int) -> bytes:
         """Read a range of the version ``found``."""

@@ -1,5 +1,6 @@
 """The reading half of ``RedisStore``, and its connection."""
 
+import contextlib
 import functools
 import io
 import logging
@@ -8,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
-from joinfs.errors import CorruptStore, NotConnected, StoreUnavailable, Unsupported
+from joinfs.errors import CorruptStore, NotConnected, StoreError, StoreUnavailable, Unsupported
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.gate import Gate
 from joinfs.stores.keys import is_directory_key
@@ -41,6 +42,8 @@ PAGE = 500
 # How often a range is read that is replaced each time.
 MOST_LOOKS = 10
 BLOCK = 4096
+# Seconds for which who opens a file waits to be told what others have done.
+PATIENCE = 1.0
 
 
 class ReadingRedis(Store):
@@ -158,6 +161,12 @@ class ReadingRedis(Store):
                 self._others = self._listening(server)
             others = self._others
         return others is not None and others.is_told and is_directory_key(directory) and self.exists(directory)
+
+    def catch_up(self) -> None:
+        others = self._others
+        if others is not None:
+            with contextlib.suppress(StoreError):
+                others.catch_up(PATIENCE)
 
     def _listening(self, server: Server) -> Others | None:
         try:

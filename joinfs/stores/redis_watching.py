@@ -5,6 +5,7 @@ connection is lost, anything may have changed. A server that has too much to tel
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import select
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # Seconds of silence after which the server is asked whether it is there.
 PULSE = 2.0
+# What is published by who wants to know when all before it has been told, after the name of the connection.
+_CATCHING_UP = "?"
 # Seconds before it is tried again to listen.
 PAUSE = 0.2
 
@@ -46,9 +49,27 @@ class Others:
         self._channel = server.key("changes")
         self._connection = self._subscribed()
         self.is_told = True
+        # How often somebody wanted to catch up, and up to which of these all has been told.
+        self._wanted = itertools.count(1)
+        self._caught_up = 0
+        self._changed = threading.Condition()
         self._end = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = Watcher(target=self._run, name=f"changes of {name}", daemon=True)
         self._thread.start()
+
+    def catch_up(self, timeout: float) -> None:
+        """Return when all has been told that others had done before, or nothing is told at present, or after ``timeout`` seconds.
+
+        Raises:
+            StoreError: The server cannot be asked.
+        """
+        if threading.current_thread() is self._thread or not self.is_told:
+            return
+        mine = next(self._wanted)
+        # It comes after all that was published before, to all who listen.
+        self._server.ask("PUBLISH", self._channel, f"{self._server.store}{_CATCHING_UP}\0{mine}")
+        with self._changed:
+            self._changed.wait_for(lambda: self._caught_up >= mine or not self.is_told, timeout)
 
     def close(self) -> None:
         """Tell nothing any more; no call comes after this, except one that this is called from."""
@@ -71,7 +92,7 @@ class Others:
     def _run(self) -> None:
         try:
             while self._listen():
-                self.is_told = False
+                self._is_told_no_more()
                 self._connection.disconnect()
                 self._tell(None)
                 if not self._listen_again():
@@ -80,9 +101,14 @@ class Others:
                 # Who looked meanwhile is to look again, now that what changes after it is told.
                 self._tell(None)
         finally:
-            self.is_told = False
+            self._is_told_no_more()
             self._connection.disconnect()
             os.close(self._end)
+
+    def _is_told_no_more(self) -> None:
+        with self._changed:
+            self.is_told = False
+            self._changed.notify_all()
 
     def _listen(self) -> bool:
         """Tell what comes, until the connection is lost; False if it is to end."""
@@ -117,7 +143,12 @@ class Others:
 
     def _take(self, message: bytes) -> None:
         whose, *keys = message.split(b"\0")
-        if whose.decode(errors="replace") != self._server.store:
+        store = whose.decode(errors="replace")
+        if store == self._server.store + _CATCHING_UP:
+            with self._changed:
+                self._caught_up = max(self._caught_up, int(keys[0]))
+                self._changed.notify_all()
+        elif store != self._server.store and not store.endswith(_CATCHING_UP):
             for key in keys:
                 self._tell(decoded(key))
 

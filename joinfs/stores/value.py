@@ -30,6 +30,7 @@ class Stat(NamedTuple):
             In a join those of a store further down count then, if it has some.
         breaks: Of a file with several keys: only until one of them is changed, which then has a file of its own.
             (Those of the lower stores of a join, whose first store has no links.)
+        placed: The number in ``file_id`` is of the key, as nothing else names it: what stands there next has the same.
         steady: Of a file with several keys: others who change it are noticed, if the directory of one of them is watched; so it
             can be believed as one with a single key is. (Those of the lower stores of a join.)
     """
@@ -48,6 +49,12 @@ class Stat(NamedTuple):
     implied: bool = False
     breaks: bool = False
     steady: bool = False
+    placed: bool = False
+
+    @property
+    def is_known_by_place(self) -> bool:
+        """Whether only the key names it, so that its number says nothing once something else can be there."""
+        return self.file_id is None or self.placed
 
     @property
     def linked_id(self) -> int | None:

@@ -28,6 +28,7 @@ from joinfs.drivers.kernel_verbs import KernelVerbs
 from joinfs.drivers.session import Session
 from joinfs.drivers.wire import Init
 from joinfs.filesystem.operations import ROOT, Operations
+from joinfs.filesystem.tally import Tally
 from joinfs.stores.memory import MemoryStore
 
 PATIENCE = 20
@@ -512,3 +513,37 @@ def test_stopping_takes_effect_at_the_next_request():
         served.session.stop()
         kernel.send(GETATTR, struct.pack("=IIQ", 0, 0, 0))
         served.end()
+
+
+# -------------------------------------------------------------------- notifications
+
+
+class UnknownAtFirst(Session):
+    """A session whose kernel does not know of what it is told, so many times."""
+
+    def __init__(self, times):
+        ours, self._theirs = socket.socketpair()
+        super().__init__(ours.detach(), False, True, Tally())
+        self.times, self.told = times, []
+
+    def _notify(self, message):
+        self.told.append(message)
+        self.times -= 1
+        return errno.ENOENT if self.times >= 0 else 0
+
+    def close(self):
+        super().close()
+        self._theirs.close()
+
+
+@pytest.mark.parametrize(("times", "count"), [(0, 1), (1, 2), (2, 3), (9, 3)])
+def test_what_the_kernel_did_not_know_of_is_told_again(monkeypatch, times, count):
+    """An answer may have been on its way to it, with what is not so any more."""
+    monkeypatch.setattr("joinfs.drivers.session._TELLS_AGAIN", (0.01, 0.02))
+    session = UnknownAtFirst(times)
+    try:
+        session.notify(b"gone")
+        until(lambda: not session._again)
+        assert session.told == [b"gone"] * count
+    finally:
+        session.close()

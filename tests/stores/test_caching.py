@@ -699,3 +699,23 @@ def test_nothing_is_mounted_over_its_own_cache(tmp_path):
 def test_a_store_with_a_cache_is_the_same_store(url, same):
     """Its changes go into the same file of ``--upper auto``."""
     assert without_cache(url) == same
+
+
+def test_what_another_store_has_asked_before_we_wrote_is_not_believed(tmp_path):
+    """Two share a directory; one keeps a listing that it had begun before."""
+    (tmp_path / "medium").mkdir()
+    one, two = (CachingStore(DirectoryStore(tmp_path / "medium"), tmp_path / "cache", ttl=1000) for _ in range(2))
+    with one, two:
+        for name in ("d/a", "d/b"):
+            one.set_data(name, io.BytesIO(b"1"))
+        listing = iter(one.list("d/"))
+        next(listing)
+        two.set_data("d/x", io.BytesIO(b"mine"))
+        list(listing)
+        assert (two.stat("d/x").size, two.exists("d/x")) == (4, True)
+        assert sorted(name for name, _ in two.list("d/")) == ["a", "b", "x"]
+
+
+def test_a_question_mark_in_an_option_is_told(tmp_path):
+    with pytest.raises(UsageError, match="joined by '&'"):
+        joinfs.open_store(f"dir:{tmp_path}?cache={tmp_path}/c?ro")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import joinfs
 from joinfs.errors import AccessDenied, InvalidKey, KeyExists, NameTooLong, OutOfSpace, StoreUnavailable, Unsupported, UsageError
+from joinfs.filesystem.operations import Operations
 from joinfs.stores import Stat, object_bucket, object_known, object_levels
 from joinfs.stores.keys import check_key
 from joinfs.stores.object import ObjectStore
@@ -219,6 +220,22 @@ def test_names_that_are_not_there_are_seen_when_they_are(place):
         place.put("d/y/z", b"by others")
         store.freshness = 0.0
         assert (store.lookup("d/x").size, store.lookup("d/y").is_directory) == (9, True)
+
+
+@pytest.mark.parametrize("new", [b"a much longer text", b"x"])
+def test_what_is_read_tells_the_size_as_well(place, new):
+    """It was replaced by others, and its attributes are believed still."""
+    place.put("a", b"twelve bytes")
+    with place.store() as store:
+        store.freshness = 60.0
+        assert store.stat("a").size == 12
+        place.put("a", new)
+        assert store.stat("a").size == 12
+        operations = Operations(store)
+        handle = operations.open(operations.walk(["a"]), os.O_RDONLY)
+        assert operations.read(handle, 0, 100).startswith(new[:12])
+        operations.release(handle)
+        assert store.stat("a").size == len(new)
 
 
 def test_a_directory_that_one_answer_does_not_tell_is_asked_for_each_name(place, monkeypatch):

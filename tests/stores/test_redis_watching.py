@@ -222,3 +222,25 @@ def test_a_join_tells_what_others_do_to_its_first_store(url, other):
         other.rename("d/", "e/")
         told.until("e/")
         assert [name for name, _ in join.list("e/")] == ["x"]
+
+
+def test_who_catches_up_has_been_told(store, other, told):
+    """However much there is to tell."""
+    for number in range(300):
+        other.set_data(f"d/{number}", data())
+    store.catch_up()
+    assert {f"d/{number}" for number in range(300)} <= set(told.now())
+    store.set_data("d/?9", data())
+    other.catch_up()  # which watches nothing
+    store.catch_up()
+
+
+def test_who_catches_up_does_not_wait_for_a_server_that_is_gone(new_redis):
+    server = new_redis()
+    with RedisStore(server.url()) as store:
+        store.patience = 0.2
+        assert store.watch("")
+        server.kill()
+        begun = time.monotonic()
+        store.catch_up()
+        assert time.monotonic() - begun < 20
