@@ -89,6 +89,7 @@ def stat_of(native: os.stat_result, device: int | None = None) -> Stat:
         False,
         False,
         False,
+        False,
     )
     return _new_tuple(Stat, fields)  # this is done for every entry of every listing: Stat(...) takes half as long again
 
