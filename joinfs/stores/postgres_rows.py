@@ -3,8 +3,6 @@
 Content that joinfs would not have written is reported as ``CorruptStore``.
 """
 
-import base64
-import json
 import re
 import stat as stat_module
 from collections.abc import Mapping
@@ -12,9 +10,10 @@ from hashlib import blake2b
 from typing import Any
 
 from joinfs.errors import CorruptStore, NotRepresentable
+from joinfs.stores import texts
 from joinfs.stores.fields import field_of
 from joinfs.stores.keys import MAX_NAME
-from joinfs.stores.metadata import RESERVED, to_json
+from joinfs.stores.metadata import RESERVED
 from joinfs.stores.postgres_schema import ROOT_NODE
 from joinfs.stores.value import Metadata, Stat
 
@@ -38,7 +37,6 @@ MIN_TIME, MAX_TIME = -(1 << 63), (1 << 63) - 1
 Row = tuple[Any, ...]
 # What a NUL in a name would be refused for by itself, in text; a name is bytes.
 _is_name = re.compile(rb"(?!\.{1,2}\Z)[^/\0]{1,%d}\Z" % MAX_NAME).match
-_parse: Any = json.JSONDecoder().decode
 
 
 def names_of(key: str) -> list[bytes]:
@@ -95,39 +93,17 @@ def checked_data(data: object, size: int) -> bytes:
 # -------------------------------------------------------------------------------- metadata and xattrs
 
 
-def metadata_text(metadata: Mapping[str, Any]) -> str | None:
-    """Answer what stands for metadata in the table.
-
-    Raises:
-        Unsupported: It is not JSON.
-    """
-    return to_json(dict(metadata)) if metadata else None
+metadata_text, xattrs_text = texts.metadata_text, texts.xattrs_text
 
 
 def metadata_from(text: object) -> Metadata:
     """The reverse of ``metadata_text``; the text is checked."""
-    if text is None:
-        return {}
-    try:
-        metadata = _parse(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise CorruptStore(f"metadata is not JSON: {str(text)[:40]!r}") from error
-    if not isinstance(metadata, dict):
-        raise CorruptStore(f"metadata is not a JSON object: {str(text)[:40]!r}")
-    return metadata
-
-
-def xattrs_text(xattrs: Mapping[str, bytes]) -> str | None:
-    """Answer what stands for extended attributes in the table."""
-    return metadata_text({name: base64.b64encode(value).decode() for name, value in xattrs.items()})
+    return texts.metadata_from(text, CorruptStore)
 
 
 def xattrs_from(text: object) -> dict[str, bytes]:
     """The reverse of ``xattrs_text``; the text is checked."""
-    try:
-        return {name: base64.b64decode(value, validate=True) for name, value in metadata_from(text).items()}
-    except (TypeError, ValueError) as error:
-        raise CorruptStore(f"extended attributes are not base64: {str(text)[:40]!r}") from error
+    return texts.xattrs_from(text, CorruptStore)
 
 
 def fields_of(metadata: Mapping[str, Any]) -> list[int] | None:

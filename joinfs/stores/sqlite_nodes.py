@@ -4,19 +4,16 @@ Every function works on the connection that it is given, inside the caller's tra
 something. Content that joinfs would not have written is reported as :class:`Damaged`.
 """
 
-import base64
 import functools
-import json
 import re
 import sqlite3
 import stat as stat_module
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, NotRepresentable
 from joinfs.stores import sqlite_fields as fields
+from joinfs.stores import texts
 from joinfs.stores.keys import MAX_NAME, is_directory_key
-from joinfs.stores.metadata import to_json
 from joinfs.stores.sqlite_deep import STEP, go_down
 from joinfs.stores.sqlite_schema import ROOT_NODE
 from joinfs.stores.value import Metadata, Stat, new_stat, now
@@ -45,7 +42,6 @@ MIN_TIME, MAX_TIME = -(1 << 63), (1 << 63) - 1
 
 Extra = tuple[Any, ...]
 _is_name = re.compile(rb"(?!\.{1,2}\Z)[^/\0]{1,%d}\Z" % MAX_NAME).match
-_parse: Any = json.JSONDecoder().decode
 
 
 class Damaged(sqlite3.DatabaseError):
@@ -278,39 +274,17 @@ def listable(db: sqlite3.Connection, key: str) -> int:
 # -------------------------------------------------------------------------------- metadata and xattrs
 
 
-def metadata_text(metadata: Mapping[str, Any]) -> str | None:
-    """Answer what stands for metadata in the database.
-
-    Raises:
-        Unsupported: It is not JSON.
-    """
-    return to_json(dict(metadata)) if metadata else None
+metadata_text, xattrs_text = texts.metadata_text, texts.xattrs_text
 
 
 def metadata_from(text: object) -> Metadata:
     """The reverse of ``metadata_text``; the text is checked."""
-    if text is None:
-        return {}
-    try:
-        metadata = _parse(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Damaged(f"metadata is not JSON: {str(text)[:40]!r}") from error
-    if not isinstance(metadata, dict):
-        raise Damaged(f"metadata is not a JSON object: {str(text)[:40]!r}")
-    return metadata
-
-
-def xattrs_text(xattrs: Mapping[str, bytes]) -> str | None:
-    """Answer what stands for extended attributes in the database."""
-    return metadata_text({name: base64.b64encode(value).decode() for name, value in xattrs.items()})
+    return texts.metadata_from(text, Damaged)
 
 
 def xattrs_from(text: object) -> dict[str, bytes]:
     """The reverse of ``xattrs_text``; the text is checked."""
-    try:
-        return {name: base64.b64decode(value, validate=True) for name, value in metadata_from(text).items()}
-    except (TypeError, ValueError) as error:
-        raise Damaged(f"extended attributes are not base64: {str(text)[:40]!r}") from error
+    return texts.xattrs_from(text, Damaged)
 
 
 # -------------------------------------------------------------------------------- changing
