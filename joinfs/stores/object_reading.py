@@ -238,7 +238,8 @@ class ReadingObjects(Store):
         with contextlib.suppress(InvalidKey):
             self._known.look(self._name(key))
         value = self._meanwhile(self._value_or_marked, key)
-        stat = self._or_none(key + "/") if self._is_above_something(key) else value.result() or self._otherwise_marked(key)
+        is_above, found = self._is_above_something(key), value.result()
+        stat = self._or_none(key + "/") if is_above else found or self._otherwise_marked(key)
         if stat is None:
             raise KeyError(key)
         return stat
