@@ -153,7 +153,10 @@ class Difference:
             if directory == ROOT:
                 yield Pair(ROOT, ROOT, self.join.stat(ROOT), self.below.stat(ROOT))
             for name in sorted(self._names(directory, below, parts)):
-                pair = self._pair(directory, below, name)
+                try:
+                    pair = self._pair(directory, below, name)
+                except KeyError:  # it has gone meanwhile
+                    continue
                 seen.add(pair.key)
                 self._note_shared(pair)
                 yield pair
@@ -216,7 +219,10 @@ class Difference:
             if not parts:
                 continue
             is_merged = len(parts) > 1
-            below = self.join._lower_key(directory) if is_merged else expected
+            try:
+                below = self.join._lower_key(directory) if is_merged else expected
+            except KeyError:  # it has gone meanwhile
+                continue
             if below != expected:
                 moved[below] = directory
             shown, _ = entries_shown(parts[0])
@@ -260,12 +266,14 @@ class Difference:
 
     def _is_copied_up(self, pair: Pair) -> bool:
         """Whether the first store has a file that came from below."""
-        if pair.ours is None or pair.ours.is_directory:
+        parts = self._parts(split(pair.key)[0])
+        if pair.ours is None or pair.ours.is_directory or not parts or not parts[0].marks.impure:
             return False
-        top = self._merge.parts(split(pair.key)[0])[0]
-        if not top.marks.impure or not self.join.layers[0].exists(pair.key):
+        try:
+            marks = self.join.layers[0].get_metadata(pair.key, (ORIGIN,))
+        except KeyError:  # it is not there, or not any more
             return False
-        return ORIGIN in self.join.layers[0].get_metadata(pair.key, (ORIGIN,)) or pair.ours.is_special
+        return ORIGIN in marks or pair.ours.is_special
 
     def _files_gone(self, gone: dict[str, Pair]) -> Iterator[tuple[str, Stat]]:
         """What is not there any more, with what was in directories that are not."""
