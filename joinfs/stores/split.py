@@ -10,7 +10,6 @@ first store alone that anything is true. Objects that no value needs any more ar
 
 import contextlib
 import io
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 from urllib.parse import unquote
@@ -20,7 +19,7 @@ from joinfs.stores.base import Store
 from joinfs.stores.metadata import selected
 from joinfs.stores.reading import Reading
 from joinfs.stores.split_sweep import OBJECT, Objects
-from joinfs.stores.value import MEBIBYTE, Capabilities, Marked, Metadata, Opened, Stat, Usage, Value, Versioned, exactly
+from joinfs.stores.value import MEBIBYTE, Capabilities, Chain, Marked, Metadata, Opened, Stat, Usage, Value, Versioned, exactly
 from joinfs.stores.views import View
 
 # Bytes from which on data goes to the second store.
@@ -217,8 +216,7 @@ class SplitStore(View):
         yield io.BytesIO(first) if len(first) < self._large else self._sent(first, data, buffer_size)
 
     def _sent(self, first: bytes, data: BinaryIO, buffer_size: int) -> "_Sent":
-        pieces = itertools.chain([first], iter(lambda: data.read(buffer_size or MEBIBYTE), b""))
-        return _Sent(*self._objects.put(io.BufferedReader(_Pieces(pieces)), buffer_size))
+        return _Sent(*self._objects.put(io.BufferedReader(Chain(io.BytesIO(first), data), MEBIBYTE), buffer_size))
 
     def _put(
         self,
@@ -300,24 +298,6 @@ class _Sent(io.BytesIO):
     def __init__(self, name: str, size: int) -> None:
         super().__init__()
         self.name, self.size = name, size
-
-
-class _Pieces(io.RawIOBase):
-    """A stream of pieces of data."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._rest:
-            self._rest = memoryview(next(self._pieces, b""))
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
 
 
 def _shown(stat: Stat) -> Stat:

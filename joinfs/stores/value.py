@@ -376,6 +376,21 @@ class _Window(io.RawIOBase):
         super().close()
 
 
+class Chain(io.RawIOBase):
+    """One stream after the other; wrap it in ``io.BufferedReader``. Errors as for ``binary``."""
+
+    def __init__(self, *streams: Any) -> None:
+        self._streams = streams
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = next(filter(None, (binary(stream.read(len(buffer))) for stream in self._streams)), b"")
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
 class RangeStream(io.RawIOBase):
     """A seekable stream over a function that reads ranges; wrap it in ``io.BufferedReader``.
 

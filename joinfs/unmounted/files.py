@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from joinfs.errors import KeyExists
 from joinfs.stores import Store, Value
-from joinfs.stores.value import MEBIBYTE
+from joinfs.stores.value import MEBIBYTE, Chain
 from joinfs.stores.whole import whole
 from joinfs.unmounted.refusing import as_oserror
 
@@ -144,7 +144,7 @@ class StagedFile(io.BufferedIOBase):
             self._set(store, self._stage)
             return
         with contextlib.closing(value):
-            self._set(store, _Chain(whole(value, self.path), self._stage))
+            self._set(store, Chain(whole(value, self.path), self._stage))
 
     def _set(self, store: Store, data: Any) -> None:
         if self._metadata is None:
@@ -284,18 +284,3 @@ class CountedFile(io.RawIOBase, BinaryIO):
         piece: bytes = self._file.read(size)
         self._callback.relative_update(len(piece))
         return piece
-
-
-class _Chain(io.RawIOBase):
-    """One stream after the other."""
-
-    def __init__(self, *streams: Any) -> None:
-        self._streams = streams
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        piece = next(filter(None, (stream.read(len(buffer)) for stream in self._streams)), b"")
-        buffer[: len(piece)] = piece
-        return len(piece)
