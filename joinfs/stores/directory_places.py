@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -61,12 +62,12 @@ class OpenDirectories:
         """Answer a directory that is kept open."""
         return self._kept.get(path) if path else self._root
 
-    def open(self, path: bytes, keep: bool) -> OpenDirectory:
+    def open(self, path: bytes, is_watched: Callable[[], bool]) -> OpenDirectory:
         """Open a directory that is not kept open, and answer it.
 
         Args:
             path: Where it is.
-            keep: Whether to keep it from now on.
+            is_watched: Whether it is watched: it is kept if it was from before it was opened until it is kept.
 
         Raises:
             OSError: As ``beneath.open_beneath``.
@@ -74,13 +75,13 @@ class OpenDirectories:
         root = self._root
         if root is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        forgotten = self._forgotten
+        keep, forgotten = is_watched(), self._forgotten
         opened = OpenDirectory(beneath.open_beneath(root.descriptor, path, DIRECTORY_FLAGS))
         if keep:
             if len(self._kept) >= MOST_KEPT:
                 self._kept.clear()
             self._kept[path] = opened
-            if forgotten != self._forgotten:  # it may have been moved since it was opened
+            if forgotten != self._forgotten or not is_watched():  # it may have been moved since it was opened
                 self._kept.clear()
         return opened
 
@@ -88,6 +89,12 @@ class OpenDirectories:
         """Keep nothing: a path may lead somewhere else now."""
         self._forgotten += 1
         self._kept.clear()
+
+    def forget_below(self, path: bytes) -> None:
+        """Keep neither a directory nor any below it: they are not watched any more."""
+        self._forgotten += 1
+        for kept in [kept for kept in self._kept.copy() if kept == path or kept.startswith(path + b"/")]:
+            self._kept.pop(kept, None)
 
     def close(self) -> None:
         """Keep nothing open but what somebody is using still."""
@@ -121,7 +128,7 @@ class Place:
         try:
             above, path, name = host_names(self._key)
             directories = store._directories
-            self._directory = opened = directories.kept(path) or directories.open(path, store._is_watched(above))
+            self._directory = opened = directories.kept(path) or directories.open(path, lambda: store._is_watched(above))
         except BaseException as error:
             share.__exit__(None, None, None)
             if isinstance(error, InvalidKey | OSError):

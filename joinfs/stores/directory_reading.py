@@ -128,6 +128,7 @@ class DirectoryReading(Store):
     def unwatch(self, directory: str) -> None:
         if self._watching is not None:
             self._watching.unwatch(directory)
+            self._directories.forget_below(encode(directory.removesuffix("/")))
 
     # ---------------------------------------------------------------- finding
 
@@ -158,7 +159,7 @@ class DirectoryReading(Store):
                 above, path, name = host_names(key)
                 directory = self._directories.kept(path)
                 if directory is None and self._is_watched(above):
-                    directory = self._directories.open(path, True)
+                    directory = self._directories.open(path, lambda: self._is_watched(above))
                 if directory is not None:
                     descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory.descriptor)
                 else:
