@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from joinfs.config import MountOptions
 from joinfs.drivers.device import mounted, read_ahead
@@ -20,7 +20,7 @@ from joinfs.drivers.session import Session
 from joinfs.drivers.trace import Trace, tracing
 from joinfs.drivers.wire import MOST_BYTES, Init, delete, inc_epoch, inval_entry, inval_inode
 from joinfs.errors import JoinfsError
-from joinfs.filesystem.operations import ROOT, Operations
+from joinfs.filesystem.operations import Operations
 from joinfs.mountpoint import unmount
 from joinfs.stores.beneath import sync_filesystem
 
@@ -115,11 +115,11 @@ def _told(operations: Operations, session: Session, writes_back: bool) -> Iterat
         def entry_gone(self, parent: int, name: str, node: int) -> None:
             session.notify(delete(parent, node, name))
 
-        def all_changed(self, in_root: list[str]) -> None:
+        def names_changed(self, names: Iterable[tuple[int, str]]) -> None:
             if session.has_epochs:
                 session.notify(inc_epoch())
-            for name in () if session.has_epochs else in_root:  # and with each name all that is below it
-                session.notify(inval_entry(ROOT, name))
+            for parent, name in () if session.has_epochs else names:
+                session.notify(inval_entry(parent, name))
 
         def node_changed(self, node: int, data: bool) -> None:
             session.notify(inval_inode(node, data))

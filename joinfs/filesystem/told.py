@@ -9,7 +9,7 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from joinfs.errors import JoinfsError, StaleNode
@@ -45,8 +45,12 @@ class Kernel(Protocol):
     def node_changed(self, node: int, data: bool) -> None:
         """A node's attributes changed, and perhaps its data."""
 
-    def all_changed(self, in_root: list[str]) -> None:
-        """Every name may stand for something else; those that are known in the root are given."""
+    def names_changed(self, names: Iterable[tuple[int, str]]) -> None:
+        """Many names, each given with its directory, may stand for something else, and others there for something now.
+
+        Each is given, and not just the uppermost: what is in use below a directory whose name is forgotten is kept, and
+        comes back with the directory.
+        """
 
 
 class Told(State):
@@ -155,9 +159,8 @@ class Told(State):
             self._name_changed(kernel, key)
 
     def _all_changed(self, kernel: Kernel) -> None:
-        names = list(self._nodes.root.children or ())
         directories = self._disbelieve_below(self._nodes.root)
-        kernel.all_changed(names)
+        kernel.names_changed(self._names_in(directories))
         for node in [*directories, *self._nodes.opened()]:
             kernel.node_changed(node.id, True)
 
@@ -187,10 +190,18 @@ class Told(State):
         if directory is None or not names:
             self._name_changed(kernel, key.removesuffix("/"))
             return
-        for node in self._disbelieve_below(directory):
+        directories = self._disbelieve_below(directory)
+        for node in directories:
             kernel.node_changed(node.id, True)
         for parent, name in names:  # though it may have lost it meanwhile
             kernel.entry_changed(parent.id, name)
+        kernel.names_changed(self._names_in(directories))
+
+    def _names_in(self, directories: list[Node]) -> Iterator[tuple[int, str]]:
+        for directory in directories:
+            with self._nodes.lock:
+                names = list(directory.children or ())
+            yield from ((directory.id, name) for name in names)
 
     def _name_changed(self, kernel: Kernel, key: str) -> None:
         """What stands at a key has changed.

@@ -16,6 +16,7 @@ import time
 import pytest
 
 import joinfs
+from joinfs.drivers import wire
 
 pytestmark = [pytest.mark.parametrize("driver", ["devfuse"], indirect=True), pytest.mark.usefixtures("driver")]
 PATIENCE = 20
@@ -281,6 +282,25 @@ def test_a_directory_that_others_replace(mounted, lower):
         (lower / "d" / "s").mkdir(parents=True)
         (lower / "d" / "s" / "h").write_bytes(b"of directory %d" % turn)
         until(lambda turn=turn: read(mounted / "d" / "s" / "h") == b"of directory %d" % turn, 5)
+
+
+@pytest.fixture(params=[wire.EPOCH_MINOR, wire.NEWEST_MINOR + 1], ids=["epochs", "none"])
+def epochs(request, monkeypatch):
+    """Kernels before 6.16 cannot be told to look up every name anew."""
+    monkeypatch.setattr(wire, "EPOCH_MINOR", request.param)
+
+
+def test_a_directory_that_others_replace_while_what_is_in_it_is_open(epochs, mounted, lower):
+    """The kernel keeps a name that is in use, and those above it, and brings them back with the new directory."""
+    look(mounted)
+    with open(mounted / "d" / "s" / "h", "rb", buffering=0) as held:
+        (lower / "d").rename(lower / "old")
+        until(lambda: not (mounted / "d").exists(), 5)
+        (lower / "d" / "s").mkdir(parents=True)
+        (lower / "d" / "s" / "h").write_bytes(b"of the new one")
+        until(lambda: read(mounted / "d" / "s" / "h") == b"of the new one", 5)
+        held.seek(0)
+        assert held.read() in {b"lower h", b"of the new one"}
 
 
 def test_a_name_that_others_give_to_one_thing_after_another(mounted, lower):

@@ -273,3 +273,16 @@ def test_files_of_the_same_number_on_file_systems_that_are_mounted_in_it_are_sev
     finally:
         for place in places:
             subprocess.run(["umount", "-l", place], check=False)
+
+
+def test_a_directory_that_is_not_watched_any_more_is_not_kept_open(store, tmp_path):
+    """Nobody tells then that its key leads to another one."""
+    root = tmp_path / "root"
+    for text in ("first", "second"):
+        (root / "d" / "e").mkdir(parents=True)
+        (root / "d" / "e" / text).write_text(text)
+        assert store.watch("d/e/")
+        assert store.lookup("d/e/" + text).size == len(text)
+        store.unwatch("d/e/")
+        store.unwatch("d/")
+        (root / "d").rename(root / ("old " + text))
