@@ -35,7 +35,7 @@ ARCHIVES = (
 )  # fmt: skip
 
 # What may stand after '?' beside what all take; an opener gets it by name.
-OPTIONS = {"postgres": ("schema",), "s3": ("endpoint", "freshness")}
+OPTIONS = {"az": ("account", "endpoint", "freshness"), "postgres": ("schema",), "s3": ("endpoint", "freshness")}
 CACHE = ("cache", "cache_size", "cache_ttl")
 
 Opener = Callable[..., Store]
@@ -76,6 +76,7 @@ def _with_scheme(scheme: str, module: str, name: str) -> Opener:
 
 REGISTRY: dict[str, Opener] = {
     "archive": _lazily("archive", "ArchiveStore"),
+    "az": _lazily("azure", "AzureStore"),
     "dir": _lazily("directory", "DirectoryStore"),
     "http": _with_scheme("http", "http", "HTTPStore"),
     "https": _with_scheme("https", "http", "HTTPStore"),

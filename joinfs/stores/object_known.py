@@ -54,8 +54,11 @@ class Known:
             return None if self._levels.lacks(name) else self._ask((name, False), lambda: self._head(name))
         return seen.what if isinstance(seen.what, Found) else None
 
-    def find_listed(self, listed: Listed) -> Found | None:
-        """The same of one that a listing has just told of: if it is as it was, it is not asked for."""
+    def find_listed(self, listed: Listed, moment: tuple[float, int]) -> Found | None:
+        """The same of one that a listing, begun at a moment, has just told of: if it is as it was, or all is told, it is not asked for."""
+        if listed.found is not None:
+            self.saw(listed.name, listed.found, moment)
+            return listed.found
         seen = self._seen.get((listed.name, False))
         found = seen.what if seen is not None else None
         if isinstance(found, Found) and is_as_listed(found, listed):

@@ -23,6 +23,7 @@ from joinfs.stores.object_listing import HADOOP, ROOT_MARKER, Child, children, m
 from joinfs.stores.object_markers import TYPES, Markers
 from joinfs.stores.object_names import is_beside, level_of, name_of
 from joinfs.stores.object_probe import Conditions, probe
+from joinfs.stores.object_s3 import S3Bucket
 from joinfs.stores.object_streams import BLOCK, Pinned
 from joinfs.stores.value import MEBIBYTE, Marked, Metadata, Opened, Stat, Value, Versioned, new_stat
 
@@ -47,16 +48,17 @@ class There(NamedTuple):
 class ReadingObjects(Store):
     """The reading half of ``ObjectStore``, which says what it is."""
 
+    scheme = "s3"
     freshness = 10.0
     timeout = 10.0
     tries = 3
 
     def __init__(self, url: str, event_manager: Any = None, read_only: bool = False, endpoint: str = "", freshness: str = "") -> None:
         super().__init__(event_manager)
-        self._bucket_name, self._base = parse_url(url)
+        self._bucket_name, self._base = parse_url(url, self.scheme)
         self._endpoint = _checked_endpoint(endpoint)
         self.freshness = _seconds(freshness) if freshness else self.freshness
-        self.name = f"s3://{self._bucket_name}/{self._base}"
+        self.name = f"{self.scheme}://{self._bucket_name}/{self._base}"
         if read_only:
             self.capabilities = self.capabilities._replace(writable=False)
         self.conditions = Conditions()
@@ -84,7 +86,7 @@ class ReadingObjects(Store):
         with self._connecting:
             if self.is_connected():
                 return
-            bucket = Bucket(self._bucket_name, self._endpoint, credentials, self.timeout, self.tries)
+            bucket = self._made_bucket(credentials)
             try:
                 bucket.first(self._base, 1)
                 self._probe(bucket)
@@ -96,6 +98,9 @@ class ReadingObjects(Store):
             self._open_markers = Markers(bucket)
             self._pool = ThreadPoolExecutor(THREADS, "joinfs-object")
             self._open_bucket = bucket
+
+    def _made_bucket(self, credentials: Any) -> Bucket:
+        return S3Bucket(self._bucket_name, self._endpoint, credentials, self.timeout, self.tries)
 
     def _probe(self, bucket: Bucket) -> None:
         if not self.capabilities.writable:
@@ -283,12 +288,12 @@ class ReadingObjects(Store):
         self._check_connected()
         if not is_directory_key(prefix):
             raise KeyError(prefix)
-        found = self._children(prefix)
+        moment, found = self._known.moment(), self._children(prefix)
         first = next(found, None)
         if first is None:
             self._find(prefix)
             return iter(())
-        return self._list(prefix, itertools.chain([first], found), known)
+        return self._list(prefix, itertools.chain([first], found), known, moment)
 
     def _children(self, prefix: str) -> Iterator[Child]:
         try:
@@ -296,16 +301,17 @@ class ReadingObjects(Store):
         except InvalidKey:
             raise KeyError(prefix) from None
 
-    def _list(self, prefix: str, found: Iterator[Child], known: Callable[[str, str], Stat | None]) -> Iterator[tuple[str, Marked]]:
+    def _list(
+        self, prefix: str, found: Iterator[Child], known: Callable[[str, str], Stat | None], moment: tuple[float, int]
+    ) -> Iterator[tuple[str, Marked]]:
         pending: deque[tuple[str, Future[Marked | None]]] = deque()
-        moment = self._known.moment()
         for child in found:
             if child.listed is not None and not child.name.startswith(MARK):
                 self._known.nothing_below(child.listed.name + "/", moment)
             stat = None if child.listed is None else known(child.name, mark_of(child.listed))
             told: Future[Marked | None]
             if child.listed is None or stat is None:
-                told = self._meanwhile(self._mark_child, prefix, child)
+                told = self._meanwhile(self._mark_child, prefix, child, moment)
             else:
                 told = Future()
                 told.set_result(Marked(stat, mark_of(child.listed), version_of(child.listed)))
@@ -315,8 +321,8 @@ class ReadingObjects(Store):
         while pending:
             yield from _told(*pending.popleft())
 
-    def _mark_child(self, prefix: str, child: Child) -> Marked | None:
-        found = None if child.listed is None else self._known.find_listed(child.listed)
+    def _mark_child(self, prefix: str, child: Child, moment: tuple[float, int]) -> Marked | None:
+        found = None if child.listed is None else self._known.find_listed(child.listed, moment)
         if child.listed is None or (found is not None and is_directory(found) and not is_beside(child.name)):
             stat = self._or_none(f"{prefix}{child.name}/")
             return None if stat is None else Marked(stat)
@@ -439,7 +445,7 @@ def _missing(key: str) -> Iterator[None]:
         raise KeyError(key) from None
 
 
-def parse_url(url: str) -> tuple[str, str]:
+def parse_url(url: str, scheme: str) -> tuple[str, str]:
     """Answer bucket and prefix of ``//BUCKET/PREFIX``; the prefix ends in ``/`` if it is not empty.
 
     Raises:
@@ -449,7 +455,7 @@ def parse_url(url: str) -> tuple[str, str]:
     if "@" in bucket:
         raise UsageError("a bucket's URL has no credentials in it: they are taken from the environment or a profile")
     if not url.startswith("//") or not bucket:
-        raise UsageError("a bucket's URL is s3://BUCKET/PREFIX")
+        raise UsageError(f"a bucket's URL is {scheme}://BUCKET/PREFIX")
     base = prefix.strip("/")
     return bucket, base + "/" if base else ""
 

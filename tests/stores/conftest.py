@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.conftest import lacking
-from tests.stores import object_servers
+from tests.stores import azure_servers, object_servers
 from tests.stores.redis_servers import need_redis, new_redis, redis_server, running_redis  # noqa: F401 - fixtures
 
 CONFIGURATION = """
@@ -209,6 +209,24 @@ def running_seaweedfs(tmp_path_factory):
     server = object_servers.SeaweedFS(tmp_path_factory.mktemp("seaweedfs"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def running_azurite(tmp_path_factory):
+    if azure_servers.azurite() is None or shutil.which("setpriv") is None:
+        lacking("Azurite (npm install -g azurite) and setpriv")
+    server = azure_servers.Azurite(tmp_path_factory.mktemp("azurite"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def azurite(running_azurite, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", azure_servers.ACCOUNT)
+    monkeypatch.setenv("AZURE_STORAGE_KEY", azure_servers.KEY)
+    return running_azurite
 
 
 @pytest.fixture

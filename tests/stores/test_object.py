@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import joinfs
 from joinfs.errors import AccessDenied, InvalidKey, KeyExists, NameTooLong, OutOfSpace, StoreUnavailable, Unsupported, UsageError
 from joinfs.filesystem.operations import Operations
-from joinfs.stores import Stat, object_bucket, object_known, object_levels
+from joinfs.stores import Stat, object_known, object_levels, object_s3
 from joinfs.stores.keys import check_key
 from joinfs.stores.object import ObjectStore
 from joinfs.stores.object_attributes import attributes_of
@@ -559,8 +559,8 @@ def test_a_source_that_breaks_while_parts_are_sent_leaves_the_old(place):
 
 
 def test_what_is_too_large_for_one_copy_is_copied_in_parts(place, monkeypatch):
-    monkeypatch.setattr(object_bucket, "MOST_COPIED", 1 << 20)
-    monkeypatch.setattr(object_bucket, "COPIED_PART", 5 << 20)
+    monkeypatch.setattr(object_s3, "MOST_COPIED", 1 << 20)
+    monkeypatch.setattr(object_s3, "COPIED_PART", 5 << 20)
     content = os.urandom(12 << 20)
     with place.store() as store:
         store.set("a", (data(content), {"n": "1"}))
@@ -620,7 +620,7 @@ def test_what_breaks_off_is_read_again_and_never_answered_with_less(scripted, br
         handler.part(b"0123456789", Last_Modified="Fri, 14 Jul 2017 02:40:00 GMT", **({"sent": 4} if number < broken else {}))
 
     scripted.respond = respond
-    bucket = object_bucket.Bucket("b", scripted.url.rstrip("/"), ("key", "secret"), 5, 3)
+    bucket = object_s3.S3Bucket("b", scripted.url.rstrip("/"), ("key", "secret"), 5, 3)
     if answers is None:
         with pytest.raises(StoreUnavailable, match="cannot be reached"):
             bucket.read("a", 0, 10)
