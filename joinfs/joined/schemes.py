@@ -30,6 +30,7 @@ class Scheme(NamedTuple):
 
 _KNOWN = {
     "archive": ("archive:PATH", "7z, rar, cpio, rpm, ISO 9660, ar, deb, xar, cab, lha; read in place", False, "archives", "libarchive"),
+    "az": ("az://CONTAINER/PREFIX", "a container of Azure's Blob Storage; ?account=NAME, or ?endpoint=URL", True, "azure", "azure.storage.blob"),
     "dir": ("dir:PATH", "a directory, as it is", True, "", ""),
     "http": ("http://HOST/DIRECTORY/", "the files of a web server", False, "http", "httpx"),
     "https": ("https://HOST/DIRECTORY/", "the same, encrypted", False, "http", "httpx"),
@@ -58,4 +59,11 @@ def schemes() -> list[Scheme]:
 
 def _scheme(name: str) -> Scheme:
     form, about, writable, extra, module = _KNOWN[name]
-    return Scheme(name, form, about, writable, extra, not module or importlib.util.find_spec(module) is not None)
+    return Scheme(name, form, about, writable, extra, not module or _is_installed(module))
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it is in
+        return False

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from joinfs.errors import InvalidKey, UsageError
 from joinfs.stores.base import Store
@@ -98,9 +98,9 @@ def open_store(spec: str | os.PathLike[str], *, read_only: bool = False, connect
 
     Args:
         spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``tar:PATH``, ``archive:PATH``,
-            ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``s3://BUCKET/PREFIX``, ``postgres://HOST/DATABASE``,
+            ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``s3://BUCKET/PREFIX``, ``az://CONTAINER/PREFIX``, ``postgres://HOST/DATABASE``,
             ``redis://HOST/DATABASE/PREFIX`` or ``rediss:``, ``split:FIRST,SECOND``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store),
-            one of another package's schemes, or the path of something that is there.
+            one of another package's schemes, or the path of something that is there, also as ``file:///PATH``, percent-encoded.
         read_only: Have it take no writes, as ``?ro`` does.
         connect: Answer it connected.
 
@@ -165,13 +165,25 @@ def _opener(scheme: str) -> Opener:
     if scheme in others:
         opener: Opener = others[scheme].load()
         return opener
-    known = sorted([*REGISTRY, *others])
+    known = sorted([*REGISTRY, *others, "file"])
     near = difflib.get_close_matches(scheme, known, 1)
     meant = f"; did you mean '{near[0]}:'?" if near else ""
     raise UsageError(f"'{scheme}:' is not a kind of store; there are {', '.join(f'{s}:' for s in known)}{meant}")
 
 
+def _of_file(rest: str) -> tuple[str, str]:
+    """Answer scheme and rest of the URL that means what ``file:`` and ``rest`` do; see RFC 8089."""
+    url, question, query = rest.partition("?")
+    host, slash, path = url.removeprefix("//").partition("/") if url.startswith("//") else ("", "", url)
+    if host not in {"", "localhost"}:
+        raise UsageError(f"file:{url} is on the machine {host!r}; mount that here, or write file:///PATH")
+    place = unquote(slash + path)
+    return recognise(place), quote(place) + question + query if question else place
+
+
 def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
+    if scheme == "file":
+        scheme, rest = _of_file(rest)
     opener = _opener(scheme)
     path, question, query = rest.partition("?")
     if not question:

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import zipfile
+from urllib.parse import quote
 
 import pytest
 
@@ -63,13 +64,26 @@ def test_a_path_may_have_any_letters(place):
     ("spec", "words"),
     [
         ("{p}/none", "no store at"), ("{p}/none.db", "'sqlite:{p}/none.db' makes a new one"), ("{p}/file", "neither"),
-        ("sqlte:x", "did you mean 'sqlite:'"), ("nothing:x", "there are archive:, dir:"), ("memory:x", "stands alone"), ("dir:{p}/dir?x", "'?ro'"),
+        ("file://{p}/none", "no store at {p}/none"), ("file://elsewhere/x", "is on the machine 'elsewhere'"),
+        ("sqlte:x", "did you mean 'sqlite:'"), ("nothing:x", "there are archive:, az:, dir:, file:"), ("memory:x", "stands alone"), ("dir:{p}/dir?x", "'?ro'"),
     ],
 )  # fmt: skip
 def test_what_is_no_store_is_told(place, spec, words):
     with pytest.raises(UsageError) as told:
         joinfs.open_store(spec.format(p=place))
     assert words.format(p=place) in str(told.value)
+
+
+@pytest.mark.parametrize("url", ["file://{p}", "file://localhost{p}", "file:{p}", "file://{p}?prefix=a"])
+def test_a_url_of_a_file_is_percent_encoded(tmp_path, url):
+    place = tmp_path / "100% of? it"
+    (place / "a").mkdir(parents=True)
+    with joinfs.open_store(url.format(p=quote(str(place)))) as store:
+        assert store.exists("a/") != ("prefix" in url)
+    with zipfile.ZipFile(place / "z.zip", "w") as archive:
+        archive.writestr("in it", b"1")
+    with joinfs.open_store(f"file://{quote(str(place))}/z.zip") as store:
+        assert [*store.keys()] == ["in it"]
 
 
 def test_others_can_register_theirs(place, monkeypatch):
