@@ -171,19 +171,20 @@ def _opener(scheme: str) -> Opener:
     raise UsageError(f"'{scheme}:' is not a kind of store; there are {', '.join(f'{s}:' for s in known)}{meant}")
 
 
-def _of_file(rest: str) -> tuple[str, str]:
-    """Answer scheme and rest of the URL that means what ``file:`` and ``rest`` do; see RFC 8089."""
+def _open_file(rest: str, read_only: bool) -> Store:
+    """Answer the store for what follows ``file:``, as RFC 8089 has it."""
     url, question, query = rest.partition("?")
     host, slash, path = url.removeprefix("//").partition("/") if url.startswith("//") else ("", "", url)
     if host not in {"", "localhost"}:
         raise UsageError(f"file:{url} is on the machine {host!r}; mount that here, or write file:///PATH")
     place = unquote(slash + path)
-    return recognise(place), quote(place) + question + query if question else place
+    scheme = recognise(place)
+    return _open_url(scheme, f"{quote(place)}?{query}", read_only) if question else REGISTRY[scheme](place, read_only)
 
 
 def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
     if scheme == "file":
-        scheme, rest = _of_file(rest)
+        return _open_file(rest, read_only)
     opener = _opener(scheme)
     path, question, query = rest.partition("?")
     if not question:
