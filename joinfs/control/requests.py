@@ -195,6 +195,7 @@ def _flush(request: Request) -> Iterator[Answer]:
     if request.subject.operations is None:
         raise UsageError("nothing is staged: what is not mounted is written at once")
     request.subject.operations.syncfs()
+    request.subject.join.drain()
     return iter(())
 
 

@@ -397,6 +397,12 @@ class JoinedStore(Watching):
             except (JoinfsError, OSError, KeyError) as error:
                 yield f"{key!r} cannot be read: {reason(error)}"
 
+    def drain(self) -> None:
+        """The same, of all stores: a lower one may have been the first."""
+        self._check_connected()
+        for layer in self.layers:
+            layer.drain()
+
     def sync(self, key: str | None = None) -> None:
         """The same; a key that only lower stores have is as durable as they keep it."""
         self._check_connected()

@@ -37,6 +37,9 @@ ARCHIVES = (
 # What may stand after '?' beside what all take; an opener gets it by name.
 OPTIONS = {"az": ("account", "endpoint", "freshness"), "postgres": ("schema",), "s3": ("endpoint", "freshness")}
 CACHE = ("cache", "cache_size", "cache_ttl")
+WRITEBACK = "writeback"
+# What a URL says of what is kept on local disk, in which the store is the same.
+LOCAL = (*CACHE, WRITEBACK)
 
 Opener = Callable[..., Store]
 
@@ -196,20 +199,23 @@ def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
             read_only = True
         elif name == "prefix" and value.strip("/"):
             prefix = unquote(value.strip("/"))
-        elif name in CACHE and value:
+        elif name in LOCAL and value:
             if "?" in value:
                 raise UsageError(f"'{option}': options after the first are joined by '&'; a '?' in a directory's name is '%3F'")
             cache[name] = unquote(value)
         elif name in OPTIONS.get(scheme, ()) and value:
             options[name] = unquote(value)
         else:
-            more = "".join(f", '?{other}='" for other in (*CACHE, *OPTIONS.get(scheme, ())))
+            more = "".join(f", '?{other}='" for other in (*LOCAL, *OPTIONS.get(scheme, ())))
             raise UsageError(
                 f"'?{name}' is not known after a store's path; there are '?ro' and '?prefix=DIRECTORY'{more} (a '?' in a path is '%3F')"
             )
     store = opener(path if scheme in ENCODED else unquote(path), read_only, **options)
+    writeback = cache.pop(WRITEBACK, None)
     if cache:
         store = _cached(store, cache)
+    if writeback is not None:
+        store = _written_back(store, writeback, read_only)
     if prefix is None:
         return store
     try:
@@ -219,12 +225,20 @@ def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
 
 
 def without_cache(url: str) -> str:
-    """Answer the URL of the same store without what it says of a cache."""
+    """Answer the URL of the same store without what it says of a cache, or of writing back."""
     path, question, query = url.partition("?")
     if not question or ":" not in path.partition("/")[0]:
         return url
-    kept = [option for option in query.split("&") if option.partition("=")[0] not in CACHE]
+    kept = [option for option in query.split("&") if option.partition("=")[0] not in LOCAL]
     return "?".join([path, *(["&".join(kept)] if kept else [])])
+
+
+def _written_back(store: Store, path: str, read_only: bool) -> Store:
+    from joinfs.stores.writeback import WriteBackStore  # noqa: PLC0415 - for those who want it
+
+    if read_only:
+        raise UsageError(f"'?{WRITEBACK}=' says where writes wait, and this store is to take none")
+    return WriteBackStore(store, os.path.expanduser(path))
 
 
 def _cached(store: Store, options: dict[str, str]) -> Store:

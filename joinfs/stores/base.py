@@ -109,6 +109,10 @@ class Store(Announcing, BulkMethods, Reading):
         self._tell_set(key, existed, known)
         return made
 
+    def put_sent(self, key: str, stat: Stat, data: BinaryIO | None, metadata: Mapping[str, Any], xattrs: Mapping[str, bytes]) -> Stat:
+        """As ``put``, of what was written elsewhere before: of ``stat`` ctime and birth count as well, where the store can keep them."""
+        return self.put(key, stat, data, metadata, xattrs)
+
     def _put(
         self,
         key: str,
@@ -446,6 +450,13 @@ class Store(Announcing, BulkMethods, Reading):
 
         Raises:
             StoreUnavailable: The medium reports an error.
+        """
+
+    def drain(self) -> None:
+        """Return when what was written is where it is to go in the end, if it is sent there later than it is answered.
+
+        Raises:
+            StoreError, OSError: It is not taken there; it is kept, and sent again.
         """
 
     # ---------------------------------------------------------------- for the methods above

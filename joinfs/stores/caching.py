@@ -3,7 +3,7 @@
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from joinfs.errors import AccessDenied, StoreUnavailable, Unsupported, UsageError
@@ -17,7 +17,7 @@ from joinfs.stores.caching_streams import CachedValue
 from joinfs.stores.keys import is_directory_key
 from joinfs.stores.reading import Reading
 from joinfs.stores.value import Capabilities, Stat, Usage, Value, Versioned
-from joinfs.stores.views import View
+from joinfs.stores.views import check_outside
 
 DEFAULT_SIZE = 10 << 30
 # Suits web servers and buckets, of which others' changes are rare.
@@ -78,7 +78,7 @@ class CachingStore(CachedAttributes):
         """
         if self.is_connected():
             return
-        self._check_apart()
+        check_outside(self.store, self.path_of_cache)
         self._disk.open()
         try:
             identity = self.store.identity or self._only_here
@@ -92,14 +92,6 @@ class CachingStore(CachedAttributes):
         self._ahead = Ahead(blocks) if self.capabilities.thread_safe else None
         self._open_blocks, self._open_facts = blocks, facts
         self.store.subscribe(facts.forget)
-
-    def _check_apart(self) -> None:
-        inner = self.store
-        while isinstance(inner, View):
-            inner = inner.store
-        place, cache = getattr(inner, "path", None), os.path.realpath(self.path_of_cache)
-        if place is not None and os.path.commonpath([os.path.realpath(place), cache]) == os.path.realpath(place):
-            raise UsageError(f"the cache {self.path_of_cache} is inside what it is to be a cache of; put it somewhere else")
 
     def disconnect(self) -> None:
         facts, blocks = self._open_facts, self._open_blocks
@@ -192,6 +184,11 @@ class CachingStore(CachedAttributes):
         return self.store.check()
 
     # ---------------------------------------------------------------- writing
+
+    def put_sent(self, key: str, stat: Stat, data: BinaryIO | None, metadata: Mapping[str, Any], xattrs: Mapping[str, bytes]) -> Stat:
+        self._check_writable(key)
+        with self._changing(key):
+            return self._ask(self.store.put_sent, key, stat, data, metadata, xattrs)
 
     def _check_writable(self, key: str) -> None:
         super()._check_writable(key)

@@ -3,8 +3,8 @@
 import contextlib
 import io
 import stat as stat_module
-from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 from joinfs.errors import (
     DirectoryNotEmpty,
@@ -87,12 +87,22 @@ class ObjectStore(ReadingObjects):
         buffer_size: int,
     ) -> Stat:
         there = self._place(key)
-        birth = now() if there.found is None else self._attributes(key, there).stat.birth
+        sent: Stat | None = getattr(self._sent, "stat", None)
+        birth = sent.birth if sent is not None else now() if there.found is None else self._attributes(key, there).stat.birth
         return self._put_at(key, there, Attributes(stat._replace(birth=birth), copied(metadata), xattrs), data)
+
+    def put_sent(self, key: str, stat: Stat, data: BinaryIO | None, metadata: Mapping[str, Any], xattrs: Mapping[str, bytes]) -> Stat:
+        self._sent.stat = stat
+        try:
+            return self.put(key, stat, data, metadata, xattrs)
+        finally:
+            del self._sent.stat
 
     def _put_at(self, key: str, there: There, attributes: Attributes, data: BinaryIO | None = None, etag: str | None = None) -> Stat:
         """Write an object whole; ``etag`` as for ``Bucket.put``."""
-        stat = attributes.stat._replace(size=0, ctime=now(), nlink=1, file_id=None, implied=False, breaks=False, steady=False)
+        sent: Stat | None = getattr(self._sent, "stat", None)
+        ctime = now() if sent is None else sent.ctime
+        stat = attributes.stat._replace(size=0, ctime=ctime, nlink=1, file_id=None, implied=False, breaks=False, steady=False)
         headers = headers_of(attributes._replace(stat=stat))
         name, content = self._name(key), io.BytesIO() if data is None else data
         try:

@@ -67,6 +67,8 @@ class ReadingObjects(Store):
         self._open_markers: Markers | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._touched: dict[str, int] = {}
+        # What the thread puts that was written elsewhere before.
+        self._sent = threading.local()
         self._implied = new_stat(DEFAULT_DIRECTORY_MODE)
         self._connecting = threading.Lock()
 

@@ -135,6 +135,10 @@ class SplitStore(View):
         self.data.sync()
         super().sync(key)
 
+    def drain(self) -> None:
+        self.data.drain()
+        super().drain()
+
     def check(self) -> Iterator[str]:
         """The same, of both stores and of what one has of the other."""
         yield from self.store.check()

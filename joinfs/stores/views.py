@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, TypeVar
 
-from joinfs.errors import InvalidKey, ReadOnly, StoreUnavailable, Unsupported
+from joinfs.errors import InvalidKey, ReadOnly, StoreUnavailable, Unsupported, UsageError
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, check_key, directory_key
 from joinfs.stores.telling import Subscriber
@@ -115,6 +115,9 @@ class View(Store):
     def sync(self, key: str | None = None) -> None:
         self.store.sync(None if key is None else self._key(key))
 
+    def drain(self) -> None:
+        self.store.drain()
+
     # ---------------------------------------------------------------- being told of changes
 
     def subscribe(self, function: Subscriber) -> None:
@@ -221,6 +224,15 @@ class View(Store):
 
     def _nested_transaction(self) -> contextlib.AbstractContextManager[object]:
         return self._transaction()
+
+
+def check_outside(store: Store, path: str) -> None:
+    """Raise ``UsageError`` if a directory, where something of a store is to be kept, is inside that store."""
+    while isinstance(store, View):
+        store = store.store
+    place, real = getattr(store, "path", None), os.path.realpath(path)
+    if place is not None and os.path.commonpath([os.path.realpath(place), real]) == os.path.realpath(place):
+        raise UsageError(f"{path} is inside {store.name}, of which something is to be kept there; put it somewhere else")
 
 
 class PrefixStore(View):

@@ -1,0 +1,293 @@
+"""What was written and is not in its store yet: on local disk, in one SQLite file, and an index of it in memory.
+
+Each file is an entry of that database, under a number that grows, with its key in a field of metadata that is not shown. What is written
+anew gets a new number, so that who sends the old one goes on reading it as it was.
+"""
+
+import contextlib
+import fcntl
+import itertools
+import os
+import stat as stat_module
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, TypeVar
+
+from joinfs.errors import StoreLocked, StoreUnavailable, UsageError
+from joinfs.stores.keys import split
+from joinfs.stores.sqlite import SQLiteStore
+from joinfs.stores.value import Metadata, Stat, Value
+
+KEY, GONE = "writeback.key", "writeback.gone"
+HIDDEN = (KEY, GONE)
+# Seconds for which nobody has changed a file before it is sent: many are renamed or written again at once.
+CALM = 1.0
+T = TypeVar("T")
+
+
+class Entry:
+    """A file that waits.
+
+    Attributes:
+        key: Its key.
+        number: What it is called on disk.
+        version: Grows with each change.
+        is_new: Whether its store has nothing at the key, for sure.
+        due: When it is to be sent, in monotonic seconds.
+    """
+
+    __slots__ = ("due", "is_new", "key", "number", "version")
+
+    def __init__(self, key: str, number: str, is_new: bool) -> None:
+        self.key, self.number, self.is_new = key, number, is_new
+        self.version = 0
+        self.due = time.monotonic() + CALM
+
+
+class Pending:
+    """The files that wait; several threads may ask.
+
+    Args:
+        place: A directory of our own, made if it is not there.
+
+    Attributes:
+        changed: Guards the index; notified when something waits, or waits no more.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._disk = SQLiteStore(os.path.join(place, "pending.db"))
+        self._lock = -1
+        self.changed = threading.Condition()
+        self._entries: dict[str, Entry] = {}
+        self._in_directories: dict[str, dict[str, Entry]] = {}
+        self._busy: set[str] = set()
+        self._numbers = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    # ---------------------------------------------------------------- opening
+
+    def open(self) -> list[tuple[str, Entry]]:
+        """Open it; answer keys whose files were renamed to an entry, and may be where they were still.
+
+        Raises:
+            UsageError: The directory is another user's, or others may write to it.
+            StoreLocked: Another process sends what is in it.
+        """
+        self._lock = _locked(self._place)
+        try:
+            self._disk.connect()
+            return self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close it; what waits is there the next time."""
+        self._disk.disconnect()
+        self._entries.clear()
+        self._in_directories.clear()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _load(self) -> list[tuple[str, Entry]]:
+        renamed = []
+        for number in sorted(int(name) for name, _ in self._disk.list("")):
+            metadata = self._disk.get_metadata(str(number), HIDDEN)
+            entry = Entry(metadata[KEY], str(number), is_new=False)
+            self._enter(entry)
+            if GONE in metadata:
+                renamed.append((metadata[GONE], entry))
+            self._numbers = itertools.count(number + 1)
+        return renamed
+
+    # ---------------------------------------------------------------- finding
+
+    def find(self, key: str) -> Entry | None:
+        """Answer what waits at a key."""
+        return self._entries.get(key)
+
+    def directly_in(self, directory: str) -> dict[str, Entry]:
+        """Answer what waits directly in a directory, by name."""
+        with self.changed:
+            return dict(self._in_directories.get(directory, ()))
+
+    def below(self, directory: str) -> list[Entry]:
+        """Answer what waits in a directory, however deep."""
+        with self.changed:
+            return [entry for key, entry in self._entries.items() if key.startswith(directory)]
+
+    def ask(self, key: str, waiting: Callable[[str], T], otherwise: Callable[[str], T]) -> T:
+        """Answer what the disk says of the file that waits at a key; what ``otherwise`` says of the key if none does."""
+        while (entry := self.find(key)) is not None:
+            try:
+                return waiting(entry.number)
+            except KeyError:
+                if self.find(key) is entry:
+                    raise
+        return otherwise(key)
+
+    @property
+    def disk(self) -> SQLiteStore:
+        """Where they are, by number."""
+        return self._disk
+
+    # ---------------------------------------------------------------- changing
+
+    def put(self, key: str, stat: Stat, data: BinaryIO | None, metadata: Metadata, xattrs: dict[str, bytes], is_new: bool) -> Stat:
+        """Have a file wait at a key, in place of what waits there; ``is_new`` as in ``Entry``."""
+        number = str(next(self._numbers))
+        made = self._disk.put(number, stat, data, {**metadata, KEY: key}, xattrs)
+        with self.changed:
+            old = self._entries.get(key)
+            if old is not None:
+                self._leave(old)
+                is_new = old.is_new
+            self._enter(Entry(key, number, is_new and key not in self._busy))
+            self.changed.notify_all()
+        if old is not None:
+            self._disk.delete(old.number)
+        return made
+
+    @contextlib.contextmanager
+    def changing(self, entry: Entry) -> Iterator[str]:
+        """Around a change of attributes on disk; gives the number. It is sent anew if it is being sent."""
+        try:
+            yield entry.number
+        finally:
+            with self.changed:
+                entry.version += 1
+                entry.due = time.monotonic() + CALM
+
+    def rename(self, entry: Entry, key: str) -> None:
+        """Give a file another key, at which nothing waits; until ``forget_gone`` it is known where it was."""
+        old = self._disk.get_metadata(entry.number)
+        gone = {} if entry.is_new else {GONE: entry.key}
+        self._disk.set_metadata(entry.number, {**old, KEY: key, **gone})
+        with self.changed:
+            self._leave(entry)
+            entry.key, entry.version, entry.due = key, entry.version + 1, time.monotonic() + CALM
+            self._enter(entry)
+
+    def forget_gone(self, entry: Entry) -> None:
+        """There is nothing any more where a file was before it was renamed."""
+        metadata = self._disk.get_metadata(entry.number)
+        if metadata.pop(GONE, None) is not None:
+            self._disk.set_metadata(entry.number, metadata)
+
+    def drop(self, entry: Entry) -> None:
+        """Have a file wait no more, and be gone."""
+        with self.changed:
+            self._leave(entry)
+            self.changed.notify_all()
+        self._disk.delete(entry.number)
+
+    def _enter(self, entry: Entry) -> None:
+        old = self._entries.pop(entry.key, None)
+        if old is not None and old is not entry:  # left by who died between two steps
+            self._disk.delete(old.number)
+        self._entries[entry.key] = entry
+        directory, name = split(entry.key)
+        self._in_directories.setdefault(directory, {})[name] = entry
+
+    def _leave(self, entry: Entry) -> None:
+        self._entries.pop(entry.key, None)
+        directory, name = split(entry.key)
+        names = self._in_directories.get(directory, {})
+        names.pop(name, None)
+        if not names:
+            self._in_directories.pop(directory, None)
+
+    # ---------------------------------------------------------------- sending
+
+    def take(self) -> tuple[Entry, str, int] | None:
+        """Answer a file that is due, with its key and version: it is being sent until ``sent``. None if none is. Hold ``changed``."""
+        moment = time.monotonic()
+        for key, entry in self._entries.items():
+            if entry.due <= moment and key not in self._busy:
+                self._busy.add(key)
+                return entry, key, entry.version
+        return None
+
+    def next_due(self) -> float | None:
+        """Seconds until another file is due; None if none waits. Hold ``changed``."""
+        due = [entry.due for key, entry in self._entries.items() if key not in self._busy]
+        return max(min(due) - time.monotonic(), 0.0) if due else None
+
+    def sent(self, entry: Entry, key: str, version: int, arrived: bool) -> None:
+        """A file, as it was when it was taken, was sent and has arrived, or has not."""
+        if arrived:
+            self.arrived(entry, key, version)
+        with self.changed:
+            self._busy.discard(key)
+            self.changed.notify_all()
+
+    def arrived(self, entry: Entry, key: str, version: int) -> None:
+        """A file has arrived as it was in this version: if that is the last, it waits no more."""
+        with self.changed:
+            there = self._entries.get(key)
+            is_over = there is entry and entry.version == version
+            if is_over:
+                self._leave(entry)
+            for one in (entry, there):
+                if one is not None:
+                    one.is_new = False
+        if is_over:
+            self._disk.delete(entry.number)
+
+    @contextlib.contextmanager
+    def held(self, key: str) -> Iterator[Entry | None]:
+        """Give what waits at a key; it is not being sent then, nor will it be before the end."""
+        with self.changed:
+            self.changed.wait_for(lambda: key not in self._busy)
+            self._busy.add(key)
+            entry = self._entries.get(key)
+        try:
+            yield entry
+        finally:
+            with self.changed:
+                self._busy.discard(key)
+                self.changed.notify_all()
+
+    def wait_until_idle(self, directory: str) -> None:
+        """Wait until nothing in a directory is being sent."""
+        with self.changed:
+            self.changed.wait_for(lambda: not any(key.startswith(directory) for key in self._busy))
+
+
+def shown(metadata: Metadata) -> Metadata:
+    """Metadata without what is ours of it."""
+    return {name: value for name, value in metadata.items() if name not in HIDDEN}
+
+
+def value_of(disk: SQLiteStore, number: str) -> Value:
+    """The value of a file that waits, as it is to be seen."""
+    value = disk.get(number)
+    value.metadata = shown(value.metadata)
+    value.show(shown)
+    return value
+
+
+def _locked(place: str) -> int:
+    """Make the directory if need be, and answer a descriptor that locks it."""
+    try:
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise StoreUnavailable(f"{place} cannot be opened to keep there what is to be sent: {error.strerror}") from error
+    try:
+        native = os.fstat(descriptor)
+        if native.st_uid != os.geteuid() or native.st_mode & (stat_module.S_IWGRP | stat_module.S_IWOTH):
+            raise UsageError(f"{place} is not ours alone to write to; keep what is to be sent somewhere else")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StoreLocked(f"another process sends what is in {place}; unmount that, or keep what is to be sent somewhere else") from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
