@@ -13,7 +13,7 @@ from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, ancestors, directory_key, is_directory_key, split
 from joinfs.stores.metadata import selected
 from joinfs.stores.reading import Reading
-from joinfs.stores.value import Capabilities, Marked, Metadata, Stat, Value, Versioned, new_stat, now
+from joinfs.stores.value import Capabilities, Marked, Metadata, Opened, Stat, Value, Versioned, new_stat, now
 from joinfs.stores.views import View, check_outside
 from joinfs.stores.writeback_pending import HIDDEN, Entry, Pending, shown, value_of
 from joinfs.stores.writeback_sender import Sender
@@ -89,15 +89,19 @@ class WriteBackStore(View):
             raise
         if not self.capabilities.writable:
             return
+        try:
+            self._finish_renames(renamed)
+        except BaseException:
+            self._pending.close()
+            self.store.disconnect()
+            raise
         self._sender = Sender(self._pending, self.store, self._writing)
-        for key, entry in renamed:
-            self._finish_rename(key, entry)
 
-    def _finish_rename(self, key: str, entry: Entry) -> None:
-        """Of a rename that was cut off, or failed."""
-        with contextlib.suppress(KeyError, JoinfsError, OSError), self._exclusive(key):
+    def _finish_renames(self, renamed: Sequence[tuple[str, Entry]]) -> None:
+        """Those that were cut off."""
+        for key, entry in renamed:
             if self._pending.find(key) is None:
-                with self._writing(), contextlib.suppress(KeyError):
+                with contextlib.suppress(KeyError):
                     self.store.delete(key)
             self._pending.forget_gone(entry)
 
@@ -202,7 +206,20 @@ class WriteBackStore(View):
 
     def get(self, key: str) -> Value:
         self._check_connected()
-        return self._pending.ask(key, lambda number: value_of(self._pending.disk, number), super().get)
+        return self._pending.ask(key, lambda number: self._waiting_value(key, number), super().get)
+
+    def _waiting_value(self, key: str, number: str) -> Value:
+        value = value_of(self._pending.disk, number)
+        return Value(lambda: self._opened(key, value), value.metadata, value.size, value.created, value.modified)
+
+    def _opened(self, key: str, value: Value) -> Opened:
+        """A stream of what waited when it was asked for; of what its store has, if it has arrived."""
+        try:
+            stream = value.data
+        except KeyError:
+            value = self.get(key)
+            stream = value.data
+        return Opened(stream, dict(value.metadata), value.size, value.created, value.modified)
 
     def get_data(self, key: str) -> BinaryIO:
         return Reading.get_data(self, key)
@@ -322,15 +339,15 @@ class WriteBackStore(View):
 
     def _changed_where_it_is(self, key: str, waiting: Callable[[str], Any], otherwise: Callable[[], Any]) -> Any:
         """Change attributes of what waits at a key on disk, and else in the store."""
-        entry = self._pending.find(key)
-        while entry is not None:
+        while (entry := self._pending.find(key)) is not None:
             try:
-                with self._pending.changing(entry) as number:
-                    return waiting(number)
+                answer = waiting(entry.number)
             except KeyError:  # it has just arrived
                 if self._pending.find(key) is entry:
                     raise
-                entry = self._pending.find(key)
+            else:
+                if self._pending.was_changed(entry):
+                    return answer
         with self._writing():
             return otherwise()
 
@@ -403,20 +420,28 @@ class WriteBackStore(View):
         self._touch(new)
 
     def _rename_file(self, old: str, new: str) -> None:
-        with self._pending.held(old) as entry:
+        is_new = False if self._pending.find(old) is None else self._prepare(new)
+        self._send(new)  # what is replaced is in the store until its place is taken
+        with self._pending.held(old) as entry, self._pending.held(new):
             if entry is None:
-                self._send(new)
                 with self._writing():
                     super()._rename(old, new)
-                return
-            is_new = self._prepare(new)
-            self._send(new)  # what is replaced is in the store until its place is taken
-            was_new = entry.is_new
-            self._pending.rename(entry, new)
-            entry.is_new = was_new and is_new
-            if not was_new:
-                self._delete_there(old, is_sure=False)
-                self._pending.forget_gone(entry)
+            else:
+                self._rename_waiting(entry, new, is_new)
+
+    def _rename_waiting(self, entry: Entry, new: str, is_new: bool) -> None:
+        old, was_new = entry.key, entry.is_new
+        self._pending.rename(entry, new)
+        entry.is_new = was_new and is_new
+        if was_new:
+            return
+        try:
+            self._delete_there(old, is_sure=False)
+        except BaseException:
+            self._pending.rename(entry, old)
+            raise
+        finally:
+            self._pending.forget_gone(entry)
 
     def _send(self, *keys: str) -> None:
         """Send what waits at some keys, or in directories, now."""

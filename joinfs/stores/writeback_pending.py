@@ -153,15 +153,12 @@ class Pending:
             self._disk.delete(old.number)
         return made
 
-    @contextlib.contextmanager
-    def changing(self, entry: Entry) -> Iterator[str]:
-        """Around a change of attributes on disk; gives the number. It is sent anew if it is being sent."""
-        try:
-            yield entry.number
-        finally:
-            with self.changed:
-                entry.version += 1
-                entry.due = time.monotonic() + CALM
+    def was_changed(self, entry: Entry) -> bool:
+        """Attributes of a file were changed on disk: it is sent anew if it is being sent. False if it has arrived, and waits no more."""
+        with self.changed:
+            entry.version += 1
+            entry.due = time.monotonic() + CALM
+            return self._entries.get(entry.key) is entry
 
     def rename(self, entry: Entry, key: str) -> None:
         """Give a file another key, at which nothing waits; until ``forget_gone`` it is known where it was."""

@@ -16,7 +16,7 @@ READS = (
 )  # fmt: skip
 WRITES = (
     "put", "set", "set_data", "set_metadata", "update_metadata", "make", "make_local", "delete", "set_stat", "set_xattr",
-    "rename", "exchange", "link", "sync", "drain",
+    "rename", "exchange", "link", "sync", "drain", "put_sent",
 )  # fmt: skip
 
 

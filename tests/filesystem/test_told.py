@@ -43,8 +43,8 @@ class RecordingKernel:
     def node_changed(self, node, data):
         self._add("node changed", node, data)
 
-    def all_changed(self, in_root):
-        self._add("all changed", sorted(in_root))
+    def names_changed(self, names):
+        self._add("names changed", sorted(names))
 
     def told(self):
         """All that was told since this was asked last."""
@@ -305,7 +305,7 @@ def test_what_comes_from_the_kernel_is_no_news_to_it(fs, kernel):
 
 @pytest.mark.parametrize("store", ["directory", "join"], indirect=True)
 def test_what_comes_back_from_a_directory_late_is_news_of_that_name_at_most(fs, kernel):
-    assert "all changed" not in {what[0] for what in served(fs, kernel)}
+    assert "names changed" not in {what[0] for what in served(fs, kernel)}
 
 
 def test_what_the_same_process_does_past_the_mount_is_news(fs, kernel):
@@ -358,7 +358,7 @@ def test_a_directory_may_lose_its_name_while_it_is_told_that_all_below_it_change
     fs.tell(None)
     fs.tell(kernel)
     fs._changed("d/s/")
-    assert kernel.told()[-1] == ("entry changed", parent, "s")
+    assert kernel.told()[-2:] == [("entry changed", parent, "s"), ("names changed", [])]
     assert not is_there(fs, parent, "s")
 
 

@@ -1,11 +1,26 @@
 """Writes that are sent later. SEMANTICS.md, Writing back."""
 
+import contextlib
+import io
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+
 import pytest
 
 import joinfs
+from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, StoreLocked, StoreUnavailable, Unsupported, UsageError
+from joinfs.stores import writeback_pending
+from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.object import ObjectStore
+from joinfs.stores.value import new_stat
 from joinfs.stores.writeback import WriteBackStore
-from joinfs.testing import StoreContract
+from joinfs.testing import Fault, FaultyStore, StoreContract
+
+PATIENCE = 20
 
 
 class TestWriteBack(StoreContract):
@@ -13,6 +28,14 @@ class TestWriteBack(StoreContract):
 
     def make_store(self, place):
         return WriteBackStore(joinfs.MemoryStore(), place / "waiting")
+
+
+class TestWriteBackAtOnce(TestWriteBack):
+    """What is written arrives while it is looked at."""
+
+    @pytest.fixture(autouse=True)
+    def not_calm(self, monkeypatch):
+        monkeypatch.setattr(writeback_pending, "CALM", 0.0)
 
 
 class TestWriteBackToBucket(StoreContract):
@@ -23,3 +46,416 @@ class TestWriteBackToBucket(StoreContract):
     def make_store(self, place):
         bucket = self.server.new_bucket()
         return WriteBackStore(ObjectStore(f"//{bucket}", endpoint=self.server.endpoint), place / "waiting")
+
+
+def data(content):
+    return io.BytesIO(content)
+
+
+def put(store, key, content=b"content", **metadata):
+    store.set(key, (data(content), metadata))
+
+
+def contents(store):
+    """Everything in a store: directories by None."""
+    return dict(_walk(store, ""))
+
+
+def _walk(store, directory):
+    for name, stat in store.list(directory):
+        key = directory + name
+        if stat.is_directory:
+            yield key + "/", None
+            yield from _walk(store, key + "/")
+        else:
+            yield key, store.to_bytes(key)
+
+
+class Refusing:
+    """A schedule by which nothing can be put there for as long as ``refuses``; and what it was asked for."""
+
+    def __init__(self):
+        self.refuses, self.asked = False, []
+
+    def __call__(self, method):
+        self.asked.append(method)
+        refused = self.refuses and method in {"put", "put_sent"}
+        return Fault(StoreUnavailable("the server is gone")) if refused else None
+
+
+@pytest.fixture
+def there(tmp_path):
+    """Where it is sent, which outlives who sends."""
+    (tmp_path / "there").mkdir()
+    return tmp_path / "there"
+
+
+@pytest.fixture
+def schedule():
+    return Refusing()
+
+
+@pytest.fixture
+def unhurried(monkeypatch):
+    """Nothing is sent by itself."""
+    monkeypatch.setattr(writeback_pending, "CALM", 1000.0)
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    """All is sent at once."""
+    monkeypatch.setattr(writeback_pending, "CALM", 0.0)
+
+
+@pytest.fixture
+def opened(there, tmp_path, schedule):
+    @contextlib.contextmanager
+    def opened():
+        with WriteBackStore(FaultyStore(DirectoryStore(there), schedule), tmp_path / "waiting") as store:
+            yield store
+
+    return opened
+
+
+@pytest.fixture
+def store(opened):
+    with opened() as store:
+        yield store
+
+
+# ---------------------------------------------------------------- sending
+
+
+def test_what_waits_is_seen_and_arrives_as_it_was(unhurried, store, there):
+    put(store, "d/a", b"first", k="v")
+    store.set_stat("d/a", mode=0o600, mtime=1_500_000_000_000_000_005)
+    assert store.info()["waiting"] == 1
+    assert contents(store) == {"d/": None, "d/a": b"first"}
+    assert not (there / "d" / "a").exists()
+    before = store.stat("d/a")
+    store.drain()
+    assert store.info()["waiting"] == 0
+    assert (there / "d" / "a").read_bytes() == b"first"
+    after = store.stat("d/a")
+    assert (after.mode, after.mtime, after.size) == (before.mode, before.mtime, before.size) == (0o100600, 1_500_000_000_000_000_005, 5)
+    assert store.get_metadata("d/a") == {"k": "v"}
+
+
+def test_a_bucket_has_the_times_at_which_it_was_written(unhurried, moto, tmp_path):
+    place = f"//{moto.new_bucket()}"
+    with WriteBackStore(ObjectStore(place, endpoint=moto.endpoint), tmp_path / "waiting") as store:
+        put(store, "a")
+        before = store.stat("a")
+        time.sleep(0.01)  # the clock goes on
+        store.drain()
+        assert store.stat("a") == before
+    with ObjectStore(place, endpoint=moto.endpoint) as bucket:
+        assert bucket.stat("a") == before
+
+
+def test_it_is_sent_when_nobody_has_changed_it_for_a_while(hurried, store, there):
+    put(store, "a")
+    until(lambda: (there / "a").exists() and store.info()["waiting"] == 0)
+    assert (there / "a").read_bytes() == b"content"
+
+
+def test_what_is_renamed_or_deleted_before_it_is_sent_never_arrives(unhurried, store, there, schedule):
+    put(store, "a.tmp")
+    store.rename("a.tmp", "a")
+    put(store, "b")
+    store.delete("b")
+    assert contents(store) == {"a": b"content"}
+    schedule.asked.clear()
+    store.drain()
+    assert schedule.asked.count("put") == 1
+    assert "delete" not in schedule.asked
+    assert os.listdir(there) == ["a"]
+
+
+def test_what_replaces_and_renames_what_has_arrived(unhurried, store, there):
+    for key in ("a", "b", "c"):
+        put(store, key, b"old " + key.encode())
+    store.drain()
+    put(store, "a", b"new a")
+    store.rename("a", "d")  # waits, and is there under its old key
+    assert not (there / "a").exists()
+    put(store, "b", b"new b")
+    store.rename("c", "b")  # what is there, over what waits
+    put(store, "e", b"new e")
+    store.rename("e", "b")  # what waits, over what is there
+    assert contents(store) == {"b": b"new e", "d": b"new a"}
+    assert (there / "b").read_bytes() == b"old c"
+    store.drain()
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == {"b": b"new e", "d": b"new a"}
+
+
+def test_a_directory_is_renamed_with_what_waits_in_it(unhurried, store, there):
+    put(store, "d/e/a")
+    with pytest.raises(DirectoryNotEmpty):
+        store.delete("d/e/")
+    store.rename("d/", "f/")
+    assert contents(store) == {"f/": None, "f/e/": None, "f/e/a": b"content"}
+    assert (there / "f" / "e" / "a").read_bytes() == b"content"
+
+
+def test_kinds_are_told_apart_whether_they_wait_or_not(unhurried, store):
+    put(store, "a")
+    store.put("d/", new_stat(0o040755))
+    for write in (lambda: put(store, "a/b"), lambda: store.put("a/", new_stat(0o040755)), lambda: store.rename("d/", "a/")):
+        with pytest.raises(NotADirectory):
+            write()
+    with pytest.raises(IsADirectory):
+        put(store, "d")
+    assert contents(store) == {"a": b"content", "d/": None}
+
+
+def test_a_directory_has_the_time_that_it_was_given(unhurried, store):
+    store.put("d/", new_stat(0o040755))
+    before = store.stat("d/").mtime
+    put(store, "d/a")
+    assert store.stat("d/").mtime > before
+    store.set_stat("d/", mtime=5_000_000_000)
+    store.drain()
+    assert (store.stat("d/").mtime, store.lookup("d").mtime, dict(store.list(""))["d"].kind) == (5_000_000_000, 5_000_000_000, 0o040000)
+
+
+class Slow(joinfs.MemoryStore):
+    """One that takes a value when it is let."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun, self.let = threading.Event(), threading.Event()
+
+    def put_sent(self, *given):
+        self.begun.set()
+        assert self.let.wait(PATIENCE)
+        return super().put_sent(*given)
+
+
+@pytest.fixture
+def slow(tmp_path, hurried):
+    below = Slow()
+    with WriteBackStore(below, tmp_path / "waiting") as store:
+        try:
+            yield store, below
+        finally:
+            below.let.set()
+
+
+def test_what_is_written_while_it_is_sent_arrives_as_it_is_last(slow):
+    store, below = slow
+    put(store, "a", b"first", n="1")
+    assert below.begun.wait(PATIENCE)
+    put(store, "a", b"second", n="2")
+    store.set_metadata("a", {"n": "3"})
+    assert (store.to_bytes("a"), store.get_metadata("a")) == (b"second", {"n": "3"})
+    below.let.set()
+    store.drain()
+    assert (below.to_bytes("a"), below.get_metadata("a"), store.to_bytes("a")) == (b"second", {"n": "3"}, b"second")
+
+
+@pytest.mark.parametrize("change", [lambda store: store.delete("a"), lambda store: store.rename("a", "b"), lambda store: store.delete("d/")])
+def test_what_is_just_being_sent_is_waited_for(slow, change):
+    store, below = slow
+    store.put("d/", new_stat(0o040755))
+    put(store, "a")
+    assert below.begun.wait(PATIENCE)
+    thread = threading.Thread(target=change, args=(store,))
+    thread.start()
+    below.let.set()
+    thread.join(PATIENCE)
+    store.drain()
+    assert contents(store) == contents(below)
+    assert ("a" in contents(below)) == ("d/" not in contents(below))
+
+
+def test_many_are_sent_at_a_time(hurried, tmp_path):
+    together = threading.Barrier(8)
+
+    class Together(joinfs.MemoryStore):
+        def put_sent(self, *given):
+            together.wait(PATIENCE)
+            return super().put_sent(*given)
+
+    below = Together()
+    with WriteBackStore(below, tmp_path / "waiting") as store:
+        for number in range(8):
+            put(store, f"{number}")
+        store.drain()
+        assert len(contents(below)) == 8
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def test_what_is_not_taken_is_kept_and_sent_again(unhurried, opened, schedule, there, caplog):
+    schedule.refuses = True
+    with opened() as store:
+        put(store, "a")
+        put(store, "b", b"2")
+        with pytest.raises(StoreUnavailable, match="the server is gone"):
+            store.drain()
+        assert contents(store) == {"a": b"content", "b": b"2"}
+    assert "2 files are not sent to faulty" in caplog.text
+    assert os.listdir(there) == []
+    with opened() as store:
+        assert store.info()["waiting"] == 2
+        assert contents(store) == {"a": b"content", "b": b"2"}
+        schedule.refuses = False
+        store.drain()
+    assert sorted(os.listdir(there)) == ["a", "b"]
+
+
+WRITER = """
+import io, os, sys
+import joinfs
+from joinfs.stores import writeback_pending
+writeback_pending.CALM = 1000.0
+store = joinfs.open_store(sys.argv[1])
+store.set("d/a", (io.BytesIO(b"first"), {"k": "v"}))
+store.set("b", (io.BytesIO(b"x" * 3_000_000), {}))
+store.set("b", (io.BytesIO(b"y" * 3_000_000), {}))
+store.set("c.tmp", (io.BytesIO(b"c"), {}))
+store.rename("c.tmp", "c")
+store.set("gone", (io.BytesIO(b"c"), {}))
+store.delete("gone")
+print("written", flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_waits_outlives_a_kill(unhurried, there, tmp_path):
+    url = f"dir:{there}?writeback={tmp_path}/waiting"
+    done = subprocess.run([sys.executable, "-c", WRITER, url], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (-9, "written\n"), done.stderr
+    assert [path.name for path in there.iterdir()] == ["d"]
+    with joinfs.open_store(url) as store:
+        assert contents(store) == {"b": b"y" * 3_000_000, "c": b"c", "d/": None, "d/a": b"first"}
+        assert store.get_metadata("d/a") == {"k": "v"}
+        assert [*store.check()] == []
+    with DirectoryStore(there) as store:
+        assert contents(store) == {"b": b"y" * 3_000_000, "c": b"c", "d/": None, "d/a": b"first"}
+
+
+def test_a_rename_that_fails_leaves_the_old(unhurried, opened):
+    with opened() as store:
+        put(store, "a", b"old")
+        store.drain()
+        put(store, "a", b"new")
+        store.store.schedule = lambda method: Fault(StoreUnavailable("gone")) if method in {"delete", "put"} else None
+        with pytest.raises(StoreUnavailable, match="gone"):
+            store.rename("a", "b")
+        assert contents(store) == {"a": b"new"}
+
+
+RENAMER = """
+import io, os, sys
+import joinfs
+from joinfs.stores import writeback_pending
+writeback_pending.CALM = 1000.0
+store = joinfs.open_store(sys.argv[1])
+store.set("a", (io.BytesIO(b"old"), {}))
+store.drain()
+store.set("a", (io.BytesIO(b"new"), {}))
+store.store.delete = lambda key: os.kill(os.getpid(), 9)
+store.rename("a", "b")
+"""
+
+
+def test_a_rename_that_was_cut_off_is_finished(there, tmp_path):
+    url = f"dir:{there}?writeback={tmp_path}/waiting"
+    done = subprocess.run([sys.executable, "-c", RENAMER, url], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (-9, "")
+    assert (there / "a").read_bytes() == b"old"
+    with joinfs.open_store(url) as store:
+        assert contents(store) == {"b": b"new"}
+    assert [path.name for path in there.iterdir()] == ["b"]
+
+
+def test_one_process_at_a_time_sends_what_is_in_a_directory(store, opened):
+    with pytest.raises(StoreLocked, match="another process sends"), opened():
+        raise AssertionError
+
+
+def test_a_directory_that_others_may_write_to_is_refused(there, tmp_path):
+    url = f"dir:{there}?writeback={tmp_path}/waiting"
+    joinfs.open_store(url).disconnect()
+    (place,) = (tmp_path / "waiting" / "joinfs-writeback-1").iterdir()
+    place.chmod(0o777)
+    with pytest.raises(UsageError, match="not ours alone"):
+        joinfs.open_store(url)
+
+
+@pytest.mark.parametrize(("options", "words"), [("writeback={p}/there/in", "is inside"), ("ro&writeback={p}/w", "is to take none")])
+def test_what_makes_no_sense_is_told(there, tmp_path, options, words):
+    with pytest.raises(UsageError, match=words):
+        joinfs.open_store(f"dir:{there}?{options.format(p=tmp_path)}")
+
+
+def test_its_own_metadata_is_nobody_elses(store):
+    with pytest.raises(Unsupported, match="own"):
+        put(store, "a", **{writeback_pending.KEY: "b"})
+
+
+def test_others_changes_are_told_and_its_own_once(unhurried, tmp_path):
+    below = joinfs.MemoryStore()
+    told = []
+    with WriteBackStore(below, tmp_path / "waiting") as store:
+        store.subscribe(told.append)
+        put(store, "a")
+        assert told == ["a"]
+        store.drain()
+        assert told == ["a"]
+        put(below, "b")
+        assert told == ["a", "b"]
+
+
+@pytest.mark.parametrize("calm", [0.0, 1000.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_any_writes_in_any_order(seed, calm, opened, there, monkeypatch):
+    """Beside a plain dict, sent meanwhile or not, and opened anew."""
+    monkeypatch.setattr(writeback_pending, "CALM", calm)
+    chance, model = random.Random(seed), {}
+    keys = ["a", "b", "d/a", "d/b", "e/f/a"]
+    for _ in range(6):
+        with opened() as store:
+            for _ in range(40):
+                step(store, model, chance, keys)
+            assert files(contents(store)) == model
+    with DirectoryStore(there) as store:
+        assert files(contents(store)) == model
+
+
+def step(store, model, chance, keys):
+    key, other = chance.sample(keys, 2)
+    verb = chance.choice(["put", "put", "put", "delete", "rename", "directory", "metadata", "drain", "read"])
+    if verb == "put":
+        model[key] = chance.randbytes(chance.choice([0, 10, 300_000]))
+        put(store, key, model[key])
+    elif verb == "delete" and key in model:
+        store.delete(key)
+        del model[key]
+    elif verb == "rename" and key in model:
+        store.rename(key, other)
+        model[other] = model.pop(key)
+    elif verb == "directory" and any(key.startswith("d/") for key in model):
+        store.rename("d/", "moved/")
+        store.rename("moved/", "d/")
+    elif verb == "metadata" and key in model:
+        store.update_metadata(key, {"n": str(chance.random())})
+    elif verb == "drain":
+        store.drain()
+    elif verb == "read":
+        assert files(contents(store)) == model
+
+
+def files(found):
+    return {key: content for key, content in found.items() if content is not None}
+
+
+def until(holds):
+    """Wait for what is told by no event."""
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
