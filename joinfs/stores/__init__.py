@@ -2,7 +2,7 @@
 
 A URL is ``SCHEME:PATH``, with options after a ``?`` at its end, joined by ``&``: ``ro`` for a store that is
 to take no writes, ``prefix=a/b`` for one directory of it, ``cache=DIRECTORY`` to keep what was read on local disk, with ``cache_size=10G``
-and ``cache_ttl=SECONDS`` if wanted (a ``?``, ``&`` or ``%`` in a path or prefix is then spelled ``%3F``, ``%26``, ``%25``). Schemes are those of ``REGISTRY``, and what other packages register under the
+and ``cache_ttl=SECONDS`` if wanted, ``writeback=DIRECTORY`` to send later what is written (a ``?``, ``&`` or ``%`` in a path or prefix is then spelled ``%3F``, ``%26``, ``%25``). Schemes are those of ``REGISTRY``, and what other packages register under the
 entry point group ``joinfs.stores``. A bare path is recognised by what it is.
 """
 
@@ -215,7 +215,7 @@ def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
     if cache:
         store = _cached(store, cache)
     if writeback is not None:
-        store = _written_back(store, writeback, read_only)
+        store = _written_back(store, writeback)
     if prefix is None:
         return store
     try:
@@ -233,11 +233,9 @@ def without_cache(url: str) -> str:
     return "?".join([path, *(["&".join(kept)] if kept else [])])
 
 
-def _written_back(store: Store, path: str, read_only: bool) -> Store:
+def _written_back(store: Store, path: str) -> Store:
     from joinfs.stores.writeback import WriteBackStore  # noqa: PLC0415 - for those who want it
 
-    if read_only:
-        raise UsageError(f"'?{WRITEBACK}=' says where writes wait, and this store is to take none")
     return WriteBackStore(store, os.path.expanduser(path))
 
 

@@ -456,7 +456,7 @@ class Store(Announcing, BulkMethods, Reading):
         """Return when what was written is where it is to go in the end, if it is sent there later than it is answered.
 
         Raises:
-            StoreError, OSError: It is not taken there; it is kept, and sent again.
+            StoreUnavailable: It is not taken there; it is kept, and sent again.
         """
 
     # ---------------------------------------------------------------- for the methods above

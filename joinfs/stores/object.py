@@ -91,6 +91,10 @@ class ObjectStore(ReadingObjects):
         birth = sent.birth if sent is not None else now() if there.found is None else self._attributes(key, there).stat.birth
         return self._put_at(key, there, Attributes(stat._replace(birth=birth), copied(metadata), xattrs), data)
 
+    def _around_write(self, *keys: str) -> contextlib.AbstractContextManager[object]:
+        """The same; of what is sent any number at a time, as several machines do it."""
+        return contextlib.nullcontext() if hasattr(self._sent, "stat") else super()._around_write(*keys)
+
     def put_sent(self, key: str, stat: Stat, data: BinaryIO | None, metadata: Mapping[str, Any], xattrs: Mapping[str, bytes]) -> Stat:
         self._sent.stat = stat
         try:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from joinfs.errors import DirectoryNotEmpty, IsADirectory, JoinfsError, NotADirectory, Unsupported, UsageError
+from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, StoreUnavailable, Unsupported, UsageError
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, ancestors, directory_key, is_directory_key, split
 from joinfs.stores.metadata import selected
@@ -111,9 +111,8 @@ class WriteBackStore(View):
         if sender is not None:
             try:
                 sender.drain()
-            except (JoinfsError, OSError) as error:
-                text = "%d files are not sent to %s yet: %s; they are kept in %s, and sent when it is opened so again"
-                log.warning(text, len(self._pending), self.store.name, error, self.path_of_pending)
+            except StoreUnavailable as error:
+                log.warning("%s; it is kept in %s, and sent when the store is opened so again", error, self.path_of_pending)
             sender.close()
         self._pending.close()
         self.store.disconnect()

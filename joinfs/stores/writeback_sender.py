@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from joinfs.errors import StoreUnavailable
 from joinfs.stores.base import Store
 from joinfs.stores.writeback_pending import Entry, Pending, shown
 
@@ -34,7 +35,7 @@ class Sender:
         self._ended = False
         self._retry = FIRST_RETRY
         self._failures = 0
-        self._failure: Exception | None = None
+        self._failure = ""
         self._threads = [threading.Thread(target=self._work, name="joinfs sends", daemon=True) for _ in range(senders)]
         for thread in self._threads:
             thread.start()
@@ -51,7 +52,7 @@ class Sender:
         """Send all that waits now, and return when it has arrived.
 
         Raises:
-            StoreError, OSError: What the store says to some of it; that waits on.
+            StoreUnavailable: The store does not take some of it, which waits on.
         """
         with self._pending.changed:
             failures = self._failures
@@ -60,8 +61,10 @@ class Sender:
                 entry.due = 0.0
             self._pending.changed.notify_all()
             self._pending.changed.wait_for(lambda: self._failures != failures or all(self._pending.find(entry.key) is not entry for entry in waiting))
-            if self._failures != failures and self._failure is not None:
-                raise self._failure
+            if self._failures != failures:
+                count = len(self._pending)
+                files = "a file is" if count == 1 else f"{count} files are"
+                raise StoreUnavailable(f"{files} not sent to {self._store.name} yet; {self._failure}")
 
     def _work(self) -> None:
         while True:
@@ -113,5 +116,5 @@ class Sender:
             entry.due = time.monotonic() + self._retry
             self._retry = min(self._retry * 2, LAST_RETRY)
             self._failures += 1
-            self._failure = error
+            self._failure = f"{key!r}: {error}"
         self._pending.sent(entry, key, version, arrived=False)

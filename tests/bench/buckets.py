@@ -5,7 +5,8 @@
 
 Each row is on a mount of its own where that is said to be cold. All get the same requests at the same server, the delay
 (of a request and its answer together, in seconds) is made by ``delayed.py``. rclone sends what is written later, in the
-background: ``written and sent`` goes on until the server has it; to the others it is the same as ``written``.
+background, and so does joinfs with ``?writeback=`` (``writeback``): ``written and sent`` goes on until the server has it; to the others
+it is the same as ``written``.
 """
 
 import argparse
@@ -42,6 +43,12 @@ def joinfs(url: str, bucket: str, prefix: str, at: Path, _: Path) -> list[str]:
     return [sys.executable, "-m", "joinfs", "mount", "-f", f"s3://{bucket}/{prefix}?endpoint={url}", str(at)]
 
 
+def joinfs_later(url: str, bucket: str, prefix: str, at: Path, scratch: Path) -> list[str]:
+    """The same, with what is written sent later, as rclone does it."""
+    command = joinfs(url, bucket, prefix, at, scratch)
+    return [*command[:-2], f"{command[-2]}&writeback={scratch}/waiting", command[-1]]
+
+
 def rclone(url: str, bucket: str, prefix: str, at: Path, scratch: Path) -> list[str]:
     """The same; its cache is new."""
     remote = f":s3,provider=Other,env_auth=true,endpoint='{url}':{bucket}/{prefix}"
@@ -56,7 +63,7 @@ def s3fs(url: str, bucket: str, prefix: str, at: Path, scratch: Path) -> list[st
     return ["s3fs", f"{bucket}:/{prefix}", str(at), "-f", "-o", f"passwd_file={passwords},url={url},use_path_request_style"]
 
 
-SYSTEMS = {"joinfs": joinfs, "rclone": rclone, "s3fs": s3fs}
+SYSTEMS = {"joinfs": joinfs, "writeback": joinfs_later, "rclone": rclone, "s3fs": s3fs}
 
 
 class Bench:
@@ -118,8 +125,8 @@ class Bench:
     def _run(self, *command: Any) -> Callable[[], object]:
         return lambda: subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT, cwd=self.at)
 
-    def _is_sent(self, count: int) -> bool:
-        return sum(name.startswith(f"{self.prefix}/") for name in self.server.names(self.server.bucket)) >= count
+    def _is_sent(self, *names: str) -> bool:
+        return {f"{self.prefix}/{name}" for name in names} <= set(self.server.names(self.server.bucket))
 
     def _read_all(self) -> None:
         def read(name: str) -> int:
@@ -134,11 +141,11 @@ class Bench:
         with self.mounted():
             begun = time.perf_counter()
             self._row("small files written", self._run("cp", "-r", self.files, "."))
-            self._wait(lambda: self._is_sent(self.given.files))
+            self._wait(lambda: self._is_sent(*(f"files/{name}" for name in os.listdir(self.files))))
             self.rows["small files written and sent"] = time.perf_counter() - begun
             begun = time.perf_counter()
             self._row("large file written", self._run("dd", f"if={self.large}", "of=large", "bs=1M", "conv=fsync"))
-            self._wait(lambda: self._is_sent(self.given.files + 1))
+            self._wait(lambda: self._is_sent("large"))
             self.rows["large file written and sent"] = time.perf_counter() - begun
 
     def read(self) -> None:
@@ -185,7 +192,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, metavar="MIB")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     given = parser.parse_args()
-    names = [name for name in given.systems.split(",") if name == "joinfs" or shutil.which(name)]
+    names = [name for name in given.systems.split(",") if name in {"joinfs", "writeback"} or shutil.which(name)]
     with tempfile.TemporaryDirectory(prefix="joinfs-bench-") as place:
         (Path(place) / "server").mkdir()
         server = SeaweedFS(Path(place) / "server")

@@ -12,13 +12,13 @@ import time
 import pytest
 
 import joinfs
-from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, StoreLocked, StoreUnavailable, Unsupported, UsageError
+from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, ReadOnly, StoreLocked, StoreUnavailable, Unsupported, UsageError
 from joinfs.stores import writeback_pending
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.object import ObjectStore
 from joinfs.stores.value import new_stat
 from joinfs.stores.writeback import WriteBackStore
-from joinfs.testing import Fault, FaultyStore, StoreContract
+from joinfs.testing import Fault, FaultyStore, StoreContract, never
 
 PATIENCE = 20
 
@@ -386,10 +386,20 @@ def test_a_directory_that_others_may_write_to_is_refused(there, tmp_path):
         joinfs.open_store(url)
 
 
-@pytest.mark.parametrize(("options", "words"), [("writeback={p}/there/in", "is inside"), ("ro&writeback={p}/w", "is to take none")])
-def test_what_makes_no_sense_is_told(there, tmp_path, options, words):
-    with pytest.raises(UsageError, match=words):
-        joinfs.open_store(f"dir:{there}?{options.format(p=tmp_path)}")
+def test_a_directory_inside_the_store_is_refused(there):
+    with pytest.raises(UsageError, match="is inside"):
+        joinfs.open_store(f"dir:{there}?writeback={there}/in")
+
+
+def test_who_only_reads_sees_what_waits_and_sends_nothing(unhurried, opened, schedule, there, tmp_path):
+    schedule.refuses = True
+    with opened() as store:
+        put(store, "a")
+    with WriteBackStore(FaultyStore(DirectoryStore(there, read_only=True), never), tmp_path / "waiting") as store:
+        assert contents(store) == {"a": b"content"}
+        with pytest.raises(ReadOnly):
+            put(store, "b")
+    assert os.listdir(there) == []
 
 
 def test_its_own_metadata_is_nobody_elses(store):
