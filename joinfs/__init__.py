@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from joinfs.running import run
     from joinfs.stores import Capabilities, Stat, Store, Usage, Value
     from joinfs.stores.archive import ArchiveStore
+    from joinfs.stores.azure import AzureStore
     from joinfs.stores.caching import CachingStore
     from joinfs.stores.directory import DirectoryStore
     from joinfs.stores.encore import EncoreStore
@@ -50,9 +51,14 @@ if TYPE_CHECKING:
     from joinfs.stores.http import HTTPStore
     from joinfs.stores.mapping import MappingStore
     from joinfs.stores.memory import MemoryStore
+    from joinfs.stores.object import ObjectStore
+    from joinfs.stores.postgres import PostgresStore
+    from joinfs.stores.redis_store import RedisStore
+    from joinfs.stores.split import SplitStore
     from joinfs.stores.sqlite import SQLiteStore
     from joinfs.stores.tar import TarStore
     from joinfs.stores.views import PrefixStore, ReadOnlyStore
+    from joinfs.stores.writeback import WriteBackStore
     from joinfs.stores.zip import ZipStore
     from joinfs.unmounted.mapping import as_mapping
 
@@ -73,6 +79,7 @@ _WHERE = {
     "joinfs.running": ("run",),
     "joinfs.stores": ("Capabilities", "Stat", "Store", "Usage", "Value"),
     "joinfs.stores.archive": ("ArchiveStore",),
+    "joinfs.stores.azure": ("AzureStore",),
     "joinfs.stores.caching": ("CachingStore",),
     "joinfs.stores.directory": ("DirectoryStore",),
     "joinfs.stores.encore": ("EncoreStore",),
@@ -80,9 +87,14 @@ _WHERE = {
     "joinfs.stores.http": ("HTTPStore",),
     "joinfs.stores.mapping": ("MappingStore",),
     "joinfs.stores.memory": ("MemoryStore",),
+    "joinfs.stores.object": ("ObjectStore",),
+    "joinfs.stores.postgres": ("PostgresStore",),
+    "joinfs.stores.redis_store": ("RedisStore",),
+    "joinfs.stores.split": ("SplitStore",),
     "joinfs.stores.sqlite": ("SQLiteStore",),
     "joinfs.stores.tar": ("TarStore",),
     "joinfs.stores.views": ("PrefixStore", "ReadOnlyStore"),
+    "joinfs.stores.writeback": ("WriteBackStore",),
     "joinfs.stores.zip": ("ZipStore",),
     "joinfs.unmounted.mapping": ("as_mapping",),
 }
@@ -135,6 +147,12 @@ __all__ = [
     "mount",
     "open_store",
     "run",
+    "AzureStore",
+    "ObjectStore",
+    "PostgresStore",
+    "RedisStore",
+    "SplitStore",
+    "WriteBackStore",
 ]
 
 

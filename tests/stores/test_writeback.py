@@ -12,13 +12,23 @@ import time
 import pytest
 
 import joinfs
-from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, ReadOnly, StoreLocked, StoreUnavailable, Unsupported, UsageError
+from joinfs.errors import (
+    DirectoryNotEmpty,
+    IsADirectory,
+    NotADirectory,
+    ReadOnly,
+    StoreLocked,
+    StoreUnavailable,
+    Unsupported,
+    UsageError,
+)
 from joinfs.stores import writeback_pending
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.object import ObjectStore
 from joinfs.stores.value import new_stat
 from joinfs.stores.writeback import WriteBackStore
-from joinfs.testing import Fault, FaultyStore, StoreContract, never
+from joinfs.testing import Fault, FaultyStore, StoreContract
+from joinfs.testing.faulty import never
 
 PATIENCE = 20
 
