@@ -6,6 +6,7 @@ anew gets a new number, so that who sends the old one goes on reading it as it w
 
 import contextlib
 import fcntl
+import heapq
 import itertools
 import os
 import stat as stat_module
@@ -42,7 +43,7 @@ class Entry:
     def __init__(self, key: str, number: str, is_new: bool) -> None:
         self.key, self.number, self.is_new = key, number, is_new
         self.version = 0
-        self.due = time.monotonic() + CALM
+        self.due = 0.0
 
 
 class Pending:
@@ -52,14 +53,19 @@ class Pending:
         place: A directory of our own, made if it is not there.
 
     Attributes:
-        changed: Guards the index; notified when something waits, or waits no more.
+        changed: Guards the index; notified when something waits no more, or is not being sent any more.
+        work: With the same lock; notified when something is due earlier than anything was.
     """
 
     def __init__(self, place: str) -> None:
         self._place = place
         self._disk = SQLiteStore(os.path.join(place, "pending.db"))
         self._lock = -1
-        self.changed = threading.Condition()
+        lock = threading.RLock()
+        self.changed, self.work = threading.Condition(lock), threading.Condition(lock)
+        # By when they are due; those that are due at another time by now, or are not there any more, are passed over.
+        self._due: list[tuple[float, int, Entry]] = []
+        self._turns = itertools.count()
         self._entries: dict[str, Entry] = {}
         self._in_directories: dict[str, dict[str, Entry]] = {}
         self._busy: set[str] = set()
@@ -80,7 +86,8 @@ class Pending:
         self._lock = _locked(self._place)
         try:
             self._disk.connect()
-            return self._load()
+            with self.changed:
+                return self._load()
         except BaseException:
             self.close()
             raise
@@ -90,6 +97,7 @@ class Pending:
         self._disk.disconnect()
         self._entries.clear()
         self._in_directories.clear()
+        self._due.clear()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -148,7 +156,6 @@ class Pending:
                 self._leave(old)
                 is_new = old.is_new
             self._enter(Entry(key, number, is_new and key not in self._busy))
-            self.changed.notify_all()
         if old is not None:
             self._disk.delete(old.number)
         return made
@@ -157,7 +164,7 @@ class Pending:
         """Attributes of a file were changed on disk: it is sent anew if it is being sent. False if it has arrived, and waits no more."""
         with self.changed:
             entry.version += 1
-            entry.due = time.monotonic() + CALM
+            self.schedule(entry, CALM)
             return self._entries.get(entry.key) is entry
 
     def rename(self, entry: Entry, key: str) -> None:
@@ -167,7 +174,7 @@ class Pending:
         self._disk.set_metadata(entry.number, {**old, KEY: key, **gone})
         with self.changed:
             self._leave(entry)
-            entry.key, entry.version, entry.due = key, entry.version + 1, time.monotonic() + CALM
+            entry.key, entry.version = key, entry.version + 1
             self._enter(entry)
 
     def forget_gone(self, entry: Entry) -> None:
@@ -190,6 +197,7 @@ class Pending:
         self._entries[entry.key] = entry
         directory, name = split(entry.key)
         self._in_directories.setdefault(directory, {})[name] = entry
+        self.schedule(entry, CALM)
 
     def _leave(self, entry: Entry) -> None:
         self._entries.pop(entry.key, None)
@@ -201,27 +209,42 @@ class Pending:
 
     # ---------------------------------------------------------------- sending
 
+    def schedule(self, entry: Entry, seconds: float) -> None:
+        """Have a file be due so long from now. Hold ``changed``."""
+        entry.due = time.monotonic() + seconds
+        is_first = not self._due or entry.due < self._due[0][0]
+        heapq.heappush(self._due, (entry.due, next(self._turns), entry))
+        if is_first:
+            self.work.notify()
+
     def take(self) -> tuple[Entry, str, int] | None:
         """Answer a file that is due, with its key and version: it is being sent until ``sent``. None if none is. Hold ``changed``."""
-        moment = time.monotonic()
-        for key, entry in self._entries.items():
-            if entry.due <= moment and key not in self._busy:
-                self._busy.add(key)
-                return entry, key, entry.version
+        while self._due and self._due[0][0] <= time.monotonic():
+            due, _, entry = heapq.heappop(self._due)
+            if due == entry.due and self._entries.get(entry.key) is entry and entry.key not in self._busy:
+                self._busy.add(entry.key)
+                self.work.notify()  # the next may be due as well
+                return entry, entry.key, entry.version
         return None
 
     def next_due(self) -> float | None:
-        """Seconds until another file is due; None if none waits. Hold ``changed``."""
-        due = [entry.due for key, entry in self._entries.items() if key not in self._busy]
-        return max(min(due) - time.monotonic(), 0.0) if due else None
+        """Seconds until another file may be due; None if none waits. Hold ``changed``."""
+        return max(self._due[0][0] - time.monotonic(), 0.0) if self._due else None
+
+    def _free(self, key: str) -> None:
+        """What waits at a key may be sent again."""
+        with self.changed:
+            self._busy.discard(key)
+            entry = self._entries.get(key)
+            if entry is not None:
+                self.schedule(entry, max(entry.due - time.monotonic(), 0.0))
+            self.changed.notify_all()
 
     def sent(self, entry: Entry, key: str, version: int, arrived: bool) -> None:
         """A file, as it was when it was taken, was sent and has arrived, or has not."""
         if arrived:
             self.arrived(entry, key, version)
-        with self.changed:
-            self._busy.discard(key)
-            self.changed.notify_all()
+        self._free(key)
 
     def arrived(self, entry: Entry, key: str, version: int) -> None:
         """A file has arrived as it was in this version: if that is the last, it waits no more."""
@@ -246,9 +269,7 @@ class Pending:
         try:
             yield entry
         finally:
-            with self.changed:
-                self._busy.discard(key)
-                self.changed.notify_all()
+            self._free(key)
 
     def wait_until_idle(self, directory: str) -> None:
         """Wait until nothing in a directory is being sent."""

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 from joinfs.errors import StoreUnavailable
@@ -44,7 +43,7 @@ class Sender:
         """Send nothing any more, once what is under way has arrived or failed."""
         with self._pending.changed:
             self._ended = True
-            self._pending.changed.notify_all()
+            self._pending.work.notify_all()
         for thread in self._threads:
             thread.join()
 
@@ -58,8 +57,7 @@ class Sender:
             failures = self._failures
             waiting = self._pending.below("")
             for entry in waiting:
-                entry.due = 0.0
-            self._pending.changed.notify_all()
+                self._pending.schedule(entry, 0.0)
             self._pending.changed.wait_for(lambda: self._failures != failures or all(self._pending.find(entry.key) is not entry for entry in waiting))
             if self._failures != failures:
                 count = len(self._pending)
@@ -71,7 +69,7 @@ class Sender:
             with self._pending.changed:
                 taken = None
                 while not self._ended and (taken := self._pending.take()) is None:
-                    self._pending.changed.wait(self._pending.next_due())
+                    self._pending.work.wait(self._pending.next_due())
                 if taken is None:
                     return
             self._send(*taken)
@@ -113,8 +111,9 @@ class Sender:
     def _failed(self, entry: Entry, key: str, version: int, error: Exception) -> None:
         log.warning("%r is not sent to %s yet: %s; it is kept, and sent again", key, self._store.name, error)
         with self._pending.changed:
-            entry.due = time.monotonic() + self._retry
+            self._pending.schedule(entry, self._retry)
             self._retry = min(self._retry * 2, LAST_RETRY)
             self._failures += 1
+            self._pending.changed.notify_all()
             self._failure = f"{key!r}: {error}"
         self._pending.sent(entry, key, version, arrived=False)
