@@ -40,14 +40,6 @@ class TestWriteBack(StoreContract):
         return WriteBackStore(joinfs.MemoryStore(), place / "waiting")
 
 
-class TestWriteBackAtOnce(TestWriteBack):
-    """What is written arrives while it is looked at."""
-
-    @pytest.fixture(autouse=True)
-    def not_calm(self, monkeypatch):
-        monkeypatch.setattr(writeback_pending, "CALM", 0.0)
-
-
 class TestWriteBackToBucket(StoreContract):
     @pytest.fixture(autouse=True)
     def served(self, moto):
@@ -56,6 +48,14 @@ class TestWriteBackToBucket(StoreContract):
     def make_store(self, place):
         bucket = self.server.new_bucket()
         return WriteBackStore(ObjectStore(f"//{bucket}", endpoint=self.server.endpoint), place / "waiting")
+
+
+class TestWriteBackAtOnce(TestWriteBackToBucket):
+    """What is written arrives while it is looked at; a bucket keeps all of its attributes."""
+
+    @pytest.fixture(autouse=True)
+    def not_calm(self, monkeypatch):
+        monkeypatch.setattr(writeback_pending, "CALM", 0.0)
 
 
 def data(content):
