@@ -95,7 +95,8 @@ def _requests(rows: dict[str, dict[str, float]]) -> str:
 def _print_layer(layer: dict[str, Any]) -> None:
     size = "" if layer["size"] is None else f", {amount(layer['size'])}"
     takes = ", takes the writes" if layer["layer"] == 0 and layer["writable"] else ""
-    print(f"  {layer['layer']}  {shown(layer['name'])}  ({layer['kind']}{size}{takes})")
+    waiting = f", {counted(layer['waiting'], 'file')} to be sent" if layer.get("waiting") else ""
+    print(f"  {layer['layer']}  {shown(layer['name'])}  ({layer['kind']}{size}{takes}{waiting})")
 
 
 def _flush_arguments(parser: argparse.ArgumentParser) -> None:

@@ -35,6 +35,11 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         if layer["size"] is not None:
             yield f'joinfs_layer_bytes{{layer="{layer["layer"]}",name="{_escaped(layer["name"])}"}} {layer["size"]}'
     yield from _caches(status["layers"])
+    yield "# HELP joinfs_waiting_files Files that are to be sent to a store with ?writeback=."
+    yield "# TYPE joinfs_waiting_files gauge"
+    for layer in status["layers"]:
+        if "waiting" in layer:
+            yield f'joinfs_waiting_files{{layer="{layer["layer"]}",name="{_escaped(layer["name"])}"}} {layer["waiting"]}'
 
 
 def _caches(layers: list[dict[str, Any]]) -> Iterator[str]:

@@ -170,13 +170,13 @@ def _layers(request: Request) -> Iterator[Answer]:
     for number, layer in enumerate(request.subject.join.layers):
         can = layer.capabilities
         told = {"layer": number, "name": layer.name, "writable": can.writable, "kind": type(layer).__name__, "size": size_of(layer)}
-        yield told | {"cache": cache} if (cache := _cache_of(layer)) else told
+        yield told | _on_disk(layer)
 
 
-def _cache_of(layer: Store) -> dict[str, int]:
-    """How often a layer's cache on disk was of use, if it has one."""
-    figures: dict[str, int] = layer.info().get("cache", {})
-    return figures or (_cache_of(layer.store) if isinstance(layer, View) else {})
+def _on_disk(layer: Store) -> Answer:
+    """How often a layer's ``cache`` on disk was of use, and how many files are ``waiting`` there to be sent, if it has such."""
+    figures = {name: value for name, value in layer.info().items() if name in {"cache", "waiting"}}
+    return (_on_disk(layer.store) if isinstance(layer, View) else {}) | figures
 
 
 def _status(request: Request) -> Iterator[Answer]:

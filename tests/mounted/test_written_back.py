@@ -72,6 +72,8 @@ def test_a_flush_tells_what_cannot_be_sent(user, driver, scratch, mount):
         assert flushed.returncode == 1
         assert f"a file is not sent to dir:{there} yet; 'a': " in flushed.stderr
         assert (mnt / "a").read_bytes() == b"another"
+        assert "1 file to be sent" in user.joinfs("status", mnt).stdout
+        assert f'joinfs_waiting_files{{layer="0",name="{url}"}} 1' in (mnt / ".joinfs" / "stats").read_text().splitlines()
         (there / "a").rmdir()
         assert user.joinfs("flush", mnt).returncode == 0
     assert (there / "a").read_bytes() == b"another"
