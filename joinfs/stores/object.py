@@ -320,7 +320,7 @@ class ObjectStore(ReadingObjects):
             raise
         self._keep_directory(old)
         self._remove({*copies, *markers})
-        for known in [known for known in self._touched if known.startswith(old)]:
+        for known in [known for known in list(self._touched) if known.startswith(old)]:
             del self._touched[known]
 
     def _copy_below(self, old: str, new: str, copies: dict[str, str]) -> None:

@@ -2,19 +2,22 @@
 
 import contextlib
 import hashlib
+import io
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, StoreUnavailable, Unsupported, UsageError
+from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, NotConnected, StoreUnavailable, Unsupported, UsageError
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, ancestors, directory_key, is_directory_key, split
 from joinfs.stores.metadata import selected
 from joinfs.stores.reading import Reading
+from joinfs.stores.spooling import spooled
 from joinfs.stores.value import Capabilities, Marked, Metadata, Opened, Stat, Value, Versioned, new_stat, now
 from joinfs.stores.views import View, check_outside
+from joinfs.stores.whole import is_plain_file
 from joinfs.stores.writeback_pending import HIDDEN, Entry, Pending, shown, value_of
 from joinfs.stores.writeback_sender import Sender
 
@@ -46,12 +49,13 @@ class WriteBackStore(View):
     def __init__(self, store: Store, path: str | os.PathLike[str], event_manager: Any = None) -> None:
         super().__init__(store, event_manager)
         self.name = f"{store.name}?writeback={os.fspath(path)}"
-        named = hashlib.blake2b((store.identity or store.name).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+        named = hashlib.blake2b(_identity(store).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
         self.path_of_pending = os.path.join(os.path.abspath(path), _INSIDE, named)
         self._pending = Pending(self.path_of_pending)
         self._sender: Sender | None = None
         self._ours = threading.local()
         self._touched: dict[str, int] = {}
+        self._is_open = False
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
@@ -87,35 +91,41 @@ class WriteBackStore(View):
         except BaseException:
             self.store.disconnect()
             raise
-        if not self.capabilities.writable:
-            return
         try:
-            self._finish_renames(renamed)
+            if self.capabilities.writable:
+                self._finish_renames(renamed)
+                self._sender = Sender(self._pending, self.store, self._writing)
         except BaseException:
             self._pending.close()
             self.store.disconnect()
             raise
-        self._sender = Sender(self._pending, self.store, self._writing)
+        self._is_open = True
 
     def _finish_renames(self, renamed: Sequence[tuple[str, Entry]]) -> None:
         """Those that were cut off."""
         for key, entry in renamed:
             if self._pending.find(key) is None:
-                with contextlib.suppress(KeyError):
+                with contextlib.suppress(KeyError, IsADirectory, NotADirectory):  # others may have put anything there
                     self.store.delete(key)
             self._pending.forget_gone(entry)
 
     def disconnect(self) -> None:
         """The same, when all that waits was sent, or the store does not take it; then it is kept, and that is logged."""
-        sender, self._sender = self._sender, None
-        if sender is not None:
-            try:
-                sender.drain()
-            except StoreUnavailable as error:
-                log.warning("%s; it is kept in %s, and sent when the store is opened so again", error, self.path_of_pending)
-            sender.close()
-        self._pending.close()
-        self.store.disconnect()
+        try:
+            if self._sender is not None:
+                self._sender.drain()
+        except StoreUnavailable as error:
+            log.warning("%s; it is kept in %s, and sent when the store is opened so again", error, self.path_of_pending)
+        finally:
+            with self._writes:
+                sender, self._sender, self._is_open = self._sender, None, False
+            if sender is not None:
+                sender.close()
+            self._pending.close()
+            self.store.disconnect()
+
+    def is_connected(self) -> bool:
+        return self._is_open and self.store.is_connected()
 
     def info(self) -> dict[str, Any]:
         """The same, and ``waiting``: how many files are to be sent."""
@@ -145,7 +155,10 @@ class WriteBackStore(View):
 
     def _told(self, key: str | None) -> None:
         if not getattr(self._ours, "active", False):
-            self._touched.clear()
+            if key is None:
+                self._touched.clear()
+            else:
+                self._touched.pop(key, None)
             super()._told(key)
 
     def _tell_written(self, keys: tuple[str, ...]) -> None:
@@ -193,7 +206,8 @@ class WriteBackStore(View):
     def _merged(self, prefix: str, waiting: dict[str, Entry], listed: Iterator[tuple[str, Marked]]) -> Iterator[tuple[str, Marked]]:
         for name, marked in listed:
             if waiting.pop(name, None) is None:
-                yield name, marked
+                if prefix + name not in self._pending.hidden:
+                    yield name, marked
             else:
                 yield from self._still_there(prefix, name)
         for name in waiting:
@@ -266,6 +280,14 @@ class WriteBackStore(View):
 
     # ---------------------------------------------------------------- writing
 
+    @contextlib.contextmanager
+    def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
+        if data is None or isinstance(data, io.BytesIO) or is_plain_file(data):
+            yield data
+            return
+        with spooled(data, buffer_size) as spool:
+            yield spool
+
     def _put(
         self,
         key: str,
@@ -290,9 +312,7 @@ class WriteBackStore(View):
         Raises:
             IsADirectory, NotADirectory: As for ``put``.
         """
-        for directory in ancestors(key):
-            if self._pending.find(directory.removesuffix("/")) is not None:
-                raise NotADirectory(f"{directory.removesuffix('/')!r} is not a directory")
+        self._check_above(key)
         if is_directory_key(key):
             if key != ROOT and self._pending.find(key.removesuffix("/")) is not None:
                 raise NotADirectory(f"{key.removesuffix('/')!r} is not a directory")
@@ -307,6 +327,12 @@ class WriteBackStore(View):
         if there.is_directory:
             raise IsADirectory(f"{key!r} is a directory")
         return False
+
+    def _check_above(self, key: str) -> None:
+        """Raise ``NotADirectory`` if something waits where a directory would have to be above a key."""
+        for directory in ancestors(key):
+            if self._pending.find(directory.removesuffix("/")) is not None:
+                raise NotADirectory(f"{directory.removesuffix('/')!r} is not a directory")
 
     def _make_directory(self, directory: str) -> None:
         if directory != ROOT and not self.store.exists(directory):
@@ -328,6 +354,7 @@ class WriteBackStore(View):
     def _make_new(self, key: str, stat: Stat, target: bytes) -> Stat:
         if not stat.is_directory:
             return Store._make_new(self, key, stat, target)
+        self._check_above(key)
         self._check_free(key)
         self._touch(key)
         with self._writing():
@@ -352,6 +379,7 @@ class WriteBackStore(View):
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
         _check_free(metadata)
+        self._check_above(key)
         disk, there = self._pending.disk, super()._set_metadata
 
         def change(number: str) -> None:
@@ -372,6 +400,8 @@ class WriteBackStore(View):
         return stat
 
     def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
+        if not self.capabilities.xattrs:
+            raise Unsupported(f"{self.store.name} holds no such extended attributes")
         there = super()._set_xattr
         self._changed_where_it_is(key, lambda number: self._pending.disk.set_xattr(number, name, value), lambda: there(key, name, value))
 
@@ -419,37 +449,55 @@ class WriteBackStore(View):
         self._touch(new)
 
     def _rename_file(self, old: str, new: str) -> None:
-        is_new = False if self._pending.find(old) is None else self._prepare(new)
-        self._send(new)  # what is replaced is in the store until its place is taken
-        with self._pending.held(old) as entry, self._pending.held(new):
-            if entry is None:
-                with self._writing():
-                    super()._rename(old, new)
-            else:
-                self._rename_waiting(entry, new, is_new)
+        is_new = self._prepare(new)
+        with self._pending.held(old) as entry, self._pending.held(new) as over:
+            if entry is not None:
+                self._rename_waiting(entry, new, over, is_new)
+                return
+            if over is not None:
+                self._sender_now().send_held(over)  # what is replaced is in the store until its place is taken
+            with self._writing():
+                super()._rename(old, new)
 
-    def _rename_waiting(self, entry: Entry, new: str, is_new: bool) -> None:
-        old, was_new = entry.key, entry.is_new
-        self._pending.rename(entry, new)
-        entry.is_new = was_new and is_new
-        if was_new:
+    def _rename_waiting(self, entry: Entry, new: str, over: Entry | None, is_new: bool) -> None:
+        if entry.is_new:
+            self._pending.rename(entry, new, over)
+            entry.is_new = is_new if over is None else over.is_new
             return
+        if over is not None:  # else it would be lost if this has to be undone
+            self._sender_now().send_held(over)
+        old = entry.key
+        self._pending.hidden.add(old)
         try:
+            self._pending.rename(entry, new)
             self._delete_there(old, is_sure=False)
         except BaseException:
-            self._pending.rename(entry, old)
+            if entry.key == new:
+                self._pending.rename(entry, old, back=True)
             raise
         finally:
-            self._pending.forget_gone(entry)
+            self._pending.hidden.discard(old)
+        self._pending.forget_gone(entry)
 
-    def _send(self, *keys: str) -> None:
+    def _send(self, *directories: str) -> None:
         """Send what waits at some keys, or in directories, now."""
-        assert self._sender is not None
-        for key in keys:
-            for waiting in [entry.key for entry in self._pending.below(key)] if is_directory_key(key) else [key]:
-                self._sender.send_now(waiting)
+        waiting = [
+            entry for key in directories for entry in (self._pending.below(key) if is_directory_key(key) else [self._pending.find(key)]) if entry
+        ]
+        if waiting:
+            self._sender_now().drain(waiting)
+        for key in directories:
+            self._pending.wait_until_idle(key)
+
+    def _sender_now(self) -> Sender:
+        self._check_connected()
+        if self._sender is None:
+            raise NotConnected(f"{self.name} is being disconnected")
+        return self._sender
 
     def _exchange(self, first: str, second: str) -> None:
+        for key in (first, second):
+            self._check_above(key)
         self._send(first, second)
         self._touched.clear()
         with self._writing():
@@ -457,6 +505,12 @@ class WriteBackStore(View):
 
     def _link(self, old: str, new: str) -> Stat:
         raise Unsupported(f"{self.name} has no hard links")
+
+
+def _identity(store: Store) -> str:
+    """What names a store, however its URL is spelled."""
+    path = getattr(store, "path", None)
+    return os.path.realpath(path) if isinstance(path, str) else store.identity or store.name
 
 
 def _as_sent(stat: Stat) -> Stat:

@@ -12,10 +12,10 @@ import os
 import stat as stat_module
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
-from joinfs.errors import StoreLocked, StoreUnavailable, UsageError
+from joinfs.errors import StoreError, StoreLocked, StoreUnavailable, UsageError
 from joinfs.stores.keys import split
 from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.value import Metadata, Stat, Value
@@ -24,6 +24,8 @@ KEY, GONE = "writeback.key", "writeback.gone"
 HIDDEN = (KEY, GONE)
 # Seconds for which nobody has changed a file before it is sent: many are renamed or written again at once.
 CALM = 1.0
+# Seconds after which what was not taken is sent again; each time twice as many, up to the last.
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 T = TypeVar("T")
 
 
@@ -36,14 +38,37 @@ class Entry:
         version: Grows with each change.
         is_new: Whether its store has nothing at the key, for sure.
         due: When it is to be sent, in monotonic seconds.
+        failures: How often in a row it was not taken.
+        older: What was at its key before, and could not be deleted on disk yet.
     """
 
-    __slots__ = ("due", "is_new", "key", "number", "version")
+    __slots__ = ("due", "failures", "is_new", "key", "number", "older", "version")
 
     def __init__(self, key: str, number: str, is_new: bool) -> None:
         self.key, self.number, self.is_new = key, number, is_new
-        self.version = 0
+        self.version = self.failures = 0
         self.due = 0.0
+        self.older: list[str] = []
+
+
+class Drain:
+    """Somebody waits for files to arrive as they are now.
+
+    Attributes:
+        left: Those that have not, with the version that is waited for.
+        errors: What the store said to those that it did not take.
+    """
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.left = {entry: entry.version for entry in entries}
+        self.errors: list[str] = []
+
+    def ended(self, entry: Entry, version: int, error: str = "") -> None:
+        """A file has arrived in this version, or it was not taken."""
+        wanted = self.left.get(entry)
+        if wanted is not None and (error or version >= wanted):
+            del self.left[entry]
+            self.errors += [error] if error else []
 
 
 class Pending:
@@ -54,6 +79,7 @@ class Pending:
 
     Attributes:
         changed: Guards the index; notified when something waits no more, or is not being sent any more.
+        hidden: Keys at which nothing is any more, though their store may have something still.
         work: With the same lock; notified when something is due earlier than anything was.
     """
 
@@ -66,9 +92,11 @@ class Pending:
         # By when they are due; those that are due at another time by now, or are not there any more, are passed over.
         self._due: list[tuple[float, int, Entry]] = []
         self._turns = itertools.count()
+        self._drains: list[Drain] = []
         self._entries: dict[str, Entry] = {}
         self._in_directories: dict[str, dict[str, Entry]] = {}
         self._busy: set[str] = set()
+        self.hidden: set[str] = set()
         self._numbers = itertools.count(1)
 
     def __len__(self) -> int:
@@ -87,17 +115,17 @@ class Pending:
         try:
             self._disk.connect()
             with self.changed:
+                self._entries.clear()
+                self._in_directories.clear()
+                self._due.clear()
                 return self._load()
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Close it; what waits is there the next time."""
+        """Close it; what waits is there the next time. Who still asks for it is told that it is closed."""
         self._disk.disconnect()
-        self._entries.clear()
-        self._in_directories.clear()
-        self._due.clear()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -107,6 +135,8 @@ class Pending:
         for number in sorted(int(name) for name, _ in self._disk.list("")):
             metadata = self._disk.get_metadata(str(number), HIDDEN)
             entry = Entry(metadata[KEY], str(number), is_new=False)
+            older = self._entries.get(entry.key)
+            entry.older = [] if older is None else [*older.older, older.number]
             self._enter(entry)
             if GONE in metadata:
                 renamed.append((metadata[GONE], entry))
@@ -135,8 +165,11 @@ class Pending:
             try:
                 return waiting(entry.number)
             except KeyError:
-                if self.find(key) is entry:
-                    raise
+                with self.changed:  # it may be leaving
+                    if self.find(key) is entry:
+                        raise
+        if key in self.hidden:
+            raise KeyError(key)
         return otherwise(key)
 
     @property
@@ -150,15 +183,24 @@ class Pending:
         """Have a file wait at a key, in place of what waits there; ``is_new`` as in ``Entry``."""
         number = str(next(self._numbers))
         made = self._disk.put(number, stat, data, {**metadata, KEY: key}, xattrs)
+        new = Entry(key, number, is_new)
         with self.changed:
             old = self._entries.get(key)
+            new.is_new = (is_new if old is None else old.is_new) and key not in self._busy
             if old is not None:
-                self._leave(old)
-                is_new = old.is_new
-            self._enter(Entry(key, number, is_new and key not in self._busy))
-        if old is not None:
-            self._disk.delete(old.number)
+                new.older = [*old.older, old.number]
+                self._end_drains(old)
+            self._enter(new)
+        with self.changed, contextlib.suppress(StoreError):  # then it is deleted before the new one is
+            self._delete_older(new)
         return made
+
+    def _delete_older(self, entry: Entry) -> None:
+        """Hold ``changed``."""
+        while entry.older:
+            with contextlib.suppress(KeyError):
+                self._disk.delete(entry.older[-1])
+            entry.older.pop()
 
     def was_changed(self, entry: Entry) -> bool:
         """Attributes of a file were changed on disk: it is sent anew if it is being sent. False if it has arrived, and waits no more."""
@@ -167,15 +209,29 @@ class Pending:
             self.schedule(entry, CALM)
             return self._entries.get(entry.key) is entry
 
-    def rename(self, entry: Entry, key: str) -> None:
-        """Give a file another key, at which nothing waits; until ``forget_gone`` it is known where it was."""
-        old = self._disk.get_metadata(entry.number)
-        gone = {} if entry.is_new else {GONE: entry.key}
-        self._disk.set_metadata(entry.number, {**old, KEY: key, **gone})
+    def rename(self, entry: Entry, key: str, over: Entry | None = None, back: bool = False) -> None:
+        """Give a file another key, in place of what waits there; until ``forget_gone`` it is known where it was.
+
+        Args:
+            entry: The file.
+            key: The key.
+            over: What waits at that key.
+            back: It never was where it is now: that is not to be known.
+        """
+        metadata = shown(self._disk.get_metadata(entry.number))
+        gone = {} if entry.is_new or back else {GONE: entry.key}
+        with self._disk.transaction("rename"):
+            self._disk.set_metadata(entry.number, {**metadata, KEY: key, **gone})
+            for number in () if over is None else (*over.older, over.number):
+                with contextlib.suppress(KeyError):
+                    self._disk.delete(number)
         with self.changed:
-            self._leave(entry)
+            old = entry.key
             entry.key, entry.version = key, entry.version + 1
+            if over is not None:
+                self._end_drains(over)
             self._enter(entry)
+            self._leave(old)
 
     def forget_gone(self, entry: Entry) -> None:
         """There is nothing any more where a file was before it was renamed."""
@@ -184,28 +240,49 @@ class Pending:
             self._disk.set_metadata(entry.number, metadata)
 
     def drop(self, entry: Entry) -> None:
-        """Have a file wait no more, and be gone."""
+        """Have a file wait no more, and be gone. After a failure it waits."""
         with self.changed:
-            self._leave(entry)
-            self.changed.notify_all()
-        self._disk.delete(entry.number)
+            self._delete_older(entry)
+            with contextlib.suppress(KeyError):
+                self._disk.delete(entry.number)
+            self._end_drains(entry)
+            self._leave(entry.key)
 
     def _enter(self, entry: Entry) -> None:
-        old = self._entries.pop(entry.key, None)
-        if old is not None and old is not entry:  # left by who died between two steps
-            self._disk.delete(old.number)
         self._entries[entry.key] = entry
         directory, name = split(entry.key)
         self._in_directories.setdefault(directory, {})[name] = entry
         self.schedule(entry, CALM)
 
-    def _leave(self, entry: Entry) -> None:
-        self._entries.pop(entry.key, None)
-        directory, name = split(entry.key)
+    def _leave(self, key: str) -> None:
+        self._entries.pop(key, None)
+        directory, name = split(key)
         names = self._in_directories.get(directory, {})
         names.pop(name, None)
         if not names:
             self._in_directories.pop(directory, None)
+        self.changed.notify_all()
+
+    # ---------------------------------------------------------------- being waited for
+
+    def drain(self, entries: Iterable[Entry] | None, is_over: Callable[[], bool]) -> list[str]:
+        """Have files be due now, all unless some are given, and wait until each was sent, or tried once; answer what went wrong."""
+        with self.changed:
+            drain = Drain(self._entries.values() if entries is None else entries)
+            for entry in drain.left:
+                self.schedule(entry, 0.0)
+            self._drains.append(drain)
+            try:
+                self.changed.wait_for(lambda: not drain.left or is_over())
+            finally:
+                self._drains.remove(drain)
+        return drain.errors
+
+    def _end_drains(self, entry: Entry, version: int | None = None, error: str = "") -> None:
+        """A file was sent, or not taken, or is there no more. Hold ``changed``."""
+        for drain in self._drains:
+            drain.ended(entry, entry.version if version is None else version, error)
+        self.changed.notify_all()
 
     # ---------------------------------------------------------------- sending
 
@@ -223,6 +300,7 @@ class Pending:
             due, _, entry = heapq.heappop(self._due)
             if due == entry.due and self._entries.get(entry.key) is entry and entry.key not in self._busy:
                 self._busy.add(entry.key)
+                entry.is_new = False  # if the answer is lost it may be there all the same
                 self.work.notify()  # the next may be due as well
                 return entry, entry.key, entry.version
         return None
@@ -240,24 +318,38 @@ class Pending:
                 self.schedule(entry, max(entry.due - time.monotonic(), 0.0))
             self.changed.notify_all()
 
-    def sent(self, entry: Entry, key: str, version: int, arrived: bool) -> None:
-        """A file, as it was when it was taken, was sent and has arrived, or has not."""
-        if arrived:
-            self.arrived(entry, key, version)
-        self._free(key)
+    def sent(self, entry: Entry, key: str, version: int, error: str | None = None) -> None:
+        """A file, as it was when it was taken, was sent; or it has not arrived: then what the error was, if it was one of the store's."""
+        try:
+            if error is None:
+                self.arrived(entry, key, version)
+            else:
+                self._was_not_taken(entry, error)
+        finally:
+            self._free(key)
+
+    def _was_not_taken(self, entry: Entry, error: str) -> None:
+        with self.changed:
+            entry.failures += 1
+            self.schedule(entry, min(FIRST_RETRY * 2 ** (entry.failures - 1), LAST_RETRY) if error else 0.0)
+            if error:
+                self._end_drains(entry, error=error)
 
     def arrived(self, entry: Entry, key: str, version: int) -> None:
         """A file has arrived as it was in this version: if that is the last, it waits no more."""
         with self.changed:
             there = self._entries.get(key)
-            is_over = there is entry and entry.version == version
-            if is_over:
-                self._leave(entry)
-            for one in (entry, there):
-                if one is not None:
-                    one.is_new = False
-        if is_over:
-            self._disk.delete(entry.number)
+            entry.is_new, entry.failures = False, 0
+            if there is not None:
+                there.is_new = False
+            if there is not entry or entry.version != version:
+                self._end_drains(entry, version)
+                return
+            try:
+                self.drop(entry)
+            except BaseException:  # it is sent once more
+                self.schedule(entry, FIRST_RETRY)
+                raise
 
     @contextlib.contextmanager
     def held(self, key: str) -> Iterator[Entry | None]:

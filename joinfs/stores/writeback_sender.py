@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from joinfs.errors import StoreUnavailable
 from joinfs.stores.base import Store
@@ -13,8 +13,6 @@ log = logging.getLogger(__name__)
 
 # Files at a time.
 SENDERS = 16
-# Seconds after which what was not taken is sent again; each time twice as many, up to the last.
-FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 
 
 class Sender:
@@ -32,9 +30,6 @@ class Sender:
     ) -> None:
         self._pending, self._store, self._around = pending, store, around
         self._ended = False
-        self._retry = FIRST_RETRY
-        self._failures = 0
-        self._failure = ""
         self._threads = [threading.Thread(target=self._work, name="joinfs sends", daemon=True) for _ in range(senders)]
         for thread in self._threads:
             thread.start()
@@ -44,25 +39,20 @@ class Sender:
         with self._pending.changed:
             self._ended = True
             self._pending.work.notify_all()
+            self._pending.changed.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def drain(self) -> None:
-        """Send all that waits now, and return when it has arrived.
+    def drain(self, entries: Iterable[Entry] | None = None) -> None:
+        """Send all that waits now, or some of it, and return when it has arrived as it is now.
 
         Raises:
-            StoreUnavailable: The store does not take some of it, which waits on.
+            StoreUnavailable: The store does not take some of it, which waits on; all else has arrived.
         """
-        with self._pending.changed:
-            failures = self._failures
-            waiting = self._pending.below("")
-            for entry in waiting:
-                self._pending.schedule(entry, 0.0)
-            self._pending.changed.wait_for(lambda: self._failures != failures or all(self._pending.find(entry.key) is not entry for entry in waiting))
-            if self._failures != failures:
-                count = len(self._pending)
-                files = "a file is" if count == 1 else f"{count} files are"
-                raise StoreUnavailable(f"{files} not sent to {self._store.name} yet; {self._failure}")
+        errors = self._pending.drain(entries, lambda: self._ended)
+        if errors:
+            files = "a file is" if len(errors) == 1 else f"{len(errors)} files are"
+            raise StoreUnavailable(f"{files} not sent to {self._store.name} yet; {errors[-1]}")
 
     def _work(self) -> None:
         while True:
@@ -75,45 +65,36 @@ class Sender:
             self._send(*taken)
 
     def _send(self, entry: Entry, key: str, version: int) -> None:
+        error: str | None = None
         try:
             with self._around():
                 self.send(entry, key)
-        except KeyError as error:
-            if self._pending.find(key) is entry:
-                self._failed(entry, key, version, error)
-            else:  # it was replaced meanwhile, and is no more as it was
-                self._pending.sent(entry, key, version, arrived=False)
-        except Exception as error:  # whatever it is: it is kept, and whoever waits for it is told
-            self._failed(entry, key, version, error)
-        else:
-            self._retry = FIRST_RETRY
-            self._pending.sent(entry, key, version, arrived=True)
+        except KeyError as failure:  # it may have been replaced meanwhile, and be no more as it was
+            error = self._told(key, failure) if self._pending.find(key) is entry else ""
+        except Exception as failure:  # whatever it is: it is kept, and whoever waits for it is told
+            error = self._told(key, failure)
+        try:
+            self._pending.sent(entry, key, version, error)
+        except Exception as failure:  # of the disk: it is sent once more
+            log.warning("%r was sent to %s, and that cannot be noted: %s", key, self._store.name, failure)
 
-    def send_now(self, key: str) -> None:
-        """Send what waits at a key, if something does, and return when it has arrived.
+    def _told(self, key: str, failure: Exception) -> str:
+        log.warning("%r is not sent to %s yet: %s; it is kept, and sent again", key, self._store.name, failure)
+        return f"{key!r}: {failure}"
+
+    def send_held(self, entry: Entry) -> None:
+        """Send what is held, and return when it has arrived.
 
         Raises:
             StoreError, OSError: As ``Store.put``; it waits on.
         """
-        with self._pending.held(key) as entry:
-            if entry is not None:
-                version = entry.version
-                with self._around():
-                    self.send(entry, key)
-                self._pending.arrived(entry, key, version)
+        version, entry.is_new = entry.version, False
+        with self._around():
+            self.send(entry, entry.key)
+        self._pending.arrived(entry, entry.key, version)
 
     def send(self, entry: Entry, key: str) -> None:
         """Put a file where it is to go."""
         disk = self._pending.disk
         with contextlib.closing(disk.get(entry.number)) as value:
             self._store.put_sent(key, disk.stat(entry.number), value.data, shown(dict(value.metadata)), disk.get_xattrs(entry.number))
-
-    def _failed(self, entry: Entry, key: str, version: int, error: Exception) -> None:
-        log.warning("%r is not sent to %s yet: %s; it is kept, and sent again", key, self._store.name, error)
-        with self._pending.changed:
-            self._pending.schedule(entry, self._retry)
-            self._retry = min(self._retry * 2, LAST_RETRY)
-            self._failures += 1
-            self._pending.changed.notify_all()
-            self._failure = f"{key!r}: {error}"
-        self._pending.sent(entry, key, version, arrived=False)

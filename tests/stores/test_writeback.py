@@ -16,6 +16,8 @@ from joinfs.errors import (
     DirectoryNotEmpty,
     IsADirectory,
     NotADirectory,
+    NotConnected,
+    OutOfSpace,
     ReadOnly,
     StoreLocked,
     StoreUnavailable,
@@ -428,6 +430,220 @@ def test_others_changes_are_told_and_its_own_once(unhurried, tmp_path):
         assert told == ["a"]
         put(below, "b")
         assert told == ["a", "b"]
+
+
+class Lost(joinfs.MemoryStore):
+    """One of which answers may be lost, or that takes nothing called ``bad``."""
+
+    loses, deletes = False, True
+
+    def put_sent(self, key, *given):
+        if key.endswith("bad"):
+            raise StoreUnavailable("it is not taken")
+        made = super().put_sent(key, *given)
+        if self.loses:
+            raise StoreUnavailable("the answer is lost")
+        return made
+
+    def delete(self, key):
+        if not self.deletes:
+            raise StoreUnavailable("nothing is deleted")
+        super().delete(key)
+
+
+@pytest.fixture
+def below():
+    return Lost()
+
+
+@pytest.fixture
+def over(below, tmp_path, unhurried):
+    with WriteBackStore(below, tmp_path / "waiting") as store:
+        yield store
+
+
+def test_what_may_have_arrived_is_deleted_there_as_well(over, below):
+    put(over, "a")
+    put(over, "b")
+    below.loses = True
+    with pytest.raises(StoreUnavailable, match="2 files are not sent"):
+        over.drain()
+    below.loses = False
+    over.delete("a")
+    over.rename("b", "c")
+    assert contents(over) == {"c": b"content"}
+    over.drain()
+    assert contents(below) == {"c": b"content"}
+
+
+def test_one_that_is_not_taken_keeps_none_of_the_others(over, below):
+    put(over, "bad")
+    for number in range(100):
+        put(over, f"f{number}")
+    with pytest.raises(StoreUnavailable, match="a file is not sent to memory: yet; 'bad': it is not taken"):
+        over.drain()
+    assert len(contents(below)) == 100
+    over.delete("bad")
+
+
+def test_nothing_is_put_below_what_waits(over):
+    put(over, "x")
+    over.drain()
+    put(over, "w")
+    writes = [
+        lambda: over.rename("x", "w/x"), lambda: over.set_metadata("w/y", {}), lambda: over.make("w/d/", new_stat(0o040755)), lambda: put(over, "w/z"),
+    ]  # fmt: skip
+    for write in writes:
+        with pytest.raises(NotADirectory):
+            write()
+    over.drain()
+    assert contents(over) == {"w": b"content", "x": b"content"}
+
+
+@pytest.fixture
+def full_disk(over):
+    """What is done while nothing can be deleted on the local disk."""
+
+    @contextlib.contextmanager
+    def full():
+        disk = over._pending.disk
+        disk.delete = refused
+        try:
+            yield
+        finally:
+            del disk.delete
+
+    return full
+
+
+def refused(_key):
+    raise OutOfSpace("the disk is full")
+
+
+def test_a_full_disk_leaves_what_waits_as_it_was_or_is(over, below, full_disk, tmp_path):
+    put(over, "a", b"first")
+    put(over, "b", b"first")
+    with full_disk():
+        put(over, "a", b"second")
+        with pytest.raises(OutOfSpace):
+            over.delete("b")
+        over._pending.drain(None, lambda: len(contents(below)) == 2)  # they arrive, and that cannot be noted
+        assert contents(over) == {"a": b"second", "b": b"first"}
+    over.drain()
+    over.delete("b")
+    put(over, "c")
+    over.drain()
+    assert contents(below) == contents(over) == {"a": b"second", "c": b"content"}
+    assert [*over._pending.disk.list("")] == []
+
+
+def test_what_a_rename_replaces_that_fails_is_still_there(over, below):
+    for key in ("a", "b"):
+        put(over, key, key.encode())
+    over.drain()
+    put(over, "a", b"new a")
+    below.deletes = False
+    with pytest.raises(StoreUnavailable, match="nothing is deleted"):
+        over.rename("a", "b")
+    assert contents(over) == {"a": b"new a", "b": b"b"}
+    assert writeback_pending.GONE not in over._pending.disk.get_metadata(over._pending.find("a").number)
+    below.deletes = True
+    over.rename("a", "b")
+    assert contents(over) == {"b": b"new a"}
+
+
+def test_over_what_waits_a_file_is_renamed_without_a_request(over, below):
+    for key in ("a", "b"):
+        put(over, key, key.encode())
+    below.put_sent = refused
+    over.rename("a", "b")
+    assert contents(over) == {"b": b"a"}
+    del below.put_sent
+    over.drain()
+    assert contents(below) == {"b": b"a"}
+
+
+def test_a_store_that_is_spelled_otherwise_is_the_same(there, tmp_path, unhurried, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(there)
+    spelled = [str(there), "there", "./there/", "link"]
+    assert len({WriteBackStore(DirectoryStore(place), tmp_path / "waiting").path_of_pending for place in spelled}) == 1
+
+
+def test_while_it_is_disconnected_nothing_old_is_read(unhurried, tmp_path, there):
+    going, gone = threading.Event(), threading.Event()
+
+    class Late(DirectoryStore):
+        refuses = False
+
+        def put_sent(self, *given):
+            if self.refuses:
+                raise StoreUnavailable("gone")
+            return super().put_sent(*given)
+
+        def disconnect(self):
+            going.set()
+            assert gone.wait(PATIENCE)
+            super().disconnect()
+
+    store = WriteBackStore(Late(there), tmp_path / "waiting")
+    store.connect()
+    put(store, "a", b"old")
+    store.drain()
+    put(store, "a", b"new")
+    store.store.refuses = True
+    thread = threading.Thread(target=store.disconnect)
+    thread.start()
+    assert going.wait(PATIENCE)
+    for call in (lambda: store.to_bytes("a"), lambda: store.delete("a"), lambda: put(store, "b")):
+        with pytest.raises(NotConnected):
+            call()
+    gone.set()
+    thread.join(PATIENCE)
+    with WriteBackStore(DirectoryStore(there), tmp_path / "waiting") as store:
+        assert contents(store) == {"a": b"new"}
+
+
+def test_a_drain_ends_though_others_go_on(hurried, tmp_path):
+    ended = threading.Event()
+    with WriteBackStore(joinfs.MemoryStore(), tmp_path / "waiting") as store:
+        put(store, "a")
+
+        def go_on():
+            number = 0
+            while not ended.is_set():
+                store.set_metadata("a", {"n": str(number := number + 1)})
+
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        try:
+            for _ in range(20):
+                store.drain()
+        finally:
+            ended.set()
+            thread.join(PATIENCE)
+
+
+def test_what_is_always_there_is_always_seen(over):
+    put(over, "a", b"0")
+    ended, missed = threading.Event(), []
+
+    def look():
+        while not ended.is_set():
+            try:
+                over.stat("a")
+            except KeyError:
+                missed.append(1)
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(300):
+        put(over, "a", b"%d" % number)
+    ended.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert missed == []
 
 
 @pytest.mark.parametrize("calm", [0.0, 1000.0])
