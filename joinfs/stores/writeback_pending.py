@@ -220,12 +220,12 @@ class Pending:
         """
         metadata = shown(self._disk.get_metadata(entry.number))
         gone = {} if entry.is_new or back else {GONE: entry.key}
-        with self._disk.transaction("rename"):
-            self._disk.set_metadata(entry.number, {**metadata, KEY: key, **gone})
-            for number in () if over is None else (*over.older, over.number):
-                with contextlib.suppress(KeyError):
-                    self._disk.delete(number)
         with self.changed:
+            with self._disk.transaction("rename"):
+                self._disk.set_metadata(entry.number, {**metadata, KEY: key, **gone})
+                for number in () if over is None else (*over.older, over.number):
+                    with contextlib.suppress(KeyError):
+                        self._disk.delete(number)
             old = entry.key
             entry.key, entry.version = key, entry.version + 1
             if over is not None:

@@ -640,6 +640,8 @@ def test_what_is_always_there_is_always_seen(over):
         thread.start()
     for number in range(300):
         put(over, "a", b"%d" % number)
+        put(over, "b")
+        over.rename("b", "a")
     ended.set()
     for thread in threads:
         thread.join(PATIENCE)
