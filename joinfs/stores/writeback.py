@@ -1,33 +1,25 @@
 """Another store, to which what is written is sent later: until then it is on local disk."""
 
 import contextlib
-import hashlib
 import io
-import logging
-import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, NotConnected, StoreUnavailable, Unsupported, UsageError
+from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, NotConnected, Unsupported
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
-from joinfs.stores.keys import ROOT, ancestors, directory_key, is_directory_key, split
-from joinfs.stores.metadata import selected
-from joinfs.stores.reading import Reading
+from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
 from joinfs.stores.spooling import spooled
-from joinfs.stores.value import Capabilities, Marked, Metadata, Opened, Stat, Value, Versioned, new_stat, now
-from joinfs.stores.views import View, check_outside
+from joinfs.stores.value import Metadata, Stat, new_stat, now
 from joinfs.stores.whole import is_plain_file
-from joinfs.stores.writeback_pending import HIDDEN, Entry, Pending, shown, value_of
+from joinfs.stores.writeback_pending import HIDDEN, Entry
+from joinfs.stores.writeback_reading import ReadingBack, as_sent
 from joinfs.stores.writeback_sender import Sender
 
-log = logging.getLogger(__name__)
-_INSIDE = "joinfs-writeback-1"
 # Of so many directories it is known when something was done in them that their store does not know of.
 MOST_TOUCHED = 10_000
 
 
-class WriteBackStore(View):
+class WriteBackStore(ReadingBack):
     """Another store, to which files are sent when nobody has changed them for a second, several at a time; until then they are on local disk.
 
     Who writes through this object sees all of it at once, and so does who connects it again, also after a crash; others see a
@@ -45,238 +37,6 @@ class WriteBackStore(View):
     Attributes:
         path_of_pending: Where what waits is.
     """
-
-    def __init__(self, store: Store, path: str | os.PathLike[str], event_manager: Any = None) -> None:
-        super().__init__(store, event_manager)
-        self.name = f"{store.name}?writeback={os.fspath(path)}"
-        named = hashlib.blake2b(_identity(store).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        self.path_of_pending = os.path.join(os.path.abspath(path), _INSIDE, named)
-        self._pending = Pending(self.path_of_pending)
-        self._sender: Sender | None = None
-        self._ours = threading.local()
-        self._touched: dict[str, int] = {}
-        self._is_open = False
-
-    @property
-    def capabilities(self) -> Capabilities:  # type: ignore[override]
-        """Those of the other store, without hard links, transactions and local files."""
-        return self.store.capabilities._replace(hard_links=False, transactions=False, local=False)
-
-    @property
-    def changes(self) -> int:
-        return self._last_change + self.store.changes
-
-    @property
-    def identity(self) -> str:
-        """None: what is cached of this store would not be true of the other."""
-        return ""
-
-    # ---------------------------------------------------------------- connection
-
-    def connect(self, credentials: Any = None) -> None:
-        """The same; what waits since the last time is sent.
-
-        Raises:
-            UsageError: The directory is another user's, others may write to it, or the store may not be called by several threads.
-            StoreLocked: Another process sends what is in it.
-        """
-        if self.is_connected():
-            return
-        check_outside(self.store, self.path_of_pending)
-        self.store.connect(credentials)
-        try:
-            if not self.capabilities.thread_safe:
-                raise UsageError(f"{self.store.name} may not be called by several threads at once, so it cannot be sent to meanwhile")
-            renamed = self._pending.open()
-        except BaseException:
-            self.store.disconnect()
-            raise
-        try:
-            if self.capabilities.writable:
-                self._finish_renames(renamed)
-                self._sender = Sender(self._pending, self.store, self._writing)
-        except BaseException:
-            self._pending.close()
-            self.store.disconnect()
-            raise
-        self._is_open = True
-
-    def _finish_renames(self, renamed: Sequence[tuple[str, Entry]]) -> None:
-        """Those that were cut off."""
-        for key, entry in renamed:
-            if self._pending.find(key) is None:
-                with contextlib.suppress(KeyError, IsADirectory, NotADirectory):  # others may have put anything there
-                    self.store.delete(key)
-            self._pending.forget_gone(entry)
-
-    def disconnect(self) -> None:
-        """The same, when all that waits was sent, or the store does not take it; then it is kept, and that is logged."""
-        try:
-            if self._sender is not None:
-                self._sender.drain()
-        except StoreUnavailable as error:
-            log.warning("%s; it is kept in %s, and sent when the store is opened so again", error, self.path_of_pending)
-        finally:
-            with self._writes:
-                sender, self._sender, self._is_open = self._sender, None, False
-            if sender is not None:
-                sender.close()
-            self._pending.close()
-            self.store.disconnect()
-
-    def is_connected(self) -> bool:
-        return self._is_open and self.store.is_connected()
-
-    def info(self) -> dict[str, Any]:
-        """The same, and ``waiting``: how many files are to be sent."""
-        return {**super().info(), "waiting": len(self._pending)}
-
-    def drain(self) -> None:
-        self._check_connected()
-        if self._sender is not None:
-            self._sender.drain()
-        self.store.drain()
-
-    def sync(self, key: str | None = None) -> None:
-        self._check_connected()
-        self._pending.disk.sync()
-        if key is None or self._pending.find(key) is None:
-            self.store.sync(key)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Around writes of our own to the other store, of which we tell ourselves."""
-        before = getattr(self._ours, "active", False)
-        self._ours.active = True
-        try:
-            yield
-        finally:
-            self._ours.active = before
-
-    def _told(self, key: str | None) -> None:
-        if not getattr(self._ours, "active", False):
-            if key is None:
-                self._touched.clear()
-            else:
-                self._touched.pop(key, None)
-            super()._told(key)
-
-    def _tell_written(self, keys: tuple[str, ...]) -> None:
-        Store._tell_written(self, keys)
-
-    def _exclusive(self, *keys: str) -> contextlib.AbstractContextManager[object]:
-        return self._writes
-
-    def _transaction(self) -> contextlib.AbstractContextManager[object]:
-        return self._exclusive()
-
-    def _nested_transaction(self) -> contextlib.AbstractContextManager[object]:
-        return contextlib.nullcontext()
-
-    # ---------------------------------------------------------------- reading
-
-    def stat(self, key: str) -> Stat:
-        self._check_connected()
-        return self._touched_stat(key, self._pending.ask(key, self._waiting_stat, super().stat))
-
-    def _touched_stat(self, key: str, stat: Stat) -> Stat:
-        """A directory has the time of what was done in it, not of when it was sent."""
-        touched = self._touched.get(key)
-        return stat._replace(mtime=touched) if touched is not None and stat.is_directory else stat
-
-    def _waiting_stat(self, number: str) -> Stat:
-        return _as_sent(self._pending.disk.stat(number))
-
-    def lookup(self, key: str) -> Stat:
-        self._check_connected()
-        return self._touched_stat(directory_key(key), self._pending.ask(key, self._waiting_stat, super().lookup))
-
-    def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
-        return ((name, marked.stat) for name, marked in self._overlaid(prefix, lambda: ((n, Marked(s)) for n, s in View.list(self, prefix))))
-
-    def list_marked(self, prefix: str, known: Callable[[str, str], Stat | None]) -> Iterator[tuple[str, Marked]]:
-        return self._overlaid(prefix, lambda: View.list_marked(self, prefix, known))
-
-    def _overlaid(self, prefix: str, ask: Callable[[], Iterator[tuple[str, Marked]]]) -> Iterator[tuple[str, Marked]]:
-        """What a listing of the store says, and what waits in its place."""
-        self._check_connected()
-        waiting = self._pending.directly_in(prefix)  # first: what arrives meanwhile is listed
-        return self._merged(prefix, waiting, ask())
-
-    def _merged(self, prefix: str, waiting: dict[str, Entry], listed: Iterator[tuple[str, Marked]]) -> Iterator[tuple[str, Marked]]:
-        for name, marked in listed:
-            if waiting.pop(name, None) is None:
-                if prefix + name not in self._pending.hidden:
-                    yield name, marked
-            else:
-                yield from self._still_there(prefix, name)
-        for name in waiting:
-            yield from self._still_there(prefix, name)
-
-    def _still_there(self, prefix: str, name: str) -> Iterator[tuple[str, Marked]]:
-        with contextlib.suppress(KeyError):
-            yield name, Marked(self.lookup(prefix + name))
-
-    def get(self, key: str) -> Value:
-        self._check_connected()
-        return self._pending.ask(key, lambda number: self._waiting_value(key, number), super().get)
-
-    def _waiting_value(self, key: str, number: str) -> Value:
-        value = value_of(self._pending.disk, number)
-        return Value(lambda: self._opened(key, value), value.metadata, value.size, value.created, value.modified)
-
-    def _opened(self, key: str, value: Value) -> Opened:
-        """A stream of what waited when it was asked for; of what its store has, if it has arrived."""
-        try:
-            stream = value.data
-        except KeyError:
-            value = self.get(key)
-            stream = value.data
-        return Opened(stream, dict(value.metadata), value.size, value.created, value.modified)
-
-    def get_data(self, key: str) -> BinaryIO:
-        return Reading.get_data(self, key)
-
-    def get_data_range(self, key: str, start: int | None = None, end: int | None = None) -> BinaryIO:
-        return Reading.get_data_range(self, key, start, end)
-
-    def get_metadata(self, key: str, select: Iterable[str] | None = None) -> Metadata:
-        self._check_connected()
-        names = None if select is None else list(select)
-        there = self._pending.ask(key, lambda number: shown(self._pending.disk.get_metadata(number)), lambda key: View.get_metadata(self, key, names))
-        return selected(there, names)
-
-    def get_xattrs(self, key: str) -> dict[str, bytes]:
-        self._check_connected()
-        return self._pending.ask(key, self._pending.disk.get_xattrs, super().get_xattrs)
-
-    def read(self, key: str, offset: int, size: int) -> bytes:
-        self._check_connected()
-        return self._pending.ask(key, lambda number: self._pending.disk.read(number, offset, size), lambda key: View.read(self, key, offset, size))
-
-    def read_version(self, key: str, offset: int, size: int) -> Versioned:
-        """The same; of what waits the version cannot be told."""
-        if self._pending.find(key) is None:
-            return super().read_version(key, offset, size)
-        return Reading.read_version(self, key, offset, size)._replace(version=None)
-
-    def prefetch(self, directory: str, names: Sequence[str]) -> None:
-        waiting = self._pending.directly_in(directory)
-        super().prefetch(directory, [name for name in names if name not in waiting])
-
-    def query(self, select: Iterable[str] | None = None, **kwargs: Any) -> Iterator[tuple[str, Metadata]]:
-        return Store.query(self, select, **kwargs)
-
-    def check(self) -> Iterator[str]:
-        """The same, of what waits and of the other store."""
-        yield from self._pending.disk.check()
-        yield from self.store.check()
-
-    def open_local(self, key: str, flags: int) -> int:
-        return Reading.open_local(self, key, flags)
-
-    def open_in_place(self, key: str) -> int:
-        raise Unsupported(f"{self.name} does not keep {key!r} in a local file")
 
     # ---------------------------------------------------------------- writing
 
@@ -304,7 +64,7 @@ class WriteBackStore(View):
             with self._writing():
                 self._touched.pop(key, None)
                 return super()._put(key, stat, data, metadata, xattrs, buffer_size)
-        return _as_sent(self._pending.put(key, stat, data, metadata, xattrs, is_new))
+        return as_sent(self._pending.put(key, stat, data, metadata, xattrs, is_new))
 
     def _prepare(self, key: str) -> bool:
         """See to it that something can stand at a key; answer whether nothing does.
@@ -395,7 +155,7 @@ class WriteBackStore(View):
         there = super()._set_stat
         if "mtime" in changes and is_directory_key(key):
             self._touched[key] = changes["mtime"]
-        stat = self._changed_where_it_is(key, lambda number: _as_sent(self._pending.disk.set_stat(number, **changes)), lambda: there(key, changes))
+        stat = self._changed_where_it_is(key, lambda number: as_sent(self._pending.disk.set_stat(number, **changes)), lambda: there(key, changes))
         assert isinstance(stat, Stat)
         return stat
 
@@ -505,17 +265,6 @@ class WriteBackStore(View):
 
     def _link(self, old: str, new: str) -> Stat:
         raise Unsupported(f"{self.name} has no hard links")
-
-
-def _identity(store: Store) -> str:
-    """What names a store, however its URL is spelled."""
-    path = getattr(store, "path", None)
-    return os.path.realpath(path) if isinstance(path, str) else store.identity or store.name
-
-
-def _as_sent(stat: Stat) -> Stat:
-    """Attributes of what waits, as its store will tell them: it has no number there yet."""
-    return stat._replace(file_id=None, nlink=1)
 
 
 def _check_free(metadata: Metadata) -> None:
