@@ -17,6 +17,7 @@ from typing import BinaryIO, TypeVar
 
 from joinfs.errors import StoreError, StoreLocked, StoreUnavailable, UsageError
 from joinfs.stores.keys import split
+from joinfs.stores.metadata import without
 from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.value import Metadata, Stat, Value
 
@@ -191,8 +192,8 @@ class Pending:
                 new.older = [*old.older, old.number]
                 self._end_drains(old)
             self._enter(new)
-        with self.changed, contextlib.suppress(StoreError):  # then it is deleted before the new one is
-            self._delete_older(new)
+            with contextlib.suppress(StoreError):  # then it is deleted before the new one is
+                self._delete_older(new)
         return made
 
     def _delete_older(self, entry: Entry) -> None:
@@ -268,7 +269,8 @@ class Pending:
     def drain(self, entries: Iterable[Entry] | None, is_over: Callable[[], bool]) -> list[str]:
         """Have files be due now, all unless some are given, and wait until each was sent, or tried once; answer what went wrong."""
         with self.changed:
-            drain = Drain(self._entries.values() if entries is None else entries)
+            wanted = self._entries.values() if entries is None else entries
+            drain = Drain(entry for entry in wanted if self._entries.get(entry.key) is entry)  # others have arrived by now
             for entry in drain.left:
                 self.schedule(entry, 0.0)
             self._drains.append(drain)
@@ -319,11 +321,11 @@ class Pending:
             self.changed.notify_all()
 
     def sent(self, entry: Entry, key: str, version: int, error: str | None = None) -> None:
-        """A file, as it was when it was taken, was sent; or it has not arrived: then what the error was, if it was one of the store's."""
+        """A file, as it was when it was taken, was sent; or it has not arrived: then what the store said, empty if it was not asked."""
         try:
             if error is None:
                 self.arrived(entry, key, version)
-            else:
+            elif error:
                 self._was_not_taken(entry, error)
         finally:
             self._free(key)
@@ -331,9 +333,8 @@ class Pending:
     def _was_not_taken(self, entry: Entry, error: str) -> None:
         with self.changed:
             entry.failures += 1
-            self.schedule(entry, min(FIRST_RETRY * 2 ** (entry.failures - 1), LAST_RETRY) if error else 0.0)
-            if error:
-                self._end_drains(entry, error=error)
+            self.schedule(entry, min(FIRST_RETRY * 2 ** (entry.failures - 1), LAST_RETRY))
+            self._end_drains(entry, error=error)
 
     def arrived(self, entry: Entry, key: str, version: int) -> None:
         """A file has arrived as it was in this version: if that is the last, it waits no more."""
@@ -371,7 +372,7 @@ class Pending:
 
 def shown(metadata: Metadata) -> Metadata:
     """Metadata without what is ours of it."""
-    return {name: value for name, value in metadata.items() if name not in HIDDEN}
+    return without(metadata, HIDDEN)
 
 
 def value_of(disk: SQLiteStore, number: str) -> Value:

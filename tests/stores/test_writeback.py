@@ -624,6 +624,14 @@ def test_a_drain_ends_though_others_go_on(hurried, tmp_path):
             thread.join(PATIENCE)
 
 
+def test_what_has_just_arrived_is_not_waited_for(over, below):
+    put(over, "d/a")
+    entries = over._pending.below("d/")
+    over.drain()
+    over._sender.drain(entries)
+    assert contents(below) == {"d/": None, "d/a": b"content"}
+
+
 def test_what_is_always_there_is_always_seen(over):
     put(over, "a", b"0")
     ended, missed = threading.Event(), []
