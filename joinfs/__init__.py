@@ -102,6 +102,7 @@ _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "ArchiveStore",
+    "AzureStore",
     "CachingStore",
     "Capabilities",
     "Change",
@@ -116,9 +117,13 @@ __all__ = [
     "JoinfsError",
     "MappingStore",
     "MemoryStore",
+    "ObjectStore",
+    "PostgresStore",
     "PrefixStore",
     "ReadOnlyStore",
+    "RedisStore",
     "SQLiteStore",
+    "SplitStore",
     "Stat",
     "Store",
     "StoreDeleteEvent",
@@ -137,6 +142,7 @@ __all__ = [
     "TarStore",
     "Usage",
     "Value",
+    "WriteBackStore",
     "ZipStore",
     "__version__",
     "as_mapping",
@@ -147,12 +153,6 @@ __all__ = [
     "mount",
     "open_store",
     "run",
-    "AzureStore",
-    "ObjectStore",
-    "PostgresStore",
-    "RedisStore",
-    "SplitStore",
-    "WriteBackStore",
 ]
 
 

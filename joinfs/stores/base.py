@@ -17,7 +17,7 @@ import itertools
 import os
 import stat as stat_module
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
@@ -487,10 +487,11 @@ class Store(Announcing, BulkMethods, Reading):
         """As ``_exclusive``, around one write of this store's own; less, where its medium keeps the parts of one together."""
         return self._exclusive(*keys)
 
-    @contextlib.contextmanager
-    def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
+    def _receive(
+        self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int
+    ) -> contextlib.AbstractContextManager[BinaryIO | None]:
         """Take in what can be taken in of data before others are kept out: its source may be slow."""
-        yield data
+        return contextlib.nullcontext(data)
 
     def _put_again(self, key: str, stat: Stat, metadata: Metadata, source: str | None = None) -> Stat:
         """Put what is at ``source`` (``key`` itself if None) to ``key``, with other attributes and metadata."""

@@ -18,6 +18,18 @@ RESERVED = "joinfs."
 _PLAIN: set[type] = {str, int, bool, type(None)}
 
 
+def without(metadata: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Answer metadata but for some names, which are a store's own and not shown."""
+    return {name: value for name, value in metadata.items() if name not in names}
+
+
+def check_free(metadata: Mapping[str, Any], names: Iterable[str], whose: str) -> None:
+    """Raise ``Unsupported`` if metadata that somebody gives has names that are a store's own."""
+    for name in names:
+        if name in metadata:
+            raise Unsupported(f"the metadata {name!r} is {whose} own")
+
+
 def to_bytes(value: Any) -> bytes:
     """Answer the attribute's bytes for a metadata value.
 

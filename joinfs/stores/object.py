@@ -3,7 +3,7 @@
 import contextlib
 import io
 import stat as stat_module
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from joinfs.errors import (
@@ -24,9 +24,8 @@ from joinfs.stores.object_bucket import Changed, Found
 from joinfs.stores.object_listing import HADOOP
 from joinfs.stores.object_names import is_beside
 from joinfs.stores.object_reading import ReadingObjects, There, is_directory
-from joinfs.stores.spooling import spooled
+from joinfs.stores.spooling import at_hand
 from joinfs.stores.value import Capabilities, Metadata, Stat, new_stat, now, remaining
-from joinfs.stores.whole import is_plain_file
 
 # How often a change of attributes is tried again because others were first.
 RETRIES = 8
@@ -69,13 +68,10 @@ class ObjectStore(ReadingObjects):
 
     # ---------------------------------------------------------------- values and markers
 
-    @contextlib.contextmanager
-    def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
-        if data is None or isinstance(data, io.BytesIO) or is_plain_file(data):
-            yield data
-            return
-        with spooled(data, buffer_size) as spool:
-            yield spool
+    def _receive(
+        self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int
+    ) -> contextlib.AbstractContextManager[BinaryIO | None]:
+        return at_hand(data, buffer_size)
 
     def _put(
         self,
@@ -87,24 +83,24 @@ class ObjectStore(ReadingObjects):
         buffer_size: int,
     ) -> Stat:
         there = self._place(key)
-        sent: Stat | None = getattr(self._sent, "stat", None)
+        sent = self._sent.stat
         birth = sent.birth if sent is not None else now() if there.found is None else self._attributes(key, there).stat.birth
         return self._put_at(key, there, Attributes(stat._replace(birth=birth), copied(metadata), xattrs), data)
 
     def _around_write(self, *keys: str) -> contextlib.AbstractContextManager[object]:
         """The same; of what is sent any number at a time, as several machines do it."""
-        return contextlib.nullcontext() if hasattr(self._sent, "stat") else super()._around_write(*keys)
+        return contextlib.nullcontext() if self._sent.stat is not None else super()._around_write(*keys)
 
     def put_sent(self, key: str, stat: Stat, data: BinaryIO | None, metadata: Mapping[str, Any], xattrs: Mapping[str, bytes]) -> Stat:
         self._sent.stat = stat
         try:
             return self.put(key, stat, data, metadata, xattrs)
         finally:
-            del self._sent.stat
+            self._sent.stat = None
 
     def _put_at(self, key: str, there: There, attributes: Attributes, data: BinaryIO | None = None, etag: str | None = None) -> Stat:
         """Write an object whole; ``etag`` as for ``Bucket.put``."""
-        sent: Stat | None = getattr(self._sent, "stat", None)
+        sent = self._sent.stat
         ctime = now() if sent is None else sent.ctime
         stat = attributes.stat._replace(size=0, ctime=ctime, nlink=1, file_id=None, implied=False, breaks=False, steady=False)
         headers = headers_of(attributes._replace(stat=stat))

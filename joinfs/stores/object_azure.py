@@ -10,13 +10,12 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Any, BinaryIO
 
 from joinfs.errors import AccessDenied, OutOfSpace, StoreError, StoreUnavailable, UsageError
-from joinfs.stores.object_bucket import CONNECTIONS, PART, PARTS_AT_A_TIME, Bucket, Changed, Found, Listed
+from joinfs.stores.object_bucket import CONNECTIONS, PART, PARTS_AT_A_TIME, Bucket, Changed, Found, Listed, moment_in, nanoseconds
 from joinfs.stores.object_markers import told
-from joinfs.stores.value import MEBIBYTE, NANOSECONDS, Chain, exactly
+from joinfs.stores.value import MEBIBYTE, Chain, exactly
 
 # Azure takes so many parts of an object.
 MOST_PARTS = 50_000
@@ -224,24 +223,16 @@ class _Answer:
 
     def asked(self) -> int:
         """When the server answered, by its own clock, in nanoseconds."""
-        return self._moment("Date")
+        return moment_in(self._headers.get("Date", ""))
 
     def changed(self) -> int:
         """When the blob was changed, in nanoseconds."""
-        return self._moment("Last-Modified")
+        return moment_in(self._headers.get("Last-Modified", ""))
 
     def whole(self) -> int:
         """Bytes of the whole blob of which this is a range."""
         size = self._headers.get("Content-Range", "").rpartition("/")[2]
         return int(size) if size.isdigit() else int(self._headers.get("Content-Length", 0))
-
-    def _moment(self, name: str) -> int:
-        from email.utils import parsedate_to_datetime  # noqa: PLC0415 - the client has it by now
-
-        try:
-            return _nanoseconds(parsedate_to_datetime(self._headers.get(name, "")))
-        except ValueError:
-            return 0
 
 
 class _Counted(io.RawIOBase):
@@ -321,7 +312,7 @@ def _found(said: Any, size: int, asked: int) -> Found:
     settings = said.content_settings
     system = {name: value for name in _SYSTEM if (value := getattr(settings, _setting(name), None))}
     headers = _from_azure(said.metadata or {}) | told(system.get("ContentType", ""))
-    return Found(size, _quoted(said.etag), _nanoseconds(said.last_modified), headers, system, asked)
+    return Found(size, _quoted(said.etag), nanoseconds(said.last_modified), headers, system, asked)
 
 
 def _setting(name: str) -> str:
@@ -339,9 +330,3 @@ def _listed(entry: Any, asked: int) -> Listed:
 def _quoted(etag: str) -> str:
     """Headers have an ETag in quotes, and listings not always."""
     return etag if etag.startswith('"') or not etag else f'"{etag}"'
-
-
-def _nanoseconds(moment: datetime) -> int:
-    return int(moment.timestamp()) * NANOSECONDS + moment.microsecond * 1000
-
-

@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import BinaryIO, NamedTuple
 
-from joinfs.stores.value import MEBIBYTE
+from joinfs.stores.value import MEBIBYTE, NANOSECONDS
 
 # Bytes of one part of a large object, and how many parts are on their way at the same time, and in memory.
 PART = 8 * MEBIBYTE
@@ -110,3 +111,18 @@ class Bucket(ABC):
     @abstractmethod
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects, in this order; those that are not there do not matter."""
+
+
+def nanoseconds(moment: datetime) -> int:
+    """A time in nanoseconds since the epoch."""
+    return int(moment.timestamp()) * NANOSECONDS + moment.microsecond * 1000
+
+
+def moment_in(header: str) -> int:
+    """What a header says of a time, in nanoseconds; 0 if that is nothing."""
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - who asks a bucket has it by now
+
+    try:
+        return nanoseconds(parsedate_to_datetime(header))
+    except ValueError:
+        return 0

@@ -38,6 +38,12 @@ PIECE = 2 * MEBIBYTE
 _MOST_SECONDS = 1e9
 
 
+class _Sent(threading.local):
+    """The attributes of what the thread puts that was written elsewhere before."""
+
+    stat: Stat | None = None
+
+
 class There(NamedTuple):
     """What stands at a key: the object, which a directory need not have, and what is said of it."""
 
@@ -67,8 +73,7 @@ class ReadingObjects(Store):
         self._open_markers: Markers | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._touched: dict[str, int] = {}
-        # What the thread puts that was written elsewhere before.
-        self._sent = threading.local()
+        self._sent = _Sent()
         self._implied = new_stat(DEFAULT_DIRECTORY_MODE)
         self._connecting = threading.Lock()
 

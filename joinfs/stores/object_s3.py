@@ -10,13 +10,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
 from typing import Any, BinaryIO
 
 from joinfs.errors import AccessDenied, NameTooLong, OutOfSpace, StoreError, StoreUnavailable, UsageError
-from joinfs.stores.object_bucket import CONNECTIONS, PART, PARTS_AT_A_TIME, Bucket, Changed, Found, Listed
+from joinfs.stores.object_bucket import CONNECTIONS, PART, PARTS_AT_A_TIME, Bucket, Changed, Found, Listed, moment_in, nanoseconds
 from joinfs.stores.object_markers import told
-from joinfs.stores.value import NANOSECONDS, exactly
+from joinfs.stores.value import exactly
 
 # S3 takes so many parts of an object.
 MOST_PARTS = 10_000
@@ -251,10 +250,6 @@ def _keys(credentials: Any) -> dict[str, str]:
     return dict(zip(names, credentials, strict=False))
 
 
-def _nanoseconds(moment: datetime) -> int:
-    return int(moment.timestamp()) * NANOSECONDS + moment.microsecond * 1000
-
-
 def _body(answer: Any, offset: int, size: int) -> bytes:
     """The whole body: boto3 notices what is cut off only if it is asked for all of it."""
     start = offset if "ContentRange" in answer else 0
@@ -269,7 +264,7 @@ def _found(answer: Any) -> Found:
     return Found(
         int(whole) if whole.isdigit() else answer["ContentLength"],
         answer.get("ETag", ""),
-        _nanoseconds(answer["LastModified"]),
+        nanoseconds(answer["LastModified"]),
         {name.lower(): value for name, value in answer["Metadata"].items()} | told(answer.get("ContentType", "")),
         {name: answer[name] for name in _SYSTEM if name in answer},
         _asked(answer),
@@ -278,16 +273,11 @@ def _found(answer: Any) -> Found:
 
 def _asked(answer: Any) -> int:
     """When the bucket answered, by its own clock."""
-    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - boto3 has it by now
-
-    try:
-        return _nanoseconds(parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")))
-    except ValueError:
-        return 0
+    return moment_in(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
 
 
 def _listed(entry: Any) -> Listed:
-    return Listed(entry["Key"], entry["Size"], entry.get("ETag", ""), _nanoseconds(entry["LastModified"]))
+    return Listed(entry["Key"], entry["Size"], entry.get("ETag", ""), nanoseconds(entry["LastModified"]))
 
 
 def _ranges(size: int) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from joinfs.errors import CorruptStore, Unsupported, UsageError
 from joinfs.stores.base import Store
-from joinfs.stores.metadata import selected
+from joinfs.stores.metadata import check_free, selected, without
 from joinfs.stores.reading import Reading
 from joinfs.stores.split_sweep import OBJECT, Objects
 from joinfs.stores.value import MEBIBYTE, Capabilities, Chain, Marked, Metadata, Opened, Stat, Usage, Value, Versioned, exactly
@@ -324,13 +324,11 @@ def _object_in(metadata: Metadata) -> tuple[str, int] | None:
 
 
 def _without_object(metadata: Metadata) -> Metadata:
-    return {name: value for name, value in metadata.items() if name not in _HIDDEN}
+    return without(metadata, _HIDDEN)
 
 
 def _check_free(metadata: Metadata) -> None:
-    for name in _HIDDEN:
-        if name in metadata:
-            raise Unsupported(f"the metadata {name!r} is the split store's own")
+    check_free(metadata, _HIDDEN, "the split store's")
 
 
 def open_split(path: str, read_only: bool) -> SplitStore:

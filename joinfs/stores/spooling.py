@@ -1,11 +1,20 @@
 """A stream taken in whole before a store is changed: what breaks off has changed nothing then."""
 
 import contextlib
+import io
 import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from joinfs.stores.value import binary
+from joinfs.stores.whole import is_plain_file
+
+
+def at_hand(data: BinaryIO | None, buffer_size: int) -> contextlib.AbstractContextManager[BinaryIO | None]:
+    """A stream that keeps nobody waiting: itself if it is in memory or a plain file, else ``spooled``."""
+    if data is None or isinstance(data, io.BytesIO) or is_plain_file(data):
+        return contextlib.nullcontext(data)
+    return spooled(data, buffer_size)
 
 
 @contextlib.contextmanager

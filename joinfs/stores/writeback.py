@@ -1,16 +1,15 @@
 """Another store, to which what is written is sent later: until then it is on local disk."""
 
 import contextlib
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, NotConnected, Unsupported
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
-from joinfs.stores.spooling import spooled
+from joinfs.stores.metadata import check_free
+from joinfs.stores.spooling import at_hand
 from joinfs.stores.value import Metadata, Stat, new_stat, now
-from joinfs.stores.whole import is_plain_file
 from joinfs.stores.writeback_pending import HIDDEN, Entry
 from joinfs.stores.writeback_reading import ReadingBack, as_sent
 from joinfs.stores.writeback_sender import Sender
@@ -40,13 +39,10 @@ class WriteBackStore(ReadingBack):
 
     # ---------------------------------------------------------------- writing
 
-    @contextlib.contextmanager
-    def _receive(self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int) -> Iterator[BinaryIO | None]:
-        if data is None or isinstance(data, io.BytesIO) or is_plain_file(data):
-            yield data
-            return
-        with spooled(data, buffer_size) as spool:
-            yield spool
+    def _receive(
+        self, key: str, stat: Stat, data: BinaryIO | None, buffer_size: int
+    ) -> contextlib.AbstractContextManager[BinaryIO | None]:
+        return at_hand(data, buffer_size)
 
     def _put(
         self,
@@ -57,7 +53,7 @@ class WriteBackStore(ReadingBack):
         xattrs: dict[str, bytes],
         buffer_size: int,
     ) -> Stat:
-        _check_free(metadata)
+        check_free(metadata, HIDDEN, "a write-back store's")
         is_new = self._prepare(key)
         self._touch(key)
         if stat.is_directory:
@@ -138,7 +134,7 @@ class WriteBackStore(ReadingBack):
             return otherwise()
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
-        _check_free(metadata)
+        check_free(metadata, HIDDEN, "a write-back store's")
         self._check_above(key)
         disk, there = self._pending.disk, super()._set_metadata
 
@@ -265,9 +261,3 @@ class WriteBackStore(ReadingBack):
 
     def _link(self, old: str, new: str) -> Stat:
         raise Unsupported(f"{self.name} has no hard links")
-
-
-def _check_free(metadata: Metadata) -> None:
-    for name in HIDDEN:
-        if name in metadata:
-            raise Unsupported(f"the metadata {name!r} is a write-back store's own")

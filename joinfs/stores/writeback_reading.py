@@ -22,6 +22,12 @@ log = logging.getLogger(__name__)
 _INSIDE = "joinfs-writeback-1"
 
 
+class _Ours(threading.local):
+    """Whether the thread writes to the other store for us."""
+
+    active = False
+
+
 class ReadingBack(View):
     """The reading half of ``WriteBackStore``, which says what it is, and its connection."""
 
@@ -32,7 +38,7 @@ class ReadingBack(View):
         self.path_of_pending = os.path.join(os.path.abspath(path), _INSIDE, named)
         self._pending = Pending(self.path_of_pending)
         self._sender: Sender | None = None
-        self._ours = threading.local()
+        self._ours = _Ours()
         self._touched: dict[str, int] = {}
         self._is_open = False
 
@@ -67,10 +73,6 @@ class ReadingBack(View):
             if not self.capabilities.thread_safe:
                 raise UsageError(f"{self.store.name} may not be called by several threads at once, so it cannot be sent to meanwhile")
             renamed = self._pending.open()
-        except BaseException:
-            self.store.disconnect()
-            raise
-        try:
             if self.capabilities.writable:
                 self._finish_renames(renamed)
                 self._sender = Sender(self._pending, self.store, self._writing)
@@ -125,15 +127,14 @@ class ReadingBack(View):
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Around writes of our own to the other store, of which we tell ourselves."""
-        before = getattr(self._ours, "active", False)
-        self._ours.active = True
+        before, self._ours.active = self._ours.active, True
         try:
             yield
         finally:
             self._ours.active = before
 
     def _told(self, key: str | None) -> None:
-        if not getattr(self._ours, "active", False):
+        if not self._ours.active:
             if key is None:
                 self._touched.clear()
             else:
