@@ -113,6 +113,10 @@ class Store(Announcing, BulkMethods, Reading):
         """As ``put``, of what was written elsewhere before: of ``stat`` ctime and birth count as well, where the store can keep them."""
         return self.put(key, stat, data, metadata, xattrs)
 
+    def delete_sent(self, key: str) -> None:
+        """As ``delete``, of a file that was deleted elsewhere before; its directory stays, though it may have nothing in it any more."""
+        self.delete(key)
+
     def _put(
         self,
         key: str,

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import stat as stat_module
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from joinfs.errors import (
@@ -89,14 +89,23 @@ class ObjectStore(ReadingObjects):
 
     def _around_write(self, *keys: str) -> contextlib.AbstractContextManager[object]:
         """The same; of what is sent any number at a time, as several machines do it."""
-        return contextlib.nullcontext() if self._sent.stat is not None else super()._around_write(*keys)
+        return contextlib.nullcontext() if self._sent.active else super()._around_write(*keys)
 
     def put_sent(self, key: str, stat: Stat, data: BinaryIO | None, metadata: Mapping[str, Any], xattrs: Mapping[str, bytes]) -> Stat:
-        self._sent.stat = stat
-        try:
+        with self._sending(stat):
             return self.put(key, stat, data, metadata, xattrs)
+
+    def delete_sent(self, key: str) -> None:
+        with self._sending():
+            self.delete(key)
+
+    @contextlib.contextmanager
+    def _sending(self, stat: Stat | None = None) -> Iterator[None]:
+        self._sent.active, self._sent.stat = True, stat
+        try:
+            yield
         finally:
-            self._sent.stat = None
+            self._sent.active, self._sent.stat = False, None
 
     def _put_at(self, key: str, there: There, attributes: Attributes, data: BinaryIO | None = None, etag: str | None = None) -> Stat:
         """Write an object whole; ``etag`` as for ``Bucket.put``."""
@@ -269,12 +278,12 @@ class ObjectStore(ReadingObjects):
             self._known.forget(*names)
 
     def _keep_directory(self, key: str) -> None:
-        """Mark the directory of a key that is about to go, if it would be gone with it."""
+        """Mark the directory of a key that is about to go, if it would be gone with it; if others go at the same time, that is not known."""
         above = split(key)[0]
         if above == ROOT:
             return
         there = self._find(above)
-        if there.found is None and there.name.endswith("/") and len(self._bucket.first(there.name, 2)) < 2:
+        if there.found is None and there.name.endswith("/") and (self._sent.active or len(self._bucket.first(there.name, 2)) < 2):
             self._mark(above, self.stat(above))
 
     def _rename(self, old: str, new: str) -> None:

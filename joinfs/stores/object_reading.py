@@ -39,8 +39,9 @@ _MOST_SECONDS = 1e9
 
 
 class _Sent(threading.local):
-    """The attributes of what the thread puts that was written elsewhere before."""
+    """Whether the thread does what was done elsewhere before, and the attributes of what it puts."""
 
+    active = False
     stat: Stat | None = None
 
 

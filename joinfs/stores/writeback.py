@@ -4,13 +4,13 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, NotConnected, Unsupported
+from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, NotConnected, OutOfSpace, Unsupported
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
 from joinfs.stores.metadata import check_free
 from joinfs.stores.spooling import at_hand
 from joinfs.stores.value import Metadata, Stat, new_stat, now
-from joinfs.stores.writeback_pending import HIDDEN, Entry
+from joinfs.stores.writeback_pending import HIDDEN
 from joinfs.stores.writeback_reading import ReadingBack, as_sent
 from joinfs.stores.writeback_sender import Sender
 
@@ -25,8 +25,8 @@ class WriteBackStore(ReadingBack):
     file when it was sent, whole, and of several files none before the others for sure. What cannot be sent is kept and tried again; ``drain`` waits for
     all, and so does ``disconnect`` unless sending fails. ``sync`` has it survive a loss of power here.
 
-    Directories are made, renamed and deleted in the store at once, and so is what is done to a file that does not wait. What is below a directory that is
-    renamed, or exchanged, is sent first.
+    What is deleted is deleted there later, too. Directories are made, renamed and deleted in the store at once, and a file that does not wait is renamed, and its
+    attributes are changed, at once. What is below a directory that is renamed, exchanged or deleted is sent first.
 
     Args:
         store: The other store; connected and disconnected with this one. Its capabilities are ours, but for hard links, transactions and local files.
@@ -70,8 +70,7 @@ class WriteBackStore(ReadingBack):
         """
         self._check_above(key)
         if is_directory_key(key):
-            if key != ROOT and self._pending.find(key.removesuffix("/")) is not None:
-                raise NotADirectory(f"{key.removesuffix('/')!r} is not a directory")
+            self._check_no_file(key)
             return False
         self._make_directory(split(key)[0])
         if self._pending.find(key) is not None:
@@ -87,8 +86,15 @@ class WriteBackStore(ReadingBack):
     def _check_above(self, key: str) -> None:
         """Raise ``NotADirectory`` if something waits where a directory would have to be above a key."""
         for directory in ancestors(key):
-            if self._pending.find(directory.removesuffix("/")) is not None:
-                raise NotADirectory(f"{directory.removesuffix('/')!r} is not a directory")
+            self._check_no_file(directory)
+
+    def _check_no_file(self, directory: str) -> None:
+        """Raise ``NotADirectory`` if a file waits at a directory's key. One that is to be deleted there is deleted now."""
+        entry = self._pending.find(directory.removesuffix("/")) if directory else None
+        if entry is not None:
+            if not entry.is_gone:
+                raise NotADirectory(f"{entry.key!r} is not a directory")
+            self._sender_now().drain([entry])
 
     def _make_directory(self, directory: str) -> None:
         if directory != ROOT and not self.store.exists(directory):
@@ -112,6 +118,7 @@ class WriteBackStore(ReadingBack):
             return Store._make_new(self, key, stat, target)
         self._check_above(key)
         self._check_free(key)
+        self._check_no_file(key)
         self._touch(key)
         with self._writing():
             return super()._make_new(key, stat, target)
@@ -122,6 +129,8 @@ class WriteBackStore(ReadingBack):
     def _changed_where_it_is(self, key: str, waiting: Callable[[str], Any], otherwise: Callable[[], Any]) -> Any:
         """Change attributes of what waits at a key on disk, and else in the store."""
         while (entry := self._pending.find(key)) is not None:
+            if entry.is_gone:
+                raise KeyError(key)
             try:
                 answer = waiting(entry.number)
             except KeyError:  # it has just arrived
@@ -165,29 +174,30 @@ class WriteBackStore(ReadingBack):
         if is_directory_key(key):
             self._delete_directory(key)
             return
-        with self._pending.held(key) as entry:
-            if entry is None or not entry.is_new:
-                self._delete_there(key, is_sure=entry is None)
+        if self._pending.find(key) is None:
+            self.store.stat(key)
+        try:
+            self._pending.delete(key)
+        except OutOfSpace:
+            self._delete_now(key)
+        self._touch(key)
+
+    def _delete_now(self, key: str) -> None:
+        """Delete a file, and what waits in its place, in the store first: on a full disk there is no room to note what is to be done."""
+        with self._pending.held(key) as entry, self._writing():
+            with contextlib.suppress(KeyError):
+                self.store.delete(key)
             if entry is not None:
                 self._pending.drop(entry)
-        self._touch(key)
 
     def _delete_directory(self, key: str) -> None:
-        self._pending.wait_until_idle(key)
-        if self._pending.below(key):
+        if not all(entry.is_gone for entry in self._pending.below(key)):
             raise DirectoryNotEmpty(f"{key!r} has entries")
-        self._delete_there(key)
+        self._send(key)
+        with self._writing():
+            super()._delete(key)
         self._touched.pop(key, None)
         self._touch(key)
-
-    def _delete_there(self, key: str, is_sure: bool = True) -> None:
-        """Delete what the store has at a key; it may have nothing there unless that is sure."""
-        try:
-            with self._writing():
-                super()._delete(key)
-        except KeyError:
-            if is_sure:
-                raise
 
     def _rename(self, old: str, new: str) -> None:
         if old == new:
@@ -205,35 +215,13 @@ class WriteBackStore(ReadingBack):
         self._touch(new)
 
     def _rename_file(self, old: str, new: str) -> None:
-        is_new = self._prepare(new)
-        with self._pending.held(old) as entry, self._pending.held(new) as over:
-            if entry is not None:
-                self._rename_waiting(entry, new, over, is_new)
-                return
+        if self._pending.rename(old, new, self._prepare(new)):
+            return
+        with self._pending.held(new) as over:
             if over is not None:
                 self._sender_now().send_held(over)  # what is replaced is in the store until its place is taken
             with self._writing():
                 super()._rename(old, new)
-
-    def _rename_waiting(self, entry: Entry, new: str, over: Entry | None, is_new: bool) -> None:
-        if entry.is_new:
-            self._pending.rename(entry, new, over)
-            entry.is_new = is_new if over is None else over.is_new
-            return
-        if over is not None:  # else it would be lost if this has to be undone
-            self._sender_now().send_held(over)
-        old = entry.key
-        self._pending.hidden.add(old)
-        try:
-            self._pending.rename(entry, new)
-            self._delete_there(old, is_sure=False)
-        except BaseException:
-            if entry.key == new:
-                self._pending.rename(entry, old, back=True)
-            raise
-        finally:
-            self._pending.hidden.discard(old)
-        self._pending.forget_gone(entry)
 
     def _send(self, *directories: str) -> None:
         """Send what waits at some keys, or in directories, now."""

@@ -1,7 +1,7 @@
-"""What was written and is not in its store yet: on local disk, in one SQLite file, and an index of it in memory.
+"""What was written or deleted, and is not so in its store yet: on local disk, in one SQLite file, and an index of it in memory.
 
 Each file is an entry of that database, under a number that grows, with its key in a field of metadata that is not shown. What is written
-anew gets a new number, so that who sends the old one goes on reading it as it was.
+anew gets a new number, so that who sends the old one goes on reading it as it was. A file that is to be deleted in its store has an entry, too.
 """
 
 import contextlib
@@ -19,10 +19,11 @@ from joinfs.errors import StoreError, StoreLocked, StoreUnavailable, UsageError
 from joinfs.stores.keys import split
 from joinfs.stores.metadata import without
 from joinfs.stores.sqlite import SQLiteStore
-from joinfs.stores.value import Metadata, Stat, Value
+from joinfs.stores.value import Metadata, Stat, Value, new_stat
 
 KEY, GONE = "writeback.key", "writeback.gone"
 HIDDEN = (KEY, GONE)
+_NOTHING = new_stat(stat_module.S_IFREG)
 # Seconds for which nobody has changed a file before it is sent: many are renamed or written again at once.
 CALM = 1.0
 # Seconds after which what was not taken is sent again; each time twice as many, up to the last.
@@ -31,11 +32,12 @@ T = TypeVar("T")
 
 
 class Entry:
-    """A file that waits.
+    """A file that waits to be sent, or to be deleted.
 
     Attributes:
         key: Its key.
         number: What it is called on disk.
+        is_gone: Whether there is no such file any more, and what the store has at the key is to be deleted.
         version: Grows with each change.
         is_new: Whether its store has nothing at the key, for sure.
         due: When it is to be sent, in monotonic seconds.
@@ -43,10 +45,10 @@ class Entry:
         older: What was at its key before, and could not be deleted on disk yet.
     """
 
-    __slots__ = ("due", "failures", "is_new", "key", "number", "older", "version")
+    __slots__ = ("due", "failures", "is_gone", "is_new", "key", "number", "older", "version")
 
-    def __init__(self, key: str, number: str, is_new: bool) -> None:
-        self.key, self.number, self.is_new = key, number, is_new
+    def __init__(self, key: str, number: str, is_new: bool, is_gone: bool = False) -> None:
+        self.key, self.number, self.is_new, self.is_gone = key, number, is_new, is_gone
         self.version = self.failures = 0
         self.due = 0.0
         self.older: list[str] = []
@@ -80,7 +82,6 @@ class Pending:
 
     Attributes:
         changed: Guards the index; notified when something waits no more, or is not being sent any more.
-        hidden: Keys at which nothing is any more, though their store may have something still.
         work: With the same lock; notified when something is due earlier than anything was.
     """
 
@@ -97,7 +98,6 @@ class Pending:
         self._entries: dict[str, Entry] = {}
         self._in_directories: dict[str, dict[str, Entry]] = {}
         self._busy: set[str] = set()
-        self.hidden: set[str] = set()
         self._numbers = itertools.count(1)
 
     def __len__(self) -> int:
@@ -105,8 +105,8 @@ class Pending:
 
     # ---------------------------------------------------------------- opening
 
-    def open(self) -> list[tuple[str, Entry]]:
-        """Open it; answer keys whose files were renamed to an entry, and may be where they were still.
+    def open(self) -> None:
+        """Open it.
 
         Raises:
             UsageError: The directory is another user's, or others may write to it.
@@ -119,7 +119,7 @@ class Pending:
                 self._entries.clear()
                 self._in_directories.clear()
                 self._due.clear()
-                return self._load()
+                self._load()
         except BaseException:
             self.close()
             raise
@@ -131,23 +131,19 @@ class Pending:
             os.close(self._lock)
             self._lock = -1
 
-    def _load(self) -> list[tuple[str, Entry]]:
-        renamed = []
+    def _load(self) -> None:
         for number in sorted(int(name) for name, _ in self._disk.list("")):
             metadata = self._disk.get_metadata(str(number), HIDDEN)
-            entry = Entry(metadata[KEY], str(number), is_new=False)
+            entry = Entry(metadata[KEY], str(number), is_new=False, is_gone=GONE in metadata)
             older = self._entries.get(entry.key)
             entry.older = [] if older is None else [*older.older, older.number]
             self._enter(entry)
-            if GONE in metadata:
-                renamed.append((metadata[GONE], entry))
             self._numbers = itertools.count(number + 1)
-        return renamed
 
     # ---------------------------------------------------------------- finding
 
     def find(self, key: str) -> Entry | None:
-        """Answer what waits at a key."""
+        """Answer what waits at a key; it may be one that is to be deleted."""
         return self._entries.get(key)
 
     def directly_in(self, directory: str) -> dict[str, Entry]:
@@ -161,16 +157,20 @@ class Pending:
             return [entry for key, entry in self._entries.items() if key.startswith(directory)]
 
     def ask(self, key: str, waiting: Callable[[str], T], otherwise: Callable[[str], T]) -> T:
-        """Answer what the disk says of the file that waits at a key; what ``otherwise`` says of the key if none does."""
+        """Answer what the disk says of the file that waits at a key; what ``otherwise`` says of the key if none does.
+
+        Raises:
+            KeyError: It is to be deleted.
+        """
         while (entry := self.find(key)) is not None:
+            if entry.is_gone:
+                raise KeyError(key)
             try:
                 return waiting(entry.number)
             except KeyError:
                 with self.changed:  # it may be leaving
                     if self.find(key) is entry:
                         raise
-        if key in self.hidden:
-            raise KeyError(key)
         return otherwise(key)
 
     @property
@@ -188,13 +188,40 @@ class Pending:
         with self.changed:
             old = self._entries.get(key)
             new.is_new = (is_new if old is None else old.is_new) and key not in self._busy
-            if old is not None:
-                new.older = [*old.older, old.number]
-                self._end_drains(old)
-            self._enter(new)
-            with contextlib.suppress(StoreError):  # then it is deleted before the new one is
-                self._delete_older(new)
+            self._take_place(new)
         return made
+
+    def delete(self, key: str) -> None:
+        """Have what waits at a key be gone, and what its store has there be deleted later, unless it has nothing.
+
+        Raises:
+            KeyError: It is to be deleted already.
+            StoreError: There is no room to note it: nothing was done.
+        """
+        with self.changed:
+            entry = self._entries.get(key)
+            if entry is not None and entry.is_gone:
+                raise KeyError(key)
+            if entry is not None and entry.is_new and key not in self._busy:
+                self.drop(entry)
+            else:
+                self._take_place(self._noted_gone(key))
+
+    def _noted_gone(self, key: str) -> Entry:
+        """An entry of a file that is to be deleted, on disk and not in the index yet."""
+        gone = Entry(key, str(next(self._numbers)), is_new=False, is_gone=True)
+        self._disk.put(gone.number, _NOTHING, None, {KEY: key, GONE: True})
+        return gone
+
+    def _take_place(self, new: Entry) -> None:
+        """Have an entry stand for what waited at its key before. Hold ``changed``."""
+        old = self._entries.get(new.key)
+        if old is not None:
+            new.older = [*old.older, old.number]
+            self._end_drains(old)
+        self._enter(new)
+        with contextlib.suppress(StoreError):  # then it is deleted before the new one is
+            self._delete_older(new)
 
     def _delete_older(self, entry: Entry) -> None:
         """Hold ``changed``."""
@@ -210,35 +237,49 @@ class Pending:
             self.schedule(entry, CALM)
             return self._entries.get(entry.key) is entry
 
-    def rename(self, entry: Entry, key: str, over: Entry | None = None, back: bool = False) -> None:
-        """Give a file another key, in place of what waits there; until ``forget_gone`` it is known where it was.
+    def rename(self, old: str, new: str, is_new: bool) -> bool:
+        """Give the file that waits at a key another, in place of what waits there; where it was is deleted later, if it may have arrived there.
 
         Args:
-            entry: The file.
-            key: The key.
-            over: What waits at that key.
-            back: It never was where it is now: that is not to be known.
+            old: The key.
+            new: The other.
+            is_new: As in ``Entry``, of what is put there.
+
+        Returns:
+            Whether a file waits there; else nothing was done.
+
+        Raises:
+            KeyError: It is to be deleted.
+            StoreError: There is no room to note it: nothing was done.
         """
-        metadata = shown(self._disk.get_metadata(entry.number))
-        gone = {} if entry.is_new or back else {GONE: entry.key}
         with self.changed:
-            with self._disk.transaction("rename"):
-                self._disk.set_metadata(entry.number, {**metadata, KEY: key, **gone})
-                for number in () if over is None else (*over.older, over.number):
-                    with contextlib.suppress(KeyError):
-                        self._disk.delete(number)
-            old = entry.key
-            entry.key, entry.version = key, entry.version + 1
+            entry, over = self._entries.get(old), self._entries.get(new)
+            if entry is None:
+                return False
+            if entry.is_gone:
+                raise KeyError(old)
+            is_sure = entry.is_new and old not in self._busy
+            gone = self._note_renamed(entry, new, over, is_sure)
+            entry.is_new = (is_new if over is None else over.is_new) and new not in self._busy
+            entry.key, entry.version, entry.older = new, entry.version + 1, []
             if over is not None:
                 self._end_drains(over)
             self._enter(entry)
-            self._leave(old)
+            if gone is None:
+                self._leave(old)
+            else:
+                self._enter(gone)
+        return True
 
-    def forget_gone(self, entry: Entry) -> None:
-        """There is nothing any more where a file was before it was renamed."""
+    def _note_renamed(self, entry: Entry, key: str, over: Entry | None, is_sure: bool) -> Entry | None:
+        """Note on disk that a file has another key; answer what stands where it was, unless nothing is there for sure. Hold ``changed``."""
         metadata = self._disk.get_metadata(entry.number)
-        if metadata.pop(GONE, None) is not None:
-            self._disk.set_metadata(entry.number, metadata)
+        with self._disk.transaction("rename"):
+            self._disk.set_metadata(entry.number, {**metadata, KEY: key})
+            for number in (*entry.older, *(() if over is None else (*over.older, over.number))):
+                with contextlib.suppress(KeyError):
+                    self._disk.delete(number)
+            return None if is_sure else self._noted_gone(entry.key)
 
     def drop(self, entry: Entry) -> None:
         """Have a file wait no more, and be gone. After a failure it waits."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from joinfs.errors import IsADirectory, NotADirectory, StoreUnavailable, Unsupported, UsageError
+from joinfs.errors import StoreUnavailable, Unsupported, UsageError
 from joinfs.stores.base import Store
 from joinfs.stores.keys import directory_key
 from joinfs.stores.metadata import selected
@@ -72,23 +72,14 @@ class ReadingBack(View):
         try:
             if not self.capabilities.thread_safe:
                 raise UsageError(f"{self.store.name} may not be called by several threads at once, so it cannot be sent to meanwhile")
-            renamed = self._pending.open()
+            self._pending.open()
             if self.capabilities.writable:
-                self._finish_renames(renamed)
                 self._sender = Sender(self._pending, self.store, self._writing)
         except BaseException:
             self._pending.close()
             self.store.disconnect()
             raise
         self._is_open = True
-
-    def _finish_renames(self, renamed: Sequence[tuple[str, Entry]]) -> None:
-        """Those that were cut off."""
-        for key, entry in renamed:
-            if self._pending.find(key) is None:
-                with contextlib.suppress(KeyError, IsADirectory, NotADirectory):  # others may have put anything there
-                    self.store.delete(key)
-            self._pending.forget_gone(entry)
 
     def disconnect(self) -> None:
         """The same, when all that waits was sent, or the store does not take it; then it is kept, and that is logged."""
@@ -109,7 +100,7 @@ class ReadingBack(View):
         return self._is_open and self.store.is_connected()
 
     def info(self) -> dict[str, Any]:
-        """The same, and ``waiting``: how many files are to be sent."""
+        """The same, and ``waiting``: how many files are to be sent, or deleted there."""
         return {**super().info(), "waiting": len(self._pending)}
 
     def drain(self) -> None:
@@ -186,8 +177,7 @@ class ReadingBack(View):
     def _merged(self, prefix: str, waiting: dict[str, Entry], listed: Iterator[tuple[str, Marked]]) -> Iterator[tuple[str, Marked]]:
         for name, marked in listed:
             if waiting.pop(name, None) is None:
-                if prefix + name not in self._pending.hidden:
-                    yield name, marked
+                yield name, marked
             else:
                 yield from self._still_there(prefix, name)
         for name in waiting:

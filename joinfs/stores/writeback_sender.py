@@ -1,4 +1,4 @@
-"""Sends what waits to its store, several files at a time, and goes on trying."""
+"""Sends what waits to its store, several files at a time, and deletes there what is to be deleted; and goes on trying."""
 
 import contextlib
 import logging
@@ -94,7 +94,11 @@ class Sender:
         self._pending.arrived(entry, entry.key, version)
 
     def send(self, entry: Entry, key: str) -> None:
-        """Put a file where it is to go."""
+        """Put a file where it is to go; or delete it there."""
+        if entry.is_gone:
+            with contextlib.suppress(KeyError):
+                self._store.delete_sent(key)
+            return
         disk = self._pending.disk
         with contextlib.closing(disk.get(entry.number)) as value:
             self._store.put_sent(key, disk.stat(entry.number), value.data, shown(dict(value.metadata)), disk.get_xattrs(entry.number))

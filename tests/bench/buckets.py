@@ -1,7 +1,7 @@
 """Times a bucket that is mounted with joinfs beside rclone and s3fs, on a SeaweedFS of this machine.
 
     make bench-buckets
-    make bench-buckets BENCH_ARGS='--delay 0.02 --files 1000 --size 1024 --systems joinfs,rclone'
+    make bench-buckets BENCH_ARGS='--delay 0.02 --files 1000 --keys 10000 --size 1024 --systems joinfs,rclone'
 
 Each row is on a mount of its own where that is said to be cold. All get the same requests at the same server, the delay
 (of a request and its answer together, in seconds) is made by ``delayed.py``. rclone sends what is written later, in the
@@ -159,6 +159,19 @@ class Bench:
         with self.mounted():
             self._row("rm -r", self._run("rm", "-r", "files"))
 
+    def clone(self) -> None:
+        """The row of a repository, this one."""
+        with self.mounted():
+            self._row("git clone", self._run("git", "clone", "--no-local", Path(__file__).parents[2], "clone"))
+
+    def list_foreign(self) -> None:
+        """The row of what somebody else has put into the bucket, in directories of 500."""
+        with ThreadPoolExecutor(READERS) as pool:
+            names = [f"{self.prefix}/keys/d{number // 500}/k{number}" for number in range(self.given.keys)]
+            list(pool.map(lambda name: self.server.put(self.server.bucket, name, b"of others"), names))
+        with self.mounted():
+            self._row(f"ls -lR of {self.given.keys} keys of others", self._run("ls", "-lR", "keys"))
+
 
 @contextlib.contextmanager
 def reached(server: SeaweedFS, delay: float) -> Iterator[str]:
@@ -190,6 +203,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.02, metavar="SECONDS")
     parser.add_argument("--files", type=int, default=300, metavar="COUNT")
     parser.add_argument("--size", type=int, default=256, metavar="MIB")
+    parser.add_argument("--keys", type=int, default=2000, metavar="COUNT")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     given = parser.parse_args()
     names = [name for name in given.systems.split(",") if name in {"joinfs", "writeback"} or shutil.which(name)]
@@ -203,6 +217,8 @@ def main() -> None:
                     bench = Bench(name, server, url, Path(place) / name, given)
                     bench.write()
                     bench.read()
+                    bench.clone()
+                    bench.list_foreign()
                     figures[name] = bench.rows
         finally:
             server.stop()

@@ -190,7 +190,7 @@ def test_what_replaces_and_renames_what_has_arrived(unhurried, store, there):
     store.drain()
     put(store, "a", b"new a")
     store.rename("a", "d")  # waits, and is there under its old key
-    assert not (there / "a").exists()
+    assert (there / "a").exists()
     put(store, "b", b"new b")
     store.rename("c", "b")  # what is there, over what waits
     put(store, "e", b"new e")
@@ -349,15 +349,86 @@ def test_what_waits_outlives_a_kill(unhurried, there, tmp_path):
         assert contents(store) == {"b": b"y" * 3_000_000, "c": b"c", "d/": None, "d/a": b"first"}
 
 
-def test_a_rename_that_fails_leaves_the_old(unhurried, opened):
+@pytest.mark.parametrize("change", [lambda store: store.delete("a"), lambda store: store.rename("a", "b")])
+def test_what_is_gone_is_deleted_when_it_can_be(unhurried, opened, there, change):
     with opened() as store:
         put(store, "a", b"old")
         store.drain()
         put(store, "a", b"new")
         store.store.schedule = lambda method: Fault(StoreUnavailable("gone")) if method in {"delete", "put"} else None
+        change(store)
+        expected = contents(store)
+        assert "a" not in expected
         with pytest.raises(StoreUnavailable, match="gone"):
-            store.rename("a", "b")
-        assert contents(store) == {"a": b"new"}
+            store.drain()
+        assert (contents(store), (there / "a").read_bytes()) == (expected, b"old")
+    with opened() as store:
+        assert contents(store) == expected
+    with DirectoryStore(there) as below:
+        assert contents(below) == expected
+
+
+def test_deleting_asks_for_nothing_and_many_are_deleted_at_a_time(unhurried, tmp_path):
+    together = threading.Barrier(8)
+
+    class Together(joinfs.MemoryStore):
+        def delete_sent(self, key):
+            together.wait(PATIENCE)
+            super().delete_sent(key)
+
+    below = Together()
+    with WriteBackStore(below, tmp_path / "waiting") as store:
+        for number in range(8):
+            put(store, f"d/{number}")
+        store.drain()
+        for number in range(8):
+            store.delete(f"d/{number}")
+            with pytest.raises(KeyError):
+                store.delete(f"d/{number}")
+        assert (contents(store), len(contents(below)), store.info()["waiting"]) == ({"d/": None}, 9, 8)
+        store.delete("d/")
+        assert contents(below) == {}
+
+
+def test_where_something_is_to_be_deleted_another_kind_can_stand(unhurried, store, there):
+    put(store, "a")
+    put(store, "b/c")
+    put(store, "d")
+    put(store, "e")
+    store.drain()
+    for key in ("a", "d", "e"):
+        store.delete(key)
+    store.delete("b/c")
+    store.delete("b/")
+    store.make("a/", new_stat(0o040755))
+    put(store, "b", b"file")
+    put(store, "d/f", b"below")
+    store.make("g/", new_stat(0o040755))
+    store.rename("g/", "e/")
+    expected = {"a/": None, "b": b"file", "d/": None, "d/f": b"below", "e/": None}
+    assert contents(store) == expected
+    store.drain()
+    assert contents(store) == expected
+    with DirectoryStore(there) as below:
+        assert contents(below) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store: store.set_stat("a", mode=0o600), lambda store: store.set_xattr("a", "user.n", b""),
+        lambda store: store.rename("a", "b"), lambda store: store.delete("a"), lambda store: store.get("a"), lambda store: store.read("a", 0, 1),
+        lambda store: store.stat("a"), lambda store: store.lookup("a"), lambda store: store.get_xattrs("a"), lambda store: store.exchange("a", "c"),
+    ],
+)  # fmt: skip
+def test_what_is_to_be_deleted_is_not_there(unhurried, store, change):
+    for key in ("a", "c"):
+        put(store, key)
+    store.drain()
+    store.delete("a")
+    with pytest.raises(KeyError):
+        change(store)
+    assert contents(store) == {"c": b"content"}
 
 
 RENAMER = """
@@ -369,12 +440,14 @@ store = joinfs.open_store(sys.argv[1])
 store.set("a", (io.BytesIO(b"old"), {}))
 store.drain()
 store.set("a", (io.BytesIO(b"new"), {}))
-store.store.delete = lambda key: os.kill(os.getpid(), 9)
+store.set("c", (io.BytesIO(b"c"), {}))
 store.rename("a", "b")
+store.delete("c")
+os.kill(os.getpid(), 9)
 """
 
 
-def test_a_rename_that_was_cut_off_is_finished(there, tmp_path):
+def test_what_is_to_be_deleted_outlives_a_kill(there, tmp_path):
     url = f"dir:{there}?writeback={tmp_path}/waiting"
     done = subprocess.run([sys.executable, "-c", RENAMER, url], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (-9, "")
@@ -472,6 +545,7 @@ def test_what_may_have_arrived_is_deleted_there_as_well(over, below):
     over.delete("a")
     over.rename("b", "c")
     assert contents(over) == {"c": b"content"}
+    assert set(contents(below)) == {"a", "b"}
     over.drain()
     assert contents(below) == {"c": b"content"}
 
@@ -516,7 +590,7 @@ def full_disk(over):
     return full
 
 
-def refused(_key):
+def refused(*_given):
     raise OutOfSpace("the disk is full")
 
 
@@ -537,19 +611,30 @@ def test_a_full_disk_leaves_what_waits_as_it_was_or_is(over, below, full_disk, t
     assert [*over._pending.disk.list("")] == []
 
 
+def test_on_a_full_disk_files_are_deleted_at_once(over, below):
+    for key in ("a", "b"):
+        put(over, key)
+    over.drain()
+    put(over, "b", b"new")
+    over._pending.disk.put = refused
+    for key in ("a", "b"):
+        over.delete(key)
+    assert contents(over) == contents(below) == {}
+    del over._pending.disk.put
+
+
 def test_what_a_rename_replaces_that_fails_is_still_there(over, below):
     for key in ("a", "b"):
         put(over, key, key.encode())
     over.drain()
-    put(over, "a", b"new a")
-    below.deletes = False
-    with pytest.raises(StoreUnavailable, match="nothing is deleted"):
+    put(over, "b", b"new b")
+    below.put_sent = refused
+    with pytest.raises(OutOfSpace):
         over.rename("a", "b")
-    assert contents(over) == {"a": b"new a", "b": b"b"}
-    assert writeback_pending.GONE not in over._pending.disk.get_metadata(over._pending.find("a").number)
-    below.deletes = True
+    assert contents(over) == {"a": b"a", "b": b"new b"}
+    del below.put_sent
     over.rename("a", "b")
-    assert contents(over) == {"b": b"new a"}
+    assert contents(over) == {"b": b"a"}
 
 
 def test_over_what_waits_a_file_is_renamed_without_a_request(over, below):
