@@ -128,17 +128,10 @@ class WriteBackStore(ReadingBack):
 
     def _changed_where_it_is(self, key: str, waiting: Callable[[str], Any], otherwise: Callable[[], Any]) -> Any:
         """Change attributes of what waits at a key on disk, and else in the store."""
-        while (entry := self._pending.find(key)) is not None:
-            if entry.is_gone:
-                raise KeyError(key)
-            try:
-                answer = waiting(entry.number)
-            except KeyError:  # it has just arrived
-                if self._pending.find(key) is entry:
-                    raise
-            else:
-                if self._pending.was_changed(entry):
-                    return answer
+        with self._pending.changed:
+            entry = self._pending.find(key)
+            if entry is not None:
+                return self._pending.change(entry, waiting)
         with self._writing():
             return otherwise()
 

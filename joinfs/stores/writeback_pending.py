@@ -230,12 +230,18 @@ class Pending:
                 self._disk.delete(entry.older[-1])
             entry.older.pop()
 
-    def was_changed(self, entry: Entry) -> bool:
-        """Attributes of a file were changed on disk: it is sent anew if it is being sent. False if it has arrived, and waits no more."""
-        with self.changed:
-            entry.version += 1
-            self.schedule(entry, CALM)
-            return self._entries.get(entry.key) is entry
+    def change(self, entry: Entry, change: Callable[[str], T]) -> T:
+        """Change attributes of a file on disk; it is sent anew if it is being sent. Hold ``changed``: what has arrived meanwhile would be made anew.
+
+        Raises:
+            KeyError: It is to be deleted.
+        """
+        if entry.is_gone:
+            raise KeyError(entry.key)
+        answer = change(entry.number)
+        entry.version += 1
+        self.schedule(entry, CALM)
+        return answer
 
     def rename(self, old: str, new: str, is_new: bool) -> bool:
         """Give the file that waits at a key another, in place of what waits there; where it was is deleted later, if it may have arrived there.

@@ -297,6 +297,19 @@ def test_many_are_sent_at_a_time(hurried, tmp_path):
         assert len(contents(below)) == 8
 
 
+def test_what_arrives_while_its_attributes_are_changed_is_not_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(writeback_pending, "CALM", 0.0)
+    with WriteBackStore(joinfs.MemoryStore(), tmp_path / "waiting") as store:
+        for number in range(300):
+            put(store, "a")
+            for _ in range(3):
+                store.set_metadata("a", {"n": str(number)})
+            store.set_stat("a", mode=0o600)
+            store.set_xattr("a", "user.n", b"%d" % number)
+        store.drain()
+        assert (contents(store), [*store._pending.disk.list("")]) == ({"a": b"content"}, [])
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 
@@ -753,6 +766,8 @@ def test_any_writes_in_any_order(seed, calm, opened, there, monkeypatch):
             for _ in range(40):
                 step(store, model, chance, keys)
             assert files(contents(store)) == model
+            store.drain()
+            assert [*store._pending.disk.list("")] == []
     with DirectoryStore(there) as store:
         assert files(contents(store)) == model
 
