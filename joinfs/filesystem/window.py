@@ -1,7 +1,7 @@
 """What is read of a file that is in no local file: more than was asked for, and of a slow store ahead of who reads on.
 
-Who begins at the beginning, or goes on where the last read ended, gets a window; the next is larger, and of a slow store
-it is fetched while this one is read, so that a long file is read as quickly as it comes.
+Who begins at the beginning, or goes on where the last read ended, gets a piece; the next is larger, and of a slow store
+more and more of those that follow are fetched at the same time, so that a long file is read as quickly as it can come.
 """
 
 import threading
@@ -12,7 +12,9 @@ from typing import NamedTuple
 from joinfs.stores import Stat
 from joinfs.stores.value import MEBIBYTE
 
-FIRST, MOST = MEBIBYTE, 8 * MEBIBYTE
+FIRST, MOST = MEBIBYTE, 4 * MEBIBYTE
+# How many pieces are fetched ahead of who reads on, at the most: a file takes so much memory while it is read.
+MOST_AHEAD = 8
 
 
 class _Piece(NamedTuple):
@@ -23,10 +25,14 @@ class _Piece(NamedTuple):
     stat: Stat
     data: "Future[bytes]"
 
-    def has(self, offset: int, size: int, stat: Stat) -> bool:
-        """Whether these are in it, and the file is still the same."""
-        inside = self.start <= offset and offset + size <= self.start + self.size
-        return inside and self.stat.file_id == stat.file_id and not self.stat.has_other_data_than(stat)
+    @property
+    def end(self) -> int:
+        """Where the next begins."""
+        return self.start + self.size
+
+    def is_of(self, stat: Stat) -> bool:
+        """Whether the file is still the same."""
+        return self.stat.file_id == stat.file_id and not self.stat.has_other_data_than(stat)
 
 
 class Window:
@@ -38,63 +44,72 @@ class Window:
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], is_slow: bool) -> None:
-        self._fetch = fetch
-        self._most = MOST if is_slow else FIRST
-        self._size = FIRST
-        self._here: _Piece | None = None
-        self._next: _Piece | None = None
+        self._fetch, self._is_slow = fetch, is_slow
+        self._size, self._ahead = FIRST, 1
+        # One after another without gaps: the last that was read from, perhaps one before it, and those that are fetched ahead.
+        self._pieces: list[_Piece] = []
 
     def clear(self) -> None:
         """Forget everything."""
-        self._here = self._next = None
+        self._pieces = []
 
     def read(self, offset: int, size: int, stat: Stat) -> bytes:
         """Answer up to ``size`` bytes from ``offset`` of the file, which has these attributes now; short only at the end.
 
         Errors are those of ``fetch``.
         """
-        here = self._at(offset, min(size, max(stat.size - offset, 0)), stat) or self._moved_to(offset, size, stat)
+        pieces = self._over(offset, min(size, max(stat.size - offset, 0)), stat) or self._moved_to(offset, size, stat)
         try:
-            data = here.data.result()
+            data = _joined(pieces, offset, size)
         except BaseException:
             self.clear()
             raise
-        if self._here is here and self._most > FIRST:
-            self._look_ahead(here, len(data), stat)
-        inside = offset - here.start
-        return data[inside : inside + size]
+        if self._is_slow and pieces[-1] in self._pieces:
+            self._look_ahead(pieces[-1], offset + size, stat)
+        return data
 
-    def _at(self, offset: int, size: int, stat: Stat) -> _Piece | None:
-        """The piece that has so much; none if it has to be fetched."""
-        if self._here is not None and self._here.has(offset, size, stat):
-            return self._here
-        if self._next is not None and self._next.has(offset, size, stat):
-            self._here, self._next = self._next, None
-            return self._here
-        return None
+    def _over(self, offset: int, size: int, stat: Stat) -> list[_Piece]:
+        """The pieces that have so much together; none if it has to be fetched."""
+        pieces = self._pieces
+        if not pieces or not pieces[0].start <= offset <= offset + size <= pieces[-1].end or not all(piece.is_of(stat) for piece in pieces):
+            return []
+        first = next(number for number, piece in enumerate(pieces) if offset < piece.end or piece is pieces[-1])
+        wanted = [piece for piece in pieces[first:] if piece.start < offset + size or piece is pieces[first]]
+        # The kernel may ask for what is a little before that in a moment.
+        self._pieces = pieces[max(first - 1, 0) :]
+        return wanted
 
-    def _moved_to(self, offset: int, size: int, stat: Stat) -> _Piece:
-        """What is to be read now, which is the window if it is read in order."""
-        here = self._here
-        in_order = offset == 0 or (here is not None and here.start < offset <= here.start + here.size)
-        if not in_order:
-            return self._fetched(offset, size, stat)
-        self._size = FIRST if offset == 0 else min(self._size * 2, self._most)
-        self._here, self._next = self._fetched(offset, max(size, self._size), stat), None
-        return self._here
+    def _moved_to(self, offset: int, size: int, stat: Stat) -> list[_Piece]:
+        """What is to be read now; the window is there then if it is read in order."""
+        pieces = self._pieces
+        if offset and not (pieces and pieces[0].start < offset <= pieces[-1].end):
+            return [self._fetched(offset, size, stat)]
+        self._size, self._ahead = (self._grown(), self._ahead) if offset else (FIRST, 1)
+        self._pieces = [self._fetched(offset, max(size, self._size), stat)]
+        return self._pieces
+
+    def _grown(self) -> int:
+        return min(self._size * 2, MOST) if self._is_slow else FIRST
 
     def _fetched(self, offset: int, size: int, stat: Stat) -> _Piece:
         piece = _Piece(offset, size, stat, Future())
         piece.data.set_result(self._fetch(offset, size))
         return piece
 
-    def _look_ahead(self, here: _Piece, got: int, stat: Stat) -> None:
-        """Have the next window fetched, once it was seen that somebody reads on."""
-        end = here.start + here.size
-        if self._next is not None or (here.start == 0 and here.size <= FIRST) or got < here.size or end >= stat.size:
+    def _look_ahead(self, here: _Piece, end: int, stat: Stat) -> None:
+        """Have more pieces fetched, once it was seen that somebody reads on."""
+        if here.start == 0 and here.size <= FIRST and end < FIRST // 2:
             return
-        self._size = min(self._size * 2, self._most)
-        self._next = piece = _Piece(end, min(self._size, stat.size - end), stat, Future())
+        following = len(self._pieces) - self._pieces.index(here) - 1
+        if following < self._ahead:
+            self._ahead = min(self._ahead * 2, MOST_AHEAD)
+        while following < self._ahead and self._pieces[-1].end < stat.size:
+            self._size = self._grown()
+            self._pieces.append(self._on_its_way(self._pieces[-1].end, stat))
+            following += 1
+
+    def _on_its_way(self, start: int, stat: Stat) -> _Piece:
+        piece = _Piece(start, min(self._size, stat.size - start), stat, Future())
 
         def fetch() -> None:
             try:
@@ -103,3 +118,15 @@ class Window:
                 piece.data.set_exception(error)
 
         threading.Thread(target=fetch, name="joinfs reads ahead", daemon=True).start()
+        return piece
+
+
+def _joined(pieces: list[_Piece], offset: int, size: int) -> bytes:
+    """What pieces have of a range, up to the first that is short."""
+    parts = []
+    for piece in pieces:
+        data = piece.data.result()
+        parts.append(data[max(offset - piece.start, 0) : max(offset + size - piece.start, 0)])
+        if len(data) < piece.size:
+            break
+    return parts[0] if len(parts) == 1 else b"".join(parts)

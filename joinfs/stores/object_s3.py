@@ -1,7 +1,7 @@
 """A bucket of S3, or of a server that speaks as S3 does: the requests that a store makes of it, and what their failures mean.
 
-boto3 is used for all of it: obstore can neither name ``dir/``, ``a//b`` and what has a newline in it, nor list a bucket
-that has such names, nor replace metadata, nor answer it with HEAD.
+boto3 makes them, and the commonest ones obstore does (``joinfs.stores.object_quick``). That alone would not do: it can neither
+name ``dir/``, ``a//b`` and what has a newline in it, nor list a bucket that has such names, nor replace metadata.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from joinfs.errors import AccessDenied, NameTooLong, OutOfSpace, StoreError, StoreUnavailable, UsageError
 from joinfs.stores.object_bucket import CONNECTIONS, PART, PARTS_AT_A_TIME, Bucket, Changed, Found, Listed, moment_in, nanoseconds
 from joinfs.stores.object_markers import told
+from joinfs.stores.object_quick import Clock, Quick, Unanswered
 from joinfs.stores.value import exactly
 
 # S3 takes so many parts of an object.
@@ -49,13 +50,13 @@ class S3Bucket(Bucket):
     def __init__(self, name: str, endpoint: str, credentials: Any, timeout: float, tries: int) -> None:
         self._boto, self._errors = _library()
         self._broken_off = (self._errors.ResponseStreamingError, self._errors.IncompleteReadError)
-        self._name, self._tries = name, tries
+        self._name, self._tries, self._clock = name, tries, Clock()
         try:
-            self._client: Any = self._connected(endpoint, _keys(credentials), timeout, tries)
+            self._client, self._quick = self._connected(endpoint, _keys(credentials), timeout, tries)
         except (self._errors.BotoCoreError, ValueError) as error:
             raise UsageError(f"bucket {name} cannot be asked for: {error}") from None
 
-    def _connected(self, endpoint: str, keys: dict[str, str], timeout: float, tries: int) -> Any:
+    def _connected(self, endpoint: str, keys: dict[str, str], timeout: float, tries: int) -> tuple[Any, Quick]:
         from botocore.config import Config  # noqa: PLC0415 - an extra
         from botocore.handlers import add_expect_header  # noqa: PLC0415
 
@@ -73,9 +74,10 @@ class S3Bucket(Bucket):
         )
         region = session.region_name or "us-east-1"
         client = session.client("s3", region_name=region, endpoint_url=endpoint or None, config=config, **keys)
+        quick = Quick(self._name, client.meta.endpoint_url, bool(own), region, session, keys, timeout, self._clock)
         # It would ask before it sends data, each time, and wait for the answer.
         client.meta.events.unregister("before-call.s3", add_expect_header)
-        return client
+        return client, quick
 
     def close(self) -> None:
         self._client.close()
@@ -111,16 +113,28 @@ class S3Bucket(Bucket):
     # ---------------------------------------------------------------- reading
 
     def head(self, name: str) -> Found:
+        try:
+            return self._quick.head(name)
+        except Unanswered:
+            return self._head(name)
+
+    def _head(self, name: str) -> Found:
         with self._asking(name) as client:
-            return _found(client.head_object(Bucket=self._name, Key=name))
+            return self._found(client.head_object(Bucket=self._name, Key=name))
 
     def read(self, name: str, offset: int, size: int, etag: str = "") -> tuple[bytes, Found]:
+        try:
+            return self._quick.read(name, offset, size, etag)
+        except Unanswered:
+            return self._read(name, offset, size, etag)
+
+    def _read(self, name: str, offset: int, size: int, etag: str) -> tuple[bytes, Found]:
         condition = {"IfMatch": etag} if etag else {}
         with self._asking(name) as client:
             for left in reversed(range(self._tries)):
                 try:
                     answer = client.get_object(Bucket=self._name, Key=name, Range=f"bytes={offset}-{offset + size - 1}", **condition)
-                    return _body(answer, offset, size), _found(answer)
+                    return _body(answer, offset, size), self._found(answer)
                 except self._errors.ClientError as error:
                     if error.response["ResponseMetadata"]["HTTPStatusCode"] != 416:
                         raise
@@ -137,6 +151,7 @@ class S3Bucket(Bucket):
         while True:
             with self._asking(prefix) as client:
                 answer = client.list_objects_v2(**asked)
+            self._asked(answer)
             values = [_listed(entry) for entry in answer.get("Contents", ())]
             yield sorted([*values, *(Listed(entry["Prefix"]) for entry in answer.get("CommonPrefixes", ()))])
             if not answer.get("IsTruncated") or not answer.get("NextContinuationToken"):
@@ -150,13 +165,20 @@ class S3Bucket(Bucket):
         first = exactly(data, part, part)
         given = {"Bucket": self._name, "Key": name, "Metadata": headers, **system}
         if len(first) == part:
-            size, answer = self._put_parts(given, data, first)
-        else:
-            condition = {} if etag is None else {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
-            with self._asking(name) as client:
-                size, answer = len(first), client.put_object(Body=first, **given, **condition)
-        asked = _asked(answer)
-        return Found(size, answer.get("ETag", ""), asked, headers, system, asked)
+            return self._written(given, *self._put_parts(given, data, first))
+        try:
+            return self._quick.put(name, first, headers, system, etag)
+        except Unanswered:
+            return self._put(given, first, etag)
+
+    def _put(self, given: dict[str, Any], data: bytes, etag: str | None) -> Found:
+        condition = {} if etag is None else {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
+        with self._asking(given["Key"]) as client:
+            return self._written(given, len(data), client.put_object(Body=data, **given, **condition))
+
+    def _written(self, given: dict[str, Any], size: int, answer: Any) -> Found:
+        asked = self._asked(answer)
+        return Found(size, answer.get("ETag", ""), asked, given["Metadata"], {name: given[name] for name in _SYSTEM if name in given}, asked)
 
     def _put_parts(self, given: dict[str, Any], data: BinaryIO, first: bytes) -> tuple[int, Any]:
         size, part = 0, len(first)
@@ -200,13 +222,12 @@ class S3Bucket(Bucket):
         else:
             with self._asking(old) as client:
                 answer = client.copy_object(**given, **source, MetadataDirective="REPLACE")
-        etag, asked = answer.get("CopyObjectResult", answer).get("ETag", ""), _asked(answer)
+        etag, asked = answer.get("CopyObjectResult", answer).get("ETag", ""), self._asked(answer)
         return Found(found.size, etag, asked, kept, found.system, asked)
 
     def delete(self, names: Sequence[str]) -> None:
         if len(names) == 1:
-            with self._asking(names[0]) as client:
-                client.delete_object(Bucket=self._name, Key=names[0])
+            self._delete(names[0])
             return
         for start in range(0, len(names), MOST_DELETED):
             batch = [{"Key": name} for name in names[start : start + MOST_DELETED]]
@@ -214,6 +235,31 @@ class S3Bucket(Bucket):
                 answer = client.delete_objects(Bucket=self._name, Delete={"Objects": batch, "Quiet": True})
             for failed in answer.get("Errors", ()):
                 raise StoreError(f"bucket {self._name} does not delete {failed.get('Key')!r}: {failed.get('Message')}")
+
+    def _delete(self, name: str) -> None:
+        with contextlib.suppress(KeyError):
+            try:
+                return self._quick.delete(name)
+            except Unanswered:
+                with self._asking(name) as client:
+                    client.delete_object(Bucket=self._name, Key=name)
+
+    # ---------------------------------------------------------------- what is answered
+
+    def _found(self, answer: Any) -> Found:
+        whole = answer.get("ContentRange", "").rpartition("/")[2]
+        return Found(
+            int(whole) if whole.isdigit() else answer["ContentLength"],
+            answer.get("ETag", ""),
+            nanoseconds(answer["LastModified"]),
+            {name.lower(): value for name, value in answer["Metadata"].items()} | told(answer.get("ContentType", "")),
+            {name: answer[name] for name in _SYSTEM if name in answer},
+            self._asked(answer),
+        )
+
+    def _asked(self, answer: Any) -> int:
+        """When the bucket answered, by its own clock."""
+        return self._clock.told(moment_in(answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")))
 
 
 def _library() -> tuple[Any, Any]:
@@ -257,23 +303,6 @@ def _body(answer: Any, offset: int, size: int) -> bytes:
         if answer["ContentLength"] > offset - start + size:
             raise StoreUnavailable("a bucket's server takes no notice of the range that it is asked for")
         return bytes(body.read())[offset - start :][:size]
-
-
-def _found(answer: Any) -> Found:
-    whole = answer.get("ContentRange", "").rpartition("/")[2]
-    return Found(
-        int(whole) if whole.isdigit() else answer["ContentLength"],
-        answer.get("ETag", ""),
-        nanoseconds(answer["LastModified"]),
-        {name.lower(): value for name, value in answer["Metadata"].items()} | told(answer.get("ContentType", "")),
-        {name: answer[name] for name in _SYSTEM if name in answer},
-        _asked(answer),
-    )
-
-
-def _asked(answer: Any) -> int:
-    """When the bucket answered, by its own clock."""
-    return moment_in(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
 
 
 def _listed(entry: Any) -> Listed:

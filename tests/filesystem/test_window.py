@@ -7,12 +7,12 @@ import pytest
 
 from joinfs.errors import StoreUnavailable
 from joinfs.filesystem.operations import Operations
-from joinfs.filesystem.window import FIRST, MOST, Window
+from joinfs.filesystem.window import FIRST, MOST, MOST_AHEAD, Window
 from joinfs.stores import Stat
 from joinfs.stores.memory import MemoryStore
 
 PATIENCE = 20
-SIZE = 6 * MOST
+SIZE = 12 * MOST
 STEP = 128 << 10
 FILE = Stat(0o100644, SIZE, mtime=1, file_id=1)
 DATA = os.urandom(STEP)
@@ -49,10 +49,12 @@ def source():
     source.may_answer.set()
 
 
-def test_who_reads_on_gets_larger_windows_and_each_is_fetched_once(source):
+@pytest.mark.parametrize("begin", [0, 4096, 16 << 10, STEP - 1])
+def test_who_reads_on_gets_larger_windows_and_each_is_fetched_once(source, begin):
     window = Window(source.fetch, is_slow=True)
-    for offset in range(0, SIZE, STEP):
-        assert window.read(offset, STEP, FILE) == b"a" * STEP
+    assert window.read(0, begin, FILE) == b"a" * begin
+    for offset in range(begin, SIZE, STEP):
+        assert window.read(offset, STEP, FILE) == b"a" * min(STEP, SIZE - offset)
     fetched = sorted(source.fetched)
     assert fetched[0] == (0, FIRST)
     assert [start + size for start, size in fetched] == [*(start for start, _ in fetched[1:]), SIZE]
@@ -70,8 +72,29 @@ def test_what_comes_next_is_fetched_meanwhile(source):
     source.wait_for(2)
     source.may_answer.set()
     reading.join(PATIENCE)
-    source.wait_for(3)
-    assert source.fetched[1:] == [(FIRST, 2 * FIRST), (3 * FIRST, 4 * FIRST)]
+    source.wait_for(4)
+    assert (source.fetched[1], sorted(source.fetched[2:])) == ((FIRST, 2 * FIRST), [(3 * FIRST, 4 * FIRST), (7 * FIRST, 4 * FIRST)])
+
+
+def test_many_are_fetched_at_a_time_and_no_more(source):
+    window = Window(source.fetch, is_slow=True)
+    for offset in range(0, 7 * FIRST, STEP):
+        window.read(offset, STEP, FILE)
+    source.wait_for(3 + 4)
+    source.may_answer.clear()
+    window.read(7 * FIRST, STEP, FILE)
+    source.wait_for(3 + MOST_AHEAD + 1)
+    assert len(source.fetched) == 3 + MOST_AHEAD + 1
+
+
+def test_what_is_read_out_of_order_is_not_fetched_again(source):
+    window = Window(source.fetch, is_slow=True)
+    for offset in range(0, 9 * FIRST, 2 * STEP):
+        for at in (offset + STEP, offset):
+            assert window.read(at, STEP, FILE) == b"a" * STEP
+    assert source.fetched.count((STEP, STEP)) == 1
+    source.fetched.remove((STEP, STEP))
+    assert len({start for start, _ in source.fetched}) == len(source.fetched)
 
 
 def test_of_a_quick_store_nothing_is_fetched_that_nobody_has_asked_for(source):
@@ -93,7 +116,7 @@ def test_what_was_fetched_of_another_version_is_not_read(source, other):
     window = Window(source.fetch, is_slow=True)
     window.read(0, STEP, FILE)
     window.read(FIRST, STEP, FILE)
-    source.wait_for(3)
+    source.wait_for(4)
     source.version = b"b"
     for offset in (FIRST, 3 * FIRST):
         assert window.read(offset, STEP, other) == b"b" * STEP

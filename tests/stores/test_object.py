@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import joinfs
 from joinfs.errors import AccessDenied, InvalidKey, KeyExists, NameTooLong, OutOfSpace, StoreUnavailable, Unsupported, UsageError
 from joinfs.filesystem.operations import Operations
-from joinfs.stores import Stat, object_known, object_levels, object_s3
+from joinfs.stores import Stat, object_known, object_levels, object_quick, object_s3
 from joinfs.stores.keys import check_key
 from joinfs.stores.object import ObjectStore
 from joinfs.stores.object_attributes import attributes_of
@@ -107,14 +107,35 @@ def data(content):
 def asked(store):
     """What a store asks for meanwhile."""
     requests = []
-    events = store._bucket._client.meta.events
+    events, quick = store._bucket._client.meta.events, store._bucket._quick
 
     def note(model, **_):
         requests.append(model.name)
 
     events.register("before-call.s3", note)
+    quick._obstore = Counted(quick._obstore, requests)
     yield requests
     events.unregister("before-call.s3", note)
+    quick._obstore = quick._obstore.obstore
+
+
+class Counted:
+    """obstore, with what is asked by it."""
+
+    def __init__(self, obstore, requests):
+        self.obstore, self.requests = obstore, requests
+
+    def get(self, store, name, options):
+        self.requests.append("HeadObject" if options.get("head") else "GetObject")
+        return self.obstore.get(store, name, options=options)
+
+    def put(self, *given, **named):
+        self.requests.append("PutObject")
+        return self.obstore.put(*given, **named)
+
+    def delete(self, store, name):
+        self.requests.append("DeleteObject")
+        self.obstore.delete(store, name)
 
 
 def missing(store, key):
@@ -614,7 +635,7 @@ def test_a_server_that_is_gone_is_an_error_and_no_hang(s3_credentials):
     assert not store.is_connected()
 
 
-@pytest.mark.parametrize(("broken", "answers"), [(2, b"0123456789"), (3, None)])
+@pytest.mark.parametrize(("broken", "answers"), [(2, b"0123456789"), (4, None)])
 def test_what_breaks_off_is_read_again_and_never_answered_with_less(scripted, broken, answers):
     def respond(handler, number):
         handler.part(b"0123456789", Last_Modified="Fri, 14 Jul 2017 02:40:00 GMT", **({"sent": 4} if number < broken else {}))
@@ -626,7 +647,31 @@ def test_what_breaks_off_is_read_again_and_never_answered_with_less(scripted, br
             bucket.read("a", 0, 10)
     else:
         assert bucket.read("a", 0, 10)[0] == answers
-    assert len(scripted.asked) == 3
+    assert len(scripted.asked) == (3 if answers else 4)  # one by obstore, and as many tries of boto3's as were said
+    bucket.close()
+
+
+def test_a_server_that_obstore_fails_at_is_asked_by_boto3_alone_for_a_while(scripted):
+    def respond(handler, number):
+        handler.part(b"0123456789", Last_Modified="Fri, 14 Jul 2017 02:40:00 GMT", **({} if is_known(handler) else {"sent": 4}))
+
+    def is_known(handler):
+        return "boto" in handler.headers.get("User-Agent", "").lower()
+
+    scripted.respond = respond
+    bucket = object_s3.S3Bucket("b", scripted.url.rstrip("/"), ("key", "secret"), 5, 3)
+    for _ in range(object_quick.MOST_FAILURES + 3):
+        assert bucket.read("a", 0, 10)[0] == b"0123456789"
+    assert len(scripted.asked) == 2 * object_quick.MOST_FAILURES + 3
+    bucket.close()
+
+
+@pytest.mark.parametrize("name", ["a/", "/a", "a//b", "a/./b", "..", "a\nb", "", "a\x7f"])
+def test_names_that_obstore_does_not_have_are_not_asked_for_by_it(scripted, name):
+    bucket = object_s3.S3Bucket("b", scripted.url.rstrip("/"), ("key", "secret"), 5, 3)
+    with pytest.raises(object_quick.Unanswered):
+        bucket._quick.head(name)
+    assert scripted.asked == []
     bucket.close()
 
 
@@ -640,6 +685,7 @@ def test_a_server_that_goes_while_we_are_connected_is_an_error(place):
     with place.store() as store:
         store.set("a", (data(b"1"), {}))
         store.freshness = 0.0
+        store._bucket._quick._paused_until = float("inf")
         store._bucket._client.meta.events.register("before-send.s3", unreachable)
         for use in (
             lambda: store.stat("a"),
