@@ -11,7 +11,7 @@ from joinfs.stores.value import MEBIBYTE, NANOSECONDS
 PART = 8 * MEBIBYTE
 PARTS_AT_A_TIME = 4
 # Requests at a time.
-CONNECTIONS = 32
+CONNECTIONS = 100
 
 
 class Changed(Exception):

@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Requests at a time, and how many entries of a listing are asked for ahead of who reads it.
-THREADS = 32
-AHEAD = 128
+THREADS = 100
+AHEAD = 256
 # What is read at a time of much.
-PIECE = 2 * MEBIBYTE
+PIECE = 4 * MEBIBYTE
 _MOST_SECONDS = 1e9
 
 

@@ -5,8 +5,8 @@
 
 Each row is on a mount of its own where that is said to be cold. All get the same requests at the same server, the delay
 (of a request and its answer together, in seconds) is made by ``delayed.py``. rclone sends what is written later, in the
-background, and so does joinfs with ``?writeback=`` (``writeback``): ``written and sent`` goes on until the server has it; to the others
-it is the same as ``written``.
+background, and so does joinfs with ``?writeback=`` (``writeback``, and ``cached`` with ``?cache=`` as well): ``written and sent`` goes on
+until the server has it; to the others it is the same as ``written``.
 """
 
 import argparse
@@ -49,6 +49,12 @@ def joinfs_later(url: str, bucket: str, prefix: str, at: Path, scratch: Path) ->
     return [*command[:-2], f"{command[-2]}&writeback={scratch}/waiting", command[-1]]
 
 
+def joinfs_cached(url: str, bucket: str, prefix: str, at: Path, scratch: Path) -> list[str]:
+    """The same, with what was read kept on disk; the cache is new."""
+    command = joinfs_later(url, bucket, prefix, at, scratch)
+    return [*command[:-2], f"{command[-2]}&cache={tempfile.mkdtemp(dir=scratch)}", command[-1]]
+
+
 def rclone(url: str, bucket: str, prefix: str, at: Path, scratch: Path) -> list[str]:
     """The same; its cache is new."""
     remote = f":s3,provider=Other,env_auth=true,endpoint='{url}':{bucket}/{prefix}"
@@ -63,7 +69,7 @@ def s3fs(url: str, bucket: str, prefix: str, at: Path, scratch: Path) -> list[st
     return ["s3fs", f"{bucket}:/{prefix}", str(at), "-f", "-o", f"passwd_file={passwords},url={url},use_path_request_style"]
 
 
-SYSTEMS = {"joinfs": joinfs, "writeback": joinfs_later, "rclone": rclone, "s3fs": s3fs}
+SYSTEMS = {"joinfs": joinfs, "writeback": joinfs_later, "cached": joinfs_cached, "rclone": rclone, "s3fs": s3fs}
 
 
 class Bench:
@@ -206,7 +212,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=2000, metavar="COUNT")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     given = parser.parse_args()
-    names = [name for name in given.systems.split(",") if name in {"joinfs", "writeback"} or shutil.which(name)]
+    names = [name for name in given.systems.split(",") if name in {"joinfs", "writeback", "cached"} or shutil.which(name)]
     with tempfile.TemporaryDirectory(prefix="joinfs-bench-") as place:
         (Path(place) / "server").mkdir()
         server = SeaweedFS(Path(place) / "server")
