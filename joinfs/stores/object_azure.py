@@ -13,7 +13,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from joinfs.errors import AccessDenied, OutOfSpace, StoreError, StoreUnavailable, UsageError
-from joinfs.stores.object_bucket import CONNECTIONS, PART, PARTS_AT_A_TIME, SYSTEM, Bucket, Changed, Found, Listed, moment_in, nanoseconds
+from joinfs.stores.object_bucket import (
+    CONNECTIONS,
+    PART,
+    PARTS_AT_A_TIME,
+    SYSTEM,
+    Bucket,
+    Changed,
+    Found,
+    Listed,
+    moment_in,
+    nanoseconds,
+)
 from joinfs.stores.object_markers import told
 from joinfs.stores.value import MEBIBYTE, Chain, exactly
 

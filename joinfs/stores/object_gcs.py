@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
 from joinfs.errors import StoreUnavailable
-from joinfs.stores.object_bucket import PART, SYSTEM, Bucket, Changed, Found, Listed, nanoseconds
+from joinfs.stores.object_bucket import PART, SYSTEM, Bucket, Found, Listed, nanoseconds
 from joinfs.stores.object_gcs_server import Answer, GoogleServer
 from joinfs.stores.object_gcs_upload import send_parts
 from joinfs.stores.object_markers import told

@@ -178,9 +178,8 @@ def _library() -> tuple[Any, Any, Any]:
         import urllib3  # noqa: PLC0415
     except ImportError:
         raise UsageError("buckets of Google's need a library; install it with: pip install 'joinfs[gcs]'") from None
-    # It would tell each request that is made again, and what is asked of the machine for credentials.
-    for name in ("urllib3", "google.auth"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # It would tell of each time that it looks in vain whether this is a machine of Google's.
+    logging.getLogger("google.auth").setLevel(logging.ERROR)
     return google.auth, transport, urllib3
 
 

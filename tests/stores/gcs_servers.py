@@ -113,7 +113,7 @@ class Google(ThreadingHTTPServer):
         moment = moment_now()
         made = {
             "kind": "storage#object", "name": name, "bucket": bucket, "size": str(len(data)), "generation": str(next(self._generation)),
-            "metageneration": "1", "timeCreated": moment, "updated": moment, "storageClass": "STANDARD",
+            "metageneration": "1", "timeCreated": moment, "updated": moment, "storageClass": "STANDARD", "crc32c": crc32c(data),
             **{field: resource[field] for field in WRITABLE if resource.get(field) is not None},
         }  # fmt: skip
         check_metadata(made)
@@ -165,6 +165,12 @@ class Google(ThreadingHTTPServer):
         if len(left) > most:
             answer["nextPageToken"] = base64.b64encode(json.dumps([page[-1][0].decode(), page[-1][1]]).encode()).decode()
         return {key: value for key, value in answer.items() if value}
+
+
+def crc32c(data):
+    import google_crc32c  # of Google's client, which looks at it
+
+    return base64.b64encode(google_crc32c.Checksum(data).digest()).decode()
 
 
 def merged(old, changes):
@@ -270,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
         stored = resource.get("contentEncoding", "identity")
         headers = {
             "Content-Type": resource.get("contentType", "application/octet-stream"), "X-Goog-Generation": resource["generation"],
-            "X-Goog-Metageneration": resource["metageneration"], "X-Goog-Stored-Content-Encoding": stored,
+            "X-Goog-Metageneration": resource["metageneration"], "X-Goog-Stored-Content-Encoding": stored, "X-Goog-Hash": f"crc32c={resource['crc32c']}",
         }  # fmt: skip
         if stored == "gzip" and "gzip" not in self.headers.get("Accept-Encoding", ""):
             self.reply(200, gzip.decompress(data), headers)  # the whole, whatever is asked for
