@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
-from joinfs.errors import StoreUnavailable
+from joinfs.errors import StoreError, StoreUnavailable
 from joinfs.stores.object_bucket import PART, SYSTEM, Bucket, Found, Listed, nanoseconds
 from joinfs.stores.object_gcs_server import Answer, GoogleServer
 from joinfs.stores.object_gcs_upload import send_parts
@@ -24,6 +24,8 @@ from joinfs.stores.value import exactly
 MOST_DELETED = 100
 # Of how many objects is remembered what was said: a read tells but the generation, and whether the rest changed.
 MOST_REMEMBERED = 50_000
+# How often data is read anew because it was replaced before the rest was told.
+MOST_REPLACED = 8
 # What is asked of an object.
 _FIELDS = ",".join(["name", "size", "generation", "metageneration", "updated", "metadata", *(name[0].lower() + name[1:] for name in SYSTEM)])
 _STATUS = re.compile(rb"^HTTP/[\d.]+ (\d+)", re.MULTILINE)
@@ -65,9 +67,8 @@ class GoogleBucket(Bucket):
         return self._heard(answer.json(), answer)
 
     def read(self, name: str, offset: int, size: int, etag: str = "") -> tuple[bytes, Found]:
-        condition = {"ifGenerationMatch": etag} if etag else {}
-        while True:
-            path = "/download" + _with(self._object(name), alt="media", **condition)
+        path = "/download" + _with(self._object(name), alt="media", ifGenerationMatch=etag)
+        for _ in range(MOST_REPLACED):
             answer = self._server.send("GET", path, headers={"Range": f"bytes={offset}-{offset + size - 1}"})
             if answer.status == 416:  # at its end, or past it
                 return b"", self.head(name)
@@ -76,6 +77,7 @@ class GoogleBucket(Bucket):
             found = self._of(name, answer)
             if found is not None:
                 return _body(answer, offset, size), found
+        raise StoreUnavailable(f"{name!r} is replaced by others all the time")
 
     def _of(self, name: str, answer: Answer) -> Found | None:
         """What there is to say of the object that data was read of, asked for if it is not known; None if it is replaced by now."""
@@ -144,16 +146,17 @@ class GoogleBucket(Bucket):
 
     def _patch(self, name: str, found: Found, headers: dict[str, str]) -> Found:
         """Give the version ``found`` of an object other user metadata: a name that is not to stay is told to go."""
-        etag, revision, gone = found.etag, found.revision, [other for other in found.headers if other not in headers]
-        while True:
-            path = _with(self._object(name), ifGenerationMatch=etag, ifMetagenerationMatch=revision, fields=_FIELDS)
+        revision, gone = found.revision, [other for other in found.headers if other not in headers]
+        for _ in range(2):
+            path = _with(self._object(name), ifGenerationMatch=found.etag, ifMetagenerationMatch=revision, fields=_FIELDS)
             answer = self._server.ask(name, "PATCH", path, json.dumps({"metadata": {**dict.fromkeys(gone), **headers}}).encode())
             said = answer.json()
             # Others may have written them with capitals, which we do not keep.
             gone = [other for other in said.get("metadata", {}) if other not in headers]
             if not gone:
                 return self._heard(said, answer)
-            revision = said["metageneration"]
+            revision = said.get("metageneration", "")
+        raise StoreError(f"a bucket's server keeps {gone[0]!r} in the metadata of {name!r}, which it was told to drop")
 
     def delete(self, names: Sequence[str]) -> None:
         for start in range(0, len(names), MOST_DELETED):
@@ -184,7 +187,7 @@ def _found(said: dict[str, Any], asked: int) -> Found:
     system = {name: value for name in SYSTEM if (value := said.get(name[0].lower() + name[1:]))}
     headers = {name.lower(): str(value) for name, value in said.get("metadata", {}).items()} | told(system.get("ContentType", ""))
     updated = nanoseconds(datetime.fromisoformat(said["updated"]))
-    return Found(int(said["size"]), str(said["generation"]), updated, headers, system, asked, str(said["metageneration"]))
+    return Found(int(said.get("size", 0)), str(said["generation"]), updated, headers, system, asked, str(said.get("metageneration", "")))
 
 
 def _resource(headers: dict[str, str], system: dict[str, str]) -> dict[str, Any]:
