@@ -333,8 +333,7 @@ def _setting(name: str) -> str:
 def _listed(entry: Any, asked: int) -> Listed:
     if getattr(entry, "etag", None) is None:
         return Listed(entry.name)
-    found = _found(entry, entry.size, asked)
-    return Listed(entry.name, found.size, found.etag, found.modified, found)
+    return Listed.with_all(entry.name, _found(entry, entry.size, asked))
 
 
 def _quoted(etag: str) -> str:

@@ -56,6 +56,11 @@ class Listed(NamedTuple):
     modified: int = 0
     found: Found | None = None
 
+    @classmethod
+    def with_all(cls, name: str, found: Found) -> "Listed":
+        """What a listing says that tells all there is to say."""
+        return cls(name, found.size, found.etag, found.modified, found)
+
 
 class Bucket(ABC):
     """A bucket, as it is asked by one store; several threads may. What it does not take, and what does not answer, is a ``StoreError``.

@@ -53,8 +53,11 @@ class GoogleBucket(Bucket):
 
     def _heard(self, said: dict[str, Any], answer: Answer) -> Found:
         """What a server says of an object; it is remembered for reads."""
-        found = _found(said, answer.asked())
-        self._remembered[said["name"]] = found
+        try:
+            found = _found(said, answer.asked())
+            self._remembered[said["name"]] = found
+        except (KeyError, ValueError, TypeError, AttributeError):
+            raise answer.nonsense() from None
         while len(self._remembered) > MOST_REMEMBERED:
             with contextlib.suppress(KeyError):  # another thread was first
                 self._remembered.popitem(last=False)
@@ -96,16 +99,13 @@ class GoogleBucket(Bucket):
         while True:
             answer = self._server.ask("", "GET", _with(self._path, **asked))
             page = answer.json()
-            items = {said["name"]: self._listed(said, answer) for said in page.get("items", ())}
+            heard = [(self._heard(said, answer), said["name"]) for said in page.get("items", ())]
+            items = {name: Listed.with_all(name, found) for found, name in heard}
             # A prefix that is an object itself is among both.
             yield [items.get(name) or Listed(name) for name in sorted({*items, *page.get("prefixes", ())})]
             if not page.get("nextPageToken"):
                 return
             asked["pageToken"] = page["nextPageToken"]
-
-    def _listed(self, said: dict[str, Any], answer: Answer) -> Listed:
-        found = self._heard(said, answer)
-        return Listed(said["name"], found.size, found.etag, found.modified, found)
 
     # ---------------------------------------------------------------- writing
 
@@ -144,8 +144,10 @@ class GoogleBucket(Bucket):
         while True:
             answer = self._server.ask(old, "POST", _with(path, **asked), body)
             made = answer.json()
-            if made["done"]:
-                return self._heard(made["resource"], answer)
+            if made.get("done"):
+                return self._heard(made.get("resource", {}), answer)
+            if not made.get("rewriteToken"):
+                raise answer.nonsense()
             asked["rewriteToken"] = made["rewriteToken"]
 
     def _patch(self, name: str, found: Found, headers: dict[str, str]) -> Found:

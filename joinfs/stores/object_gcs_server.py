@@ -42,12 +42,19 @@ class Answer(NamedTuple):
     data: bytes
     again: bool
 
-    def json(self) -> Any:
-        """The body of a request that succeeded, as JSON; StoreUnavailable if it is not."""
+    def json(self) -> dict[str, Any]:
+        """The body of a request that succeeded, as an object of JSON; StoreUnavailable if it is none."""
         try:
-            return json.loads(self.data)
+            said = json.loads(self.data)
         except ValueError:
-            raise StoreUnavailable(f"a bucket's server answers {self.data[:40]!r}, which Google's would not") from None
+            raise self.nonsense() from None
+        if not isinstance(said, dict):
+            raise self.nonsense()
+        return said
+
+    def nonsense(self) -> StoreUnavailable:
+        """What is raised because of an answer that makes no sense."""
+        return StoreUnavailable(f"a bucket's server answers {self.data[:40]!r}, which Google's would not")
 
     def asked(self) -> int:
         """When the server answered, by its own clock, in nanoseconds."""
@@ -107,6 +114,8 @@ class GoogleServer:
         except self._auth.exceptions.DefaultCredentialsError as error:
             if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):  # which is to be used, or there is a mistake in it
                 raise UsageError(f"GOOGLE_APPLICATION_CREDENTIALS is of no use: {_line(error)}") from None
+        except self._auth.exceptions.GoogleAuthError as error:
+            raise AccessDenied(f"bucket {self._bucket} cannot be asked with the credentials that were found: {_line(error)}") from None
         self.is_for_reading = True
         return None
 
@@ -138,7 +147,7 @@ class GoogleServer:
             AccessDenied: The credentials are refused.
             StoreUnavailable: There is no answer.
         """
-        given = {"User-Agent": f"joinfs/{VERSION}", "Accept-Encoding": "gzip", "Content-Type": "application/json", **(headers or {})}
+        given = {"User-Agent": f"joinfs/{VERSION}", "Accept-Encoding": "gzip", **({"Content-Type": "application/json"} if body else {}), **(headers or {})}
         url = path if path.startswith("http") else self._url + path
         tries = False if once else self._urllib3.Retry(
             total=None, connect=self._tries - 1, read=self._tries - 1, other=self._tries - 1, status=_BUSY_TRIES, status_forcelist=BUSY,

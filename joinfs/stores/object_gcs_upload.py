@@ -36,9 +36,11 @@ def send_parts(server: GoogleServer, path: str, resource: dict[str, Any], data: 
     Raises:
         StoreError: As for ``Bucket.put``; and what ``data`` raises.
     """
-    kind = {"X-Upload-Content-Type": resource.get("contentType", "application/octet-stream")}
-    begun = server.ask("", "POST", path, json.dumps(resource).encode(), kind)
-    upload = _Upload(server, begun.headers["Location"])
+    kind = resource.get("contentType", "application/octet-stream")
+    begun = server.ask("", "POST", path, json.dumps(resource).encode(), {"X-Upload-Content-Type": kind})
+    if "Location" not in begun.headers:
+        raise begun.nonsense()
+    upload = _Upload(server, begun.headers["Location"], kind)
     try:
         return upload.send(io.BufferedReader(Chain(io.BytesIO(first), data), MEBIBYTE))
     except BaseException:
@@ -54,8 +56,8 @@ class _Upload:
         place: Its URL.
     """
 
-    def __init__(self, server: GoogleServer, place: str) -> None:
-        self._server, self.place = server, place
+    def __init__(self, server: GoogleServer, place: str, kind: str) -> None:
+        self._server, self.place, self._kind = server, place, kind
 
     def send(self, data: BinaryIO) -> Answer:
         """Send all; the last part is known by there being nothing after it."""
@@ -92,7 +94,7 @@ class _Upload:
     def _put(self, data: bytes, place: str, total: str) -> Answer | None:
         """Send data, once: what the server has of it when that breaks off must be asked for first."""
         with contextlib.suppress(StoreUnavailable):
-            return self._server.send("PUT", self.place, data, {"Content-Range": f"bytes {place}/{total}"}, once=True)
+            return self._server.send("PUT", self.place, data, {"Content-Range": f"bytes {place}/{total}", "Content-Type": self._kind}, once=True)
         return None
 
     def _ask(self, total: str) -> Answer:

@@ -153,6 +153,12 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.do_GET()
+
+    do_PATCH = do_DELETE = do_POST
+
     def reply(self, status=200, body=b"", sent=None, **headers):
         """Answer; ``sent`` is what comes of the body before the connection is closed."""
         self.send_response(status)

@@ -15,7 +15,7 @@ import joinfs
 from joinfs.errors import AccessDenied, KeyExists, OutOfSpace, ReadOnly, StoreUnavailable, UsageError
 from joinfs.stores import Stat, object_gcs_server
 from joinfs.stores.gcs import GoogleStore
-from joinfs.stores.object_bucket import PART, Changed
+from joinfs.stores.object_bucket import PART, Changed, Found
 from joinfs.stores.object_gcs import MOST_DELETED, GoogleBucket
 from joinfs.stores.object_gcs_upload import SENT
 from joinfs.stores.object_streams import BLOCK
@@ -504,11 +504,12 @@ def test_who_deletes_many_is_told_what_is_not_deleted(store, google, slow_to_giv
     assert list(store.list("d/")) == []
 
 
+SAID = b'{"name": "a", "size": "10", "generation": "7", "metageneration": "1", "updated": "2026-01-02T03:04:05.678Z"}'
+
+
 @pytest.mark.parametrize(("broken", "answers"), [(2, b"0123456789"), (3, None)])
 def test_what_breaks_off_is_read_again_and_never_answered_with_less(scripted, broken, answers, slow_to_give_up):
     headers = {"X_Goog_Generation": "7", "X_Goog_Metageneration": "1"}
-    said = b'{"name": "a", "size": "10", "generation": "7", "metageneration": "1", "updated": "2026-01-02T03:04:05.678Z"}'
-
     reads = []
 
     def respond(handler, number):
@@ -516,7 +517,7 @@ def test_what_breaks_off_is_read_again_and_never_answered_with_less(scripted, br
             reads.append(number)
             handler.part(b"0123456789", **headers, **({"sent": 4} if number < broken else {}))
         else:
-            handler.reply(200, said)
+            handler.reply(200, SAID)
 
     scripted.respond = respond
     bucket = GoogleBucket("b-1", scripted.url.rstrip("/"), None, False, 5, 3)
@@ -530,11 +531,20 @@ def test_what_breaks_off_is_read_again_and_never_answered_with_less(scripted, br
 
 
 def test_a_server_that_takes_no_notice_of_ranges_or_says_nonsense(scripted):
-    scripted.respond = lambda handler, number: handler.reply(200, b"0123456789" if "alt=media" in handler.path else b"<html>")
-    bucket = GoogleBucket("b-1", scripted.url, None, False, 5, 1)
+    bucket, version = GoogleBucket("b-1", scripted.url, None, False, 5, 1), Found(10, "7", 0, {}, {}, 0, "1")
+    uses = [lambda: bucket.head("a"), lambda: bucket.put("a", data(b""), {}, {}), lambda: bucket.put("a", data(bytes(PART)), {}, {})]
+    uses += [lambda: bucket.copy("a", "b", version), lambda: bucket.copy("a", "a", version)]
+    for said in (b"<html>", b"{}", b"[]", b'{"name": "a", "generation": "7", "updated": "soon"}'):
+        scripted.respond = lambda handler, number, said=said: handler.reply(200, said)
+        for use in uses:
+            with pytest.raises(StoreUnavailable, match="which Google's would not"):
+                use()
+    scripted.respond = lambda handler, number: handler.reply(200, b'{"items": [{}]}')
     with pytest.raises(StoreUnavailable, match="which Google's would not"):
-        bucket.head("a")
-    with pytest.raises(StoreUnavailable, match="which Google's would not"):
+        bucket.first("", 1)
+    scripted.respond = lambda handler, number: handler.reply(200, b"0123456789" if "alt=media" in handler.path else SAID)
+    assert bucket.read("a", 0, 10)[0] == b"0123456789"
+    with pytest.raises(StoreUnavailable, match="takes no notice of the range"):
         bucket.read("a", 0, 4)
     bucket.close()
 
