@@ -158,7 +158,8 @@ class GoogleServer:
                 method, url, body=body, headers=given, retries=tries, timeout=self._timeout, redirect=False, decode_content=False
             )
         except self._urllib3.exceptions.HTTPError as error:
-            raise StoreUnavailable(f"bucket {self._bucket} cannot be reached: {_line(error)}") from error
+            # Of the last try, without the whole URL.
+            raise StoreUnavailable(f"bucket {self._bucket} cannot be reached: {_line(getattr(error, 'reason', error))}") from error
         except self._auth.exceptions.TransportError as error:
             raise StoreUnavailable(f"bucket {self._bucket}: who gives out credentials cannot be reached: {_line(error)}") from error
         except self._auth.exceptions.GoogleAuthError as error:
@@ -219,5 +220,5 @@ def _stored(said: Any) -> bytes:
     return gzip.decompress(said.data)
 
 
-def _line(error: Exception) -> str:
+def _line(error: object) -> str:
     return str(error).strip().partition("\n")[0]
