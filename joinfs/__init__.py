@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from joinfs.stores.directory import DirectoryStore
     from joinfs.stores.encore import EncoreStore
     from joinfs.stores.flat import FlatStore
+    from joinfs.stores.gcs import GoogleStore
     from joinfs.stores.http import HTTPStore
     from joinfs.stores.mapping import MappingStore
     from joinfs.stores.memory import MemoryStore
@@ -84,6 +85,7 @@ _WHERE = {
     "joinfs.stores.directory": ("DirectoryStore",),
     "joinfs.stores.encore": ("EncoreStore",),
     "joinfs.stores.flat": ("FlatStore",),
+    "joinfs.stores.gcs": ("GoogleStore",),
     "joinfs.stores.http": ("HTTPStore",),
     "joinfs.stores.mapping": ("MappingStore",),
     "joinfs.stores.memory": ("MemoryStore",),
@@ -111,6 +113,7 @@ __all__ = [
     "EncoreStore",
     "EventManager",
     "FlatStore",
+    "GoogleStore",
     "HTTPStore",
     "ImageStore",
     "JoinedStore",

@@ -14,8 +14,8 @@ from joinfs.mountpoint import check_machine, check_mountpoint
 
 MOUNT_EXAMPLE = """\
 STORE is the path of a directory, database or archive, a URL (dir:PATH, sqlite:PATH, zip:PATH, tar:PATH, oci:PATH,
-http://HOST/DIRECTORY/, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX, postgres://HOST/DATABASE, redis://HOST/DATABASE/PREFIX, split:FIRST,SECOND,
-python:MODULE:ATTRIBUTE, memory:), or NAME=URL; after a URL, ?ro, ?prefix=DIRECTORY, ?cache=DIRECTORY or
+http://HOST/DIRECTORY/, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, postgres://HOST/DATABASE,
+redis://HOST/DATABASE/PREFIX, split:FIRST,SECOND, python:MODULE:ATTRIBUTE, memory:), or NAME=URL; after a URL, ?ro, ?prefix=DIRECTORY, ?cache=DIRECTORY or
 ?writeback=DIRECTORY. The first has priority and takes the writes; what
 kinds there are: joinfs stores.
 

@@ -32,6 +32,7 @@ _KNOWN = {
     "archive": ("archive:PATH", "7z, rar, cpio, rpm, ISO 9660, ar, deb, xar, cab, lha; read in place", False, "archives", "libarchive"),
     "az": ("az://CONTAINER/PREFIX", "a container of Azure's Blob Storage; ?account=NAME, or ?endpoint=URL", True, "azure", "azure.storage.blob"),
     "dir": ("dir:PATH", "a directory, as it is", True, "", ""),
+    "gs": ("gs://BUCKET/PREFIX", "a bucket of Google Cloud Storage; ?endpoint=URL for servers to test with", True, "gcs", "google.auth"),
     "http": ("http://HOST/DIRECTORY/", "the files of a web server", False, "http", "httpx"),
     "https": ("https://HOST/DIRECTORY/", "the same, encrypted", False, "http", "httpx"),
     "memory": ("memory:", "nothing is kept", True, "", ""),

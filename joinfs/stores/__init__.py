@@ -35,7 +35,7 @@ ARCHIVES = (
 )  # fmt: skip
 
 # What may stand after '?' beside what all take; an opener gets it by name.
-OPTIONS = {"az": ("account", "endpoint", "freshness"), "postgres": ("schema",), "s3": ("endpoint", "freshness")}
+OPTIONS = {"az": ("account", "endpoint", "freshness"), "gs": ("endpoint", "freshness"), "postgres": ("schema",), "s3": ("endpoint", "freshness")}
 CACHE = ("cache", "cache_size", "cache_ttl")
 WRITEBACK = "writeback"
 # What a URL says of what is kept on local disk, in which the store is the same.
@@ -81,6 +81,7 @@ REGISTRY: dict[str, Opener] = {
     "archive": _lazily("archive", "ArchiveStore"),
     "az": _lazily("azure", "AzureStore"),
     "dir": _lazily("directory", "DirectoryStore"),
+    "gs": _lazily("gcs", "GoogleStore"),
     "http": _with_scheme("http", "http", "HTTPStore"),
     "https": _with_scheme("https", "http", "HTTPStore"),
     "memory": _open_memory,
@@ -101,8 +102,8 @@ def open_store(spec: str | os.PathLike[str], *, read_only: bool = False, connect
 
     Args:
         spec: ``dir:PATH``, ``sqlite:PATH`` (made if it is not there), ``zip:PATH``, ``tar:PATH``, ``archive:PATH``,
-            ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``s3://BUCKET/PREFIX``, ``az://CONTAINER/PREFIX``, ``postgres://HOST/DATABASE``,
-            ``redis://HOST/DATABASE/PREFIX`` or ``rediss:``, ``split:FIRST,SECOND``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store),
+            ``memory:``, ``http://HOST/DIRECTORY/`` or ``https:``, ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX``, ``az://CONTAINER/PREFIX``,
+            ``postgres://HOST/DATABASE``, ``redis://HOST/DATABASE/PREFIX`` or ``rediss:``, ``split:FIRST,SECOND``, ``python:MODULE:ATTRIBUTE`` (a mapping or a store),
             one of another package's schemes, or the path of something that is there, also as ``file:///PATH``, percent-encoded.
         read_only: Have it take no writes, as ``?ro`` does.
         connect: Answer it connected.

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import stat as stat_module
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from joinfs.errors import (
@@ -20,7 +20,7 @@ from joinfs.stores.base import DEFAULT_DIRECTORY_MODE
 from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
 from joinfs.stores.metadata import copied
 from joinfs.stores.object_attributes import Attributes, headers_of
-from joinfs.stores.object_bucket import Changed, Found
+from joinfs.stores.object_bucket import Changed, Found, Listed
 from joinfs.stores.object_listing import HADOOP
 from joinfs.stores.object_names import is_beside
 from joinfs.stores.object_reading import ReadingObjects, There, is_directory
@@ -334,25 +334,27 @@ class ObjectStore(ReadingObjects):
         for page in self._bucket.pages(before):
             names = {listed.name: after + listed.name.removeprefix(before) for listed in page}
             copies |= names
-            self._copy_all(names)
+            self._copy_all(page, names)
 
-    def _copy_all(self, names: dict[str, str]) -> None:
+    def _copy_all(self, page: Iterable[Listed], names: dict[str, str]) -> None:
         """Copy objects, many at a time; all that were begun have ended when one fails."""
-        copying = [self._meanwhile(self._copy_as_it_is, old, new) for old, new in names.items()]
+        copying = [self._meanwhile(self._copy_as_it_is, listed, names[listed.name]) for listed in page]
         errors = [error for error in (future.exception() for future in copying) if error is not None]
         self._known.forget(*names.values())
         for error in errors:
             raise error
 
-    def _copy_as_it_is(self, old: str, new: str) -> None:
+    def _copy_as_it_is(self, listed: Listed, new: str) -> None:
+        old, found = listed.name, listed.found
         for _ in range(RETRIES):
             with contextlib.suppress(Changed):
-                found = self._bucket.head(old)
+                found = found or self._bucket.head(old)
                 if is_marker(found, old):  # as in _write_attributes
                     self._bucket.put(new, io.BytesIO(), found.headers, found.system)
                 else:
                     self._bucket.copy(old, new, found)
                 return
+            found = None
         raise StoreUnavailable(f"{old!r} is changed by others all the time")
 
 

@@ -13,7 +13,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from joinfs.errors import AccessDenied, OutOfSpace, StoreError, StoreUnavailable, UsageError
-from joinfs.stores.object_bucket import CONNECTIONS, PART, PARTS_AT_A_TIME, Bucket, Changed, Found, Listed, moment_in, nanoseconds
+from joinfs.stores.object_bucket import (
+    CONNECTIONS,
+    PART,
+    PARTS_AT_A_TIME,
+    SYSTEM,
+    Bucket,
+    Changed,
+    Found,
+    Listed,
+    moment_in,
+    nanoseconds,
+)
 from joinfs.stores.object_markers import told
 from joinfs.stores.value import MEBIBYTE, Chain, exactly
 
@@ -24,7 +35,6 @@ MOST_DELETED = 256
 _RETRY_AFTER = 0.5
 # Seconds between two looks at a copy that is not made at once.
 _LOOK = 0.2
-_SYSTEM = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage")
 _OTHER_VERSION = {"ConditionNotMet", "SourceConditionNotMet", "TargetConditionNotMet", "BlobAlreadyExists", "UnauthorizedBlobOverwrite"}
 _FULL = {"MetadataTooLarge", "RequestBodyTooLarge", "BlockCountExceedsLimit"}
 _NAME = re.compile(r"^_(?=\d)", re.ASCII)
@@ -310,7 +320,7 @@ def _from_azure(metadata: dict[str, str]) -> dict[str, str]:
 
 def _found(said: Any, size: int, asked: int) -> Found:
     settings = said.content_settings
-    system = {name: value for name in _SYSTEM if (value := getattr(settings, _setting(name), None))}
+    system = {name: value for name in SYSTEM if (value := getattr(settings, _setting(name), None))}
     headers = _from_azure(said.metadata or {}) | told(system.get("ContentType", ""))
     return Found(size, _quoted(said.etag), nanoseconds(said.last_modified), headers, system, asked)
 
@@ -323,8 +333,7 @@ def _setting(name: str) -> str:
 def _listed(entry: Any, asked: int) -> Listed:
     if getattr(entry, "etag", None) is None:
         return Listed(entry.name)
-    found = _found(entry, entry.size, asked)
-    return Listed(entry.name, found.size, found.etag, found.modified, found)
+    return Listed.with_all(entry.name, _found(entry, entry.size, asked))
 
 
 def _quoted(etag: str) -> str:

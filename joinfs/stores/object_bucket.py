@@ -12,6 +12,8 @@ PART = 8 * MEBIBYTE
 PARTS_AT_A_TIME = 4
 # Requests at a time.
 CONNECTIONS = 100
+# What a bucket says of an object for web browsers, under the names of ``Found.system``.
+SYSTEM = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType")
 
 
 class Changed(Exception):
@@ -28,6 +30,7 @@ class Found(NamedTuple):
         headers: The user metadata, its names in small letters; with what stands for it in the type of a marker.
         system: ``Content-Type`` and the like, under the names that the bucket itself has for them.
         asked: When the bucket said so, by its own clock, in nanoseconds.
+        revision: Names the version of the user metadata, where ``etag`` does not.
     """
 
     size: int
@@ -36,6 +39,7 @@ class Found(NamedTuple):
     headers: dict[str, str]
     system: dict[str, str]
     asked: int
+    revision: str = ""
 
 
 class Listed(NamedTuple):
@@ -52,9 +56,20 @@ class Listed(NamedTuple):
     modified: int = 0
     found: Found | None = None
 
+    @classmethod
+    def with_all(cls, name: str, found: Found) -> "Listed":
+        """What a listing says that tells all there is to say."""
+        return cls(name, found.size, found.etag, found.modified, found)
+
 
 class Bucket(ABC):
-    """A bucket, as it is asked by one store; several threads may. What it does not take, and what does not answer, is a ``StoreError``."""
+    """A bucket, as it is asked by one store; several threads may. What it does not take, and what does not answer, is a ``StoreError``.
+
+    Attributes:
+        no_version: An ``etag`` that no object has.
+    """
+
+    no_version = '"00000000000000000000000000000000"'
 
     @abstractmethod
     def close(self) -> None:

@@ -44,8 +44,12 @@ class Known:
 
     def look(self, name: str) -> None:
         """An object, or a directory of its name, is about to be asked for, and perhaps others beside it."""
-        if not self.knows(name):
-            self._levels.look(name)
+        if self.knows(name):
+            return
+        moment = self.moment()
+        for listed in self._levels.look(name):
+            if listed.found is not None:
+                self.saw(listed.name, listed.found, moment)
 
     def find(self, name: str) -> Found | None:
         """Answer what is said of an object; None if it is not there."""

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from joinfs.stores.object_bucket import Bucket
+from joinfs.stores.object_bucket import Bucket, Listed
 
 # A directory whose names are not told in one answer is not asked for all of them.
 MOST_NAMES = 1000
@@ -58,23 +58,26 @@ class Levels:
             level = self._levels.get(_split(name)[0])
             return 0.0 if level is None or level.names is None else level.asked
 
-    def look(self, name: str) -> None:
-        """Something is about to be asked for: list the directory that it is in, if that was asked about before."""
+    def look(self, name: str) -> list[Listed]:
+        """Something is about to be asked for: list the directory that it is in, if that was asked about before; answer what is told then."""
         prefix = _split(name)[0]
         with self._lock:
             level, added = self._levels.get(prefix), self._added
             if level is None:
                 self._put(prefix, _Level(time.monotonic()))
         if level is not None and not ((level.is_large or level.names is not None) and self._is_fresh(level)):
-            self._list(prefix, added)
+            return self._list(prefix, added)
+        return []
 
-    def _list(self, prefix: str, added: int) -> None:
+    def _list(self, prefix: str, added: int) -> list[Listed]:
         asked, pages = time.monotonic(), self._bucket.pages(prefix, "/", MOST_NAMES)
-        names = {entry.name.removeprefix(prefix) for entry in next(pages)}
+        page = next(pages)
+        names = {entry.name.removeprefix(prefix) for entry in page}
         is_large = next(pages, None) is not None
         with self._lock:
             if added == self._added:  # else it may lack what was written meanwhile
                 self._put(prefix, _Level(asked, None if is_large else names, is_large))
+        return page
 
     def made(self, prefix: str, asked: float) -> None:
         """A directory was made, in which there was nothing when the bucket was asked."""

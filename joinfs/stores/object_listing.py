@@ -23,10 +23,12 @@ class Child(NamedTuple):
     Attributes:
         name: As in the directory's key.
         listed: What is told of the object, of a value; None of a directory.
+        marker: What is told of a directory's marker, where listings tell that.
     """
 
     name: str
     listed: Listed | None
+    marker: Listed | None = None
 
 
 def children(bucket: Bucket, base: str, key: str) -> Iterator[Child]:
@@ -41,7 +43,8 @@ def children(bucket: Bucket, base: str, key: str) -> Iterator[Child]:
     prefix, pieces = base + level.prefix, level.pieces
     seen = set[str]()
     entries = (entry for page in bucket.pages(prefix, "/") for entry in page if entry.name != (prefix or ROOT_MARKER))
-    for name, listed, beside in _told_apart(entries):
+    for entry, beside in _told_apart(entries):
+        name, listed = entry.name.removesuffix("/"), None if entry.name.endswith("/") else entry
         folder = _hadoop_marks(bucket, prefix, name.removeprefix(prefix)) if listed is not None else ""
         spelled = spelling_of(folder or name.removeprefix(prefix), beside)
         if spelled[: len(pieces)] != pieces:
@@ -51,11 +54,11 @@ def children(bucket: Bucket, base: str, key: str) -> Iterator[Child]:
             yield Child(child, listed)
         elif child not in seen:
             seen.add(child)
-            yield Child(child, None)
+            yield Child(child, None, None if folder or more else entry)
 
 
-def _told_apart(entries: Iterable[Listed]) -> Iterator[tuple[str, Listed | None, bool]]:
-    """Yield the name of each entry, what is told of a value, and whether that has a directory of its name beside it.
+def _told_apart(entries: Iterable[Listed]) -> Iterator[tuple[Listed, bool]]:
+    """Yield each entry, and of a value whether it has a directory of its name beside it.
 
     In the order of a bucket, ``a/`` comes a little after ``a``: so long that is held back.
     """
@@ -63,12 +66,12 @@ def _told_apart(entries: Iterable[Listed]) -> Iterator[tuple[str, Listed | None,
     for entry in entries:
         for value in [value for value in held if value.name + "/" <= entry.name]:
             held.remove(value)
-            yield value.name, value, value.name + "/" == entry.name
+            yield value, value.name + "/" == entry.name
         if entry.name.endswith("/"):
-            yield entry.name.removesuffix("/"), None, False
+            yield entry, False
         else:
             held.append(entry)
-    yield from ((value.name, value, False) for value in held)
+    yield from ((value, False) for value in held)
 
 
 def _hadoop_marks(bucket: Bucket, prefix: str, component: str) -> str:

@@ -43,7 +43,7 @@ def probe(bucket: Bucket, base: str) -> Conditions:
     bucket.put(name, io.BytesIO(b"1"), {}, {})
     try:
         found = bucket.head(name)
-        stale = found._replace(etag='"00000000000000000000000000000000"')
+        stale = found._replace(etag=bucket.no_version)
         return Conditions(
             create=_refuses(lambda: bucket.put(name, io.BytesIO(b"2"), {}, {}, etag="")),
             replace=_refuses(lambda: bucket.put(name, io.BytesIO(b"3"), {}, {}, etag=stale.etag))

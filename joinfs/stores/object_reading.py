@@ -316,6 +316,8 @@ class ReadingObjects(Store):
         for child in found:
             if child.listed is not None and not child.name.startswith(MARK):
                 self._known.nothing_below(child.listed.name + "/", moment)
+            if child.marker is not None and child.marker.found is not None:
+                self._known.saw(child.marker.name, child.marker.found, moment)
             stat = None if child.listed is None else known(child.name, mark_of(child.listed))
             told: Future[Marked | None]
             if child.listed is None or stat is None:

@@ -13,7 +13,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 from joinfs.errors import AccessDenied, NameTooLong, OutOfSpace, StoreError, StoreUnavailable, UsageError
-from joinfs.stores.object_bucket import CONNECTIONS, PART, PARTS_AT_A_TIME, Bucket, Changed, Found, Listed, moment_in, nanoseconds
+from joinfs.stores.object_bucket import (
+    CONNECTIONS,
+    PART,
+    PARTS_AT_A_TIME,
+    SYSTEM,
+    Bucket,
+    Changed,
+    Found,
+    Listed,
+    moment_in,
+    nanoseconds,
+)
 from joinfs.stores.object_markers import told
 from joinfs.stores.object_quick import Clock, Quick, Unanswered
 from joinfs.stores.value import exactly
@@ -25,8 +36,6 @@ MOST_COPIED = 5 << 30
 COPIED_PART = 1 << 30
 # Objects that one request deletes.
 MOST_DELETED = 1000
-# What a copy with other metadata has to be told again.
-_SYSTEM = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType")
 _DENIED = {"403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "AllAccessDisabled"}
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _OTHER_VERSION = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
@@ -178,7 +187,7 @@ class S3Bucket(Bucket):
 
     def _written(self, given: dict[str, Any], size: int, answer: Any) -> Found:
         asked = self._asked(answer)
-        return Found(size, answer.get("ETag", ""), asked, given["Metadata"], {name: given[name] for name in _SYSTEM if name in given}, asked)
+        return Found(size, answer.get("ETag", ""), asked, given["Metadata"], {name: given[name] for name in SYSTEM if name in given}, asked)
 
     def _put_parts(self, given: dict[str, Any], data: BinaryIO, first: bytes) -> tuple[int, Any]:
         size, part = 0, len(first)
@@ -253,7 +262,7 @@ class S3Bucket(Bucket):
             answer.get("ETag", ""),
             nanoseconds(answer["LastModified"]),
             {name.lower(): value for name, value in answer["Metadata"].items()} | told(answer.get("ContentType", "")),
-            {name: answer[name] for name in _SYSTEM if name in answer},
+            {name: answer[name] for name in SYSTEM if name in answer},
             self._asked(answer),
         )
 

