@@ -17,7 +17,7 @@ import itertools
 import os
 import stat as stat_module
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
@@ -113,9 +113,14 @@ class Store(Announcing, BulkMethods, Reading):
         """As ``put``, of what was written elsewhere before: of ``stat`` ctime and birth count as well, where the store can keep them."""
         return self.put(key, stat, data, metadata, xattrs)
 
-    def delete_sent(self, key: str) -> None:
-        """As ``delete``, of a file that was deleted elsewhere before; its directory stays, though it may have nothing in it any more."""
-        self.delete(key)
+    def delete_sent(self, keys: Sequence[str]) -> None:
+        """As ``delete``, of files that were deleted elsewhere before; those that are not there do not matter.
+
+        Their directories stay, though they may have nothing in them any more. After a failure some may be there still.
+        """
+        for key in keys:
+            with contextlib.suppress(KeyError):
+                self.delete(key)
 
     def _put(
         self,

@@ -190,10 +190,11 @@ class CachingStore(CachedAttributes):
         with self._changing(key):
             return self._ask(self.store.put_sent, key, stat, data, metadata, xattrs)
 
-    def delete_sent(self, key: str) -> None:
-        self._check_writable(key)
-        with self._changing(key):
-            self._ask(self.store.delete_sent, key)
+    def delete_sent(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._check_writable(key)
+        with self._changing(*keys):
+            self.store.delete_sent(keys)
 
     def _check_writable(self, key: str) -> None:
         super()._check_writable(key)

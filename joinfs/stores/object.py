@@ -3,7 +3,7 @@
 import contextlib
 import io
 import stat as stat_module
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from joinfs.errors import (
@@ -95,9 +95,18 @@ class ObjectStore(ReadingObjects):
         with self._sending(stat):
             return self.put(key, stat, data, metadata, xattrs)
 
-    def delete_sent(self, key: str) -> None:
-        with self._sending():
-            self.delete(key)
+    def delete_sent(self, keys: Sequence[str]) -> None:
+        """The same, with one request for many."""
+        for key in keys:
+            self._check_writable(key)
+        with self._sending(), self._changing(*keys):
+            for directory in {split(key)[0]: key for key in keys}.values():
+                self._keep_directory(directory)
+            self._remove({self._name(key) for key in keys})
+            for key in keys:
+                self._touch_above(key)
+        for key in keys:
+            self._tell_deleted(key, {})
 
     @contextlib.contextmanager
     def _sending(self, stat: Stat | None = None) -> Iterator[None]:
@@ -280,10 +289,11 @@ class ObjectStore(ReadingObjects):
     def _keep_directory(self, key: str) -> None:
         """Mark the directory of a key that is about to go, if it would be gone with it; if others go at the same time, that is not known."""
         above = split(key)[0]
-        if above == ROOT:
+        try:
+            there = self._find(above)
+        except KeyError:  # others have deleted it
             return
-        there = self._find(above)
-        if there.found is None and there.name.endswith("/") and (self._sent.active or len(self._bucket.first(there.name, 2)) < 2):
+        if above != ROOT and there.found is None and there.name.endswith("/") and (self._sent.active or len(self._bucket.first(there.name, 2)) < 2):
             self._mark(above, self.stat(above))
 
     def _rename(self, old: str, new: str) -> None:

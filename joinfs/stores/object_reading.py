@@ -248,9 +248,12 @@ class ReadingObjects(Store):
         if key == ROOT:
             return self.stat(ROOT)
         self._check_connected()
+        is_known = False
         with contextlib.suppress(InvalidKey):
-            self._known.look(self._name(key))
-        value = self._meanwhile(self._value_or_marked, key)
+            name = self._name(key)
+            self._known.look(name)
+            is_known = self._known.knows(name)
+        value = _done(self._value_or_marked(key)) if is_known else self._meanwhile(self._value_or_marked, key)
         is_above, found = self._is_above_something(key), value.result()
         stat = self._or_none(key + "/") if is_above else found or self._otherwise_marked(key)
         if stat is None:
@@ -323,8 +326,7 @@ class ReadingObjects(Store):
             if child.listed is None or stat is None:
                 told = self._meanwhile(self._mark_child, prefix, child, moment)
             else:
-                told = Future()
-                told.set_result(Marked(stat, mark_of(child.listed), version_of(child.listed)))
+                told = _done(Marked(stat, mark_of(child.listed), version_of(child.listed)))
             pending.append((child.name, told))
             if len(pending) >= AHEAD:
                 yield from _told(*pending.popleft())
@@ -434,6 +436,13 @@ class _ObjectValue(Value):
 def is_directory(found: Found) -> bool:
     """Whether an object says that it is a directory, which one of any name may."""
     return found.size == 0 and found.system.get("ContentType", "").partition(";")[0] in TYPES
+
+
+def _done(answer: T) -> "Future[T]":
+    """What is known already, as if somebody had asked for it."""
+    future: Future[T] = Future()
+    future.set_result(answer)
+    return future
 
 
 def _unknown(name: str, mark: str) -> None:

@@ -11,7 +11,7 @@ from joinfs.stores.metadata import check_free
 from joinfs.stores.spooling import at_hand
 from joinfs.stores.value import Metadata, Stat, new_stat, now
 from joinfs.stores.writeback_pending import HIDDEN
-from joinfs.stores.writeback_reading import ReadingBack, as_sent
+from joinfs.stores.writeback_reading import ReadingBack
 from joinfs.stores.writeback_sender import Sender
 
 # Of so many directories it is known when something was done in them that their store does not know of.
@@ -60,7 +60,7 @@ class WriteBackStore(ReadingBack):
             with self._writing():
                 self._touched.pop(key, None)
                 return super()._put(key, stat, data, metadata, xattrs, buffer_size)
-        return as_sent(self._pending.put(key, stat, data, metadata, xattrs, is_new))
+        return self._pending.put(key, stat, data, metadata, xattrs, is_new)
 
     def _prepare(self, key: str) -> bool:
         """See to it that something can stand at a key; answer whether nothing does.
@@ -153,7 +153,10 @@ class WriteBackStore(ReadingBack):
         there = super()._set_stat
         if "mtime" in changes and is_directory_key(key):
             self._touched[key] = changes["mtime"]
-        stat = self._changed_where_it_is(key, lambda number: as_sent(self._pending.disk.set_stat(number, **changes)), lambda: there(key, changes))
+        def change(number: str) -> Stat:
+            return self._pending.disk.set_stat(number, **changes)._replace(file_id=None, nlink=1)
+
+        stat = self._changed_where_it_is(key, change, lambda: there(key, changes))
         assert isinstance(stat, Stat)
         return stat
 

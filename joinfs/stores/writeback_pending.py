@@ -13,19 +13,25 @@ import stat as stat_module
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from joinfs.errors import StoreError, StoreLocked, StoreUnavailable, UsageError
 from joinfs.stores.keys import split
 from joinfs.stores.metadata import without
 from joinfs.stores.sqlite import SQLiteStore
-from joinfs.stores.value import Metadata, Stat, Value, new_stat
+from joinfs.stores.value import Metadata, Stat, Value, new_stat, remaining
 
 KEY, GONE = "writeback.key", "writeback.gone"
 HIDDEN = (KEY, GONE)
 _NOTHING = new_stat(stat_module.S_IFREG)
 # Seconds for which nobody has changed a file before it is sent: many are renamed or written again at once.
 CALM = 1.0
+# Seconds for which nobody has written anything before anything is sent: whoever waits for an answer goes first. Seconds after which it is sent all the same.
+QUIET, LONGEST = 0.1, 5.0
+# So many files are deleted with one call.
+MOST_DELETED = 500
+# What has no more bytes is written in place of what waits.
+SMALL = 64 << 10
 # Seconds after which what was not taken is sent again; each time twice as many, up to the last.
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 T = TypeVar("T")
@@ -43,15 +49,25 @@ class Entry:
         due: When it is to be sent, in monotonic seconds.
         failures: How often in a row it was not taken.
         older: What was at its key before, and could not be deleted on disk yet.
+        stat: Its attributes, if they are known.
     """
 
-    __slots__ = ("due", "failures", "is_gone", "is_new", "key", "number", "older", "version")
+    __slots__ = ("due", "failures", "is_gone", "is_new", "key", "number", "older", "stat", "version")
 
     def __init__(self, key: str, number: str, is_new: bool, is_gone: bool = False) -> None:
         self.key, self.number, self.is_new, self.is_gone = key, number, is_new, is_gone
         self.version = self.failures = 0
         self.due = 0.0
         self.older: list[str] = []
+        self.stat: Stat | None = None
+
+
+class Taken(NamedTuple):
+    """What is being sent: a file, and the key and version that it had when it was taken."""
+
+    entry: Entry
+    key: str
+    version: int
 
 
 class Drain:
@@ -95,6 +111,7 @@ class Pending:
         self._due: list[tuple[float, int, Entry]] = []
         self._turns = itertools.count()
         self._drains: list[Drain] = []
+        self._last_written = 0.0
         self._entries: dict[str, Entry] = {}
         self._in_directories: dict[str, dict[str, Entry]] = {}
         self._busy: set[str] = set()
@@ -173,6 +190,10 @@ class Pending:
                         raise
         return otherwise(key)
 
+    def stat(self, number: str) -> Stat:
+        """Answer attributes of a file that waits, as its store will tell them: it has no number there yet."""
+        return self._disk.stat(number)._replace(file_id=None, nlink=1)
+
     @property
     def disk(self) -> SQLiteStore:
         """Where they are, by number."""
@@ -182,14 +203,21 @@ class Pending:
 
     def put(self, key: str, stat: Stat, data: BinaryIO | None, metadata: Metadata, xattrs: dict[str, bytes], is_new: bool) -> Stat:
         """Have a file wait at a key, in place of what waits there; ``is_new`` as in ``Entry``."""
-        number = str(next(self._numbers))
-        made = self._disk.put(number, stat, data, {**metadata, KEY: key}, xattrs)
-        new = Entry(key, number, is_new)
+        if data is None or remaining(data) in range(SMALL):
+            with self.changed:
+                old = self._entries.get(key)
+                if old is not None and not old.is_gone and key not in self._busy:
+                    return self.change(old, lambda number: self._put(number, key, stat, data, metadata, xattrs))
+        new = Entry(key, str(next(self._numbers)), is_new)
+        new.stat = self._put(new.number, key, stat, data, metadata, xattrs)
         with self.changed:
             old = self._entries.get(key)
             new.is_new = (is_new if old is None else old.is_new) and key not in self._busy
             self._take_place(new)
-        return made
+        return new.stat
+
+    def _put(self, number: str, key: str, stat: Stat, data: BinaryIO | None, metadata: Metadata, xattrs: dict[str, bytes]) -> Stat:
+        return self._disk.put(number, stat, data, {**metadata, KEY: key}, xattrs)._replace(file_id=None, nlink=1)
 
     def delete(self, key: str) -> None:
         """Have what waits at a key be gone, and what its store has there be deleted later, unless it has nothing.
@@ -220,15 +248,9 @@ class Pending:
             new.older = [*old.older, old.number]
             self._end_drains(old)
         self._enter(new)
-        with contextlib.suppress(StoreError):  # then it is deleted before the new one is
-            self._delete_older(new)
-
-    def _delete_older(self, entry: Entry) -> None:
-        """Hold ``changed``."""
-        while entry.older:
-            with contextlib.suppress(KeyError):
-                self._disk.delete(entry.older[-1])
-            entry.older.pop()
+        with contextlib.suppress(StoreError):  # then it is deleted together with the new one
+            self._forget(new.older)
+            new.older = []
 
     def change(self, entry: Entry, change: Callable[[str], T]) -> T:
         """Change attributes of a file on disk; it is sent anew if it is being sent. Hold ``changed``: what has arrived meanwhile would be made anew.
@@ -238,10 +260,17 @@ class Pending:
         """
         if entry.is_gone:
             raise KeyError(entry.key)
+        entry.stat = None
         answer = change(entry.number)
+        entry.stat = self.stat(entry.number)
         entry.version += 1
-        self.schedule(entry, CALM)
+        self._written(entry)
         return answer
+
+    def _written(self, entry: Entry) -> None:
+        """A file was written, and is due when it has not been for a while. Hold ``changed``."""
+        self._last_written = time.monotonic()
+        self.schedule(entry, CALM)
 
     def rename(self, old: str, new: str, is_new: bool) -> bool:
         """Give the file that waits at a key another, in place of what waits there; where it was is deleted later, if it may have arrived there.
@@ -282,25 +311,30 @@ class Pending:
         metadata = self._disk.get_metadata(entry.number)
         with self._disk.transaction("rename"):
             self._disk.set_metadata(entry.number, {**metadata, KEY: key})
-            for number in (*entry.older, *(() if over is None else (*over.older, over.number))):
-                with contextlib.suppress(KeyError):
-                    self._disk.delete(number)
+            self._forget([*entry.older, *(() if over is None else (*over.older, over.number))])
             return None if is_sure else self._noted_gone(entry.key)
 
-    def drop(self, entry: Entry) -> None:
-        """Have a file wait no more, and be gone. After a failure it waits."""
+    def drop(self, *entries: Entry) -> None:
+        """Have files wait no more, and be gone. After a failure they wait."""
         with self.changed:
-            self._delete_older(entry)
-            with contextlib.suppress(KeyError):
-                self._disk.delete(entry.number)
-            self._end_drains(entry)
-            self._leave(entry.key)
+            self._forget([number for entry in entries for number in (*entry.older, entry.number)])
+            for entry in entries:
+                entry.older = []
+                self._end_drains(entry)
+                self._leave(entry.key)
+
+    def _forget(self, numbers: list[str]) -> None:
+        """Delete what is on disk under some numbers, all or nothing."""
+        with self._disk.transaction("forget") if len(numbers) > 1 else contextlib.nullcontext():
+            for number in numbers:
+                with contextlib.suppress(KeyError):
+                    self._disk.delete(number)
 
     def _enter(self, entry: Entry) -> None:
         self._entries[entry.key] = entry
         directory, name = split(entry.key)
         self._in_directories.setdefault(directory, {})[name] = entry
-        self.schedule(entry, CALM)
+        self._written(entry)
 
     def _leave(self, key: str) -> None:
         self._entries.pop(key, None)
@@ -343,20 +377,33 @@ class Pending:
         if is_first:
             self.work.notify()
 
-    def take(self) -> tuple[Entry, str, int] | None:
-        """Answer a file that is due, with its key and version: it is being sent until ``sent``. None if none is. Hold ``changed``."""
-        while self._due and self._due[0][0] <= time.monotonic():
-            due, _, entry = heapq.heappop(self._due)
-            if due == entry.due and self._entries.get(entry.key) is entry and entry.key not in self._busy:
-                self._busy.add(entry.key)
-                entry.is_new = False  # if the answer is lost it may be there all the same
-                self.work.notify()  # the next may be due as well
-                return entry, entry.key, entry.version
-        return None
+    def take(self) -> list[Taken]:
+        """Answer a file that is due, or several that are to be deleted: they are being sent until ``sent``. Nothing if none is due. Hold ``changed``."""
+        taken: list[Taken] = []
+        while len(taken) < MOST_DELETED and self.next_due() == 0.0:
+            due, turn, entry = heapq.heappop(self._due)
+            if due != entry.due or self._entries.get(entry.key) is not entry or entry.key in self._busy:
+                continue
+            if taken and not entry.is_gone:
+                heapq.heappush(self._due, (due, turn, entry))
+                break
+            self._busy.add(entry.key)
+            entry.is_new = False  # if the answer is lost it may be there all the same
+            taken.append(Taken(entry, entry.key, entry.version))
+            if not entry.is_gone:
+                break
+        if taken:
+            self.work.notify()  # the next may be due as well
+        return taken
 
     def next_due(self) -> float | None:
-        """Seconds until another file may be due; None if none waits. Hold ``changed``."""
-        return max(self._due[0][0] - time.monotonic(), 0.0) if self._due else None
+        """Seconds until another file may be sent; None if none waits. Hold ``changed``."""
+        if not self._due:
+            return None
+        due = self._due[0][0]
+        if not self._drains:
+            due = max(due, min(self._last_written + QUIET, due + LONGEST))
+        return max(due - time.monotonic(), 0.0)
 
     def _free(self, key: str) -> None:
         """What waits at a key may be sent again."""
@@ -367,36 +414,40 @@ class Pending:
                 self.schedule(entry, max(entry.due - time.monotonic(), 0.0))
             self.changed.notify_all()
 
-    def sent(self, entry: Entry, key: str, version: int, error: str | None = None) -> None:
-        """A file, as it was when it was taken, was sent; or it has not arrived: then what the store said, empty if it was not asked."""
-        try:
-            if error is None:
-                self.arrived(entry, key, version)
-            elif error:
-                self._was_not_taken(entry, error)
-        finally:
-            self._free(key)
+    def free(self, taken: Iterable[Taken]) -> None:
+        """These are not being sent any more, whatever has become of them."""
+        for one in taken:
+            self._free(one.key)
 
-    def _was_not_taken(self, entry: Entry, error: str) -> None:
+    def was_not_taken(self, entry: Entry, error: str) -> None:
+        """A file has not arrived, for what the store said: it is sent again after a while."""
         with self.changed:
             entry.failures += 1
             self.schedule(entry, min(FIRST_RETRY * 2 ** (entry.failures - 1), LAST_RETRY))
             self._end_drains(entry, error=error)
 
-    def arrived(self, entry: Entry, key: str, version: int) -> None:
-        """A file has arrived as it was in this version: if that is the last, it waits no more."""
+    def arrived(self, taken: Iterable[Taken]) -> None:
+        """Files have arrived as they were in these versions: those that were changed or replaced meanwhile wait on.
+
+        Raises:
+            StoreError: That cannot be noted; they are sent once more.
+        """
         with self.changed:
-            there = self._entries.get(key)
-            entry.is_new, entry.failures = False, 0
-            if there is not None:
-                there.is_new = False
-            if there is not entry or entry.version != version:
-                self._end_drains(entry, version)
-                return
+            last = []
+            for entry, key, version in taken:
+                there = self._entries.get(key)
+                entry.is_new, entry.failures = False, 0
+                if there is not None:
+                    there.is_new = False
+                if there is entry and entry.version == version:
+                    last.append(entry)
+                else:
+                    self._end_drains(entry, version)
             try:
-                self.drop(entry)
-            except BaseException:  # it is sent once more
-                self.schedule(entry, FIRST_RETRY)
+                self.drop(*last)
+            except BaseException:
+                for entry in last:
+                    self.schedule(entry, FIRST_RETRY)
                 raise
 
     @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from joinfs.errors import StoreUnavailable
 from joinfs.stores.base import Store
-from joinfs.stores.writeback_pending import Entry, Pending, shown
+from joinfs.stores.writeback_pending import Entry, Pending, Taken, shown
 
 log = logging.getLogger(__name__)
 
@@ -57,30 +57,40 @@ class Sender:
     def _work(self) -> None:
         while True:
             with self._pending.changed:
-                taken = None
-                while not self._ended and (taken := self._pending.take()) is None:
+                taken: list[Taken] = []
+                while not self._ended and not (taken := self._pending.take()):
                     self._pending.work.wait(self._pending.next_due())
-                if taken is None:
+                if not taken:
                     return
-            self._send(*taken)
+            self._note(taken, self._send(taken))
 
-    def _send(self, entry: Entry, key: str, version: int) -> None:
-        error: str | None = None
+    def _send(self, taken: list[Taken]) -> Exception | None:
         try:
             with self._around():
-                self.send(entry, key)
-        except KeyError as failure:  # it may have been replaced meanwhile, and be no more as it was
-            error = self._told(key, failure) if self._pending.find(key) is entry else ""
+                self.send([one.entry for one in taken], taken[0].key)
         except Exception as failure:  # whatever it is: it is kept, and whoever waits for it is told
-            error = self._told(key, failure)
-        try:
-            self._pending.sent(entry, key, version, error)
-        except Exception as failure:  # of the disk: it is sent once more
-            log.warning("%r was sent to %s, and that cannot be noted: %s", key, self._store.name, failure)
+            return failure
+        return None
 
-    def _told(self, key: str, failure: Exception) -> str:
-        log.warning("%r is not sent to %s yet: %s; it is kept, and sent again", key, self._store.name, failure)
-        return f"{key!r}: {failure}"
+    def _note(self, taken: list[Taken], failure: Exception | None) -> None:
+        try:
+            if failure is None:
+                self._pending.arrived(taken)
+            else:
+                self._note_failure(taken, failure)
+        except Exception as disk:  # it is sent once more
+            log.warning("%r was sent to %s, and that cannot be noted: %s", taken[0].key, self._store.name, disk)
+        finally:
+            self._pending.free(taken)
+
+    def _note_failure(self, taken: list[Taken], failure: Exception) -> None:
+        key, entry = taken[0].key, taken[0].entry
+        if isinstance(failure, KeyError) and self._pending.find(key) is not entry:
+            return  # it has been replaced meanwhile, and is no more as it was
+        what = "is not deleted in" if entry.is_gone else "is not sent to"
+        log.warning("%r %s %s yet: %s; that is tried again", key, what, self._store.name, failure)
+        for one in taken:
+            self._pending.was_not_taken(one.entry, f"{one.key!r}: {failure}")
 
     def send_held(self, entry: Entry) -> None:
         """Send what is held, and return when it has arrived.
@@ -88,17 +98,16 @@ class Sender:
         Raises:
             StoreError, OSError: As ``Store.put``; it waits on.
         """
-        version, entry.is_new = entry.version, False
+        taken, entry.is_new = Taken(entry, entry.key, entry.version), False
         with self._around():
-            self.send(entry, entry.key)
-        self._pending.arrived(entry, entry.key, version)
+            self.send([entry], entry.key)
+        self._pending.arrived([taken])
 
-    def send(self, entry: Entry, key: str) -> None:
-        """Put a file where it is to go; or delete it there."""
+    def send(self, entries: list[Entry], key: str) -> None:
+        """Put a file where it is to go; or delete several there."""
+        entry, disk = entries[0], self._pending.disk
         if entry.is_gone:
-            with contextlib.suppress(KeyError):
-                self._store.delete_sent(key)
+            self._store.delete_sent([entry.key for entry in entries])
             return
-        disk = self._pending.disk
         with contextlib.closing(disk.get(entry.number)) as value:
             self._store.put_sent(key, disk.stat(entry.number), value.data, shown(dict(value.metadata)), disk.get_xattrs(entry.number))

@@ -31,6 +31,7 @@ from joinfs.stores.value import new_stat
 from joinfs.stores.writeback import WriteBackStore
 from joinfs.testing import Fault, FaultyStore, StoreContract
 from joinfs.testing.faulty import never
+from tests.stores.test_object import asked
 
 PATIENCE = 20
 
@@ -281,6 +282,20 @@ def test_what_is_just_being_sent_is_waited_for(slow, change):
     assert ("a" in contents(below)) == ("d/" not in contents(below))
 
 
+def test_who_has_nothing_to_send_sleeps(slow, monkeypatch):
+    store, below = slow
+    looked = []
+    take = store._pending.take
+    monkeypatch.setattr(store._pending, "take", lambda: looked.append(1) or take())
+    put(store, "a")
+    assert below.begun.wait(PATIENCE)
+    monkeypatch.setattr(writeback_pending, "CALM", 1000.0)
+    for number in range(200):
+        put(store, f"{number}")
+    below.let.set()
+    assert len(looked) < 1000
+
+
 def test_many_are_sent_at_a_time(hurried, tmp_path):
     together = threading.Barrier(8)
 
@@ -382,12 +397,12 @@ def test_what_is_gone_is_deleted_when_it_can_be(unhurried, opened, there, change
 
 
 def test_deleting_asks_for_nothing_and_many_are_deleted_at_a_time(unhurried, tmp_path):
-    together = threading.Barrier(8)
+    calls = []
 
     class Together(joinfs.MemoryStore):
-        def delete_sent(self, key):
-            together.wait(PATIENCE)
-            super().delete_sent(key)
+        def delete_sent(self, keys):
+            calls.append(sorted(keys))
+            super().delete_sent(keys)
 
     below = Together()
     with WriteBackStore(below, tmp_path / "waiting") as store:
@@ -401,6 +416,34 @@ def test_deleting_asks_for_nothing_and_many_are_deleted_at_a_time(unhurried, tmp
         assert (contents(store), len(contents(below)), store.info()["waiting"]) == ({"d/": None}, 9, 8)
         store.delete("d/")
         assert contents(below) == {}
+        assert calls == [[f"d/{number}" for number in range(8)]]
+
+
+def test_a_bucket_is_asked_once_to_delete_many(unhurried, moto, tmp_path):
+    with WriteBackStore(ObjectStore(f"//{moto.new_bucket()}", endpoint=moto.endpoint), tmp_path / "waiting") as store:
+        for number in range(20):
+            put(store, f"d/{number}")
+        store.drain()
+        with asked(store.store) as requests:
+            for number in range(20):
+                store.delete(f"d/{number}")
+            assert requests == []
+            store.drain()
+        assert requests == ["DeleteObjects"]
+        assert contents(store) == contents(store.store) == {"d/": None}
+
+
+def test_a_directory_that_others_made_stays_when_all_in_it_is_deleted(unhurried, moto, tmp_path):
+    bucket = moto.new_bucket()
+    for number in range(3):
+        moto.put(bucket, f"d/{number}", b"1")
+    with WriteBackStore(ObjectStore(f"//{bucket}", endpoint=moto.endpoint), tmp_path / "waiting") as store:
+        for number in range(3):
+            store.delete(f"d/{number}")
+        store.drain()
+        assert contents(store) == {"d/": None}
+        store.delete("d/")
+        assert (contents(store), moto.names(bucket)) == ({}, [])
 
 
 def test_where_something_is_to_be_deleted_another_kind_can_stand(unhurried, store, there):
@@ -737,7 +780,8 @@ def test_what_is_always_there_is_always_seen(over):
     def look():
         while not ended.is_set():
             try:
-                over.stat("a")
+                assert over.stat("a").is_file
+                over.get_xattrs("a")
             except KeyError:
                 missed.append(1)
 
