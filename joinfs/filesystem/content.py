@@ -13,6 +13,7 @@ then the content's own, then that of the node table.
 import contextlib
 import os
 import stat as stat_module
+import time
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -32,6 +33,8 @@ from joinfs.stores.whole import whole
 COPY_SIZE = MEBIBYTE
 # Who asks for so much at once, or more, reads a file for which the kernel reads ahead.
 LITTLE = 256 << 10
+# Who is answered by a store after so many seconds has waited for it.
+WAITED = 0.005
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux alone has it
 
 
@@ -351,8 +354,10 @@ class Content:
         return data
 
     def _fetch(self, offset: int, size: int) -> bytes:
-        moved, key = self._node.last_moved(), self._node.key()
+        moved, key, begun = self._node.last_moved(), self._node.key(), time.monotonic()
         data = self._store.read(key, offset, size)
+        if offset == 0 and time.monotonic() - begun > WAITED:
+            self._ahead.missed(self._node)
         if len(data) < size:
             self._check_end(key, offset + len(data))
         if not self._node.is_still(moved):

@@ -20,7 +20,7 @@ MOST_WINDOW = 16 * MEBIBYTE
 # Of so many values it is known how they are read.
 MOST_READERS = 256
 # Values of directories that wait to be fetched; more are left to who reads them. And how many threads fetch them.
-MOST_WAITING = 512
+MOST_WAITING = 10_000
 FETCHERS = THREADS // 2
 
 

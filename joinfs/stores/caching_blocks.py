@@ -23,7 +23,7 @@ FIRST_RUN = 4
 MOST_MEMORY = 32 * MEBIBYTE
 # How often a value that is another version than it was is read anew.
 RETRIES = 8
-THREADS = 8
+THREADS = 32
 
 
 class _Run(NamedTuple):

@@ -1,5 +1,6 @@
 """Which files are read ahead, and that they are. SEMANTICS.md, Reading ahead."""
 
+import io
 import os
 import queue
 import threading
@@ -7,10 +8,12 @@ import time
 
 import pytest
 
-from joinfs.filesystem.ahead import BATCH, NEAR
+from joinfs.filesystem.ahead import BATCH, LITTLE_DATA, NEAR
+from joinfs.filesystem.content import WAITED
 from joinfs.filesystem.operations import ROOT, Operations
 from joinfs.joined.store import JoinedStore
 from joinfs.stores.directory import DirectoryStore
+from joinfs.stores.memory import MemoryStore
 
 PATIENCE = 20
 SIZE = 8192
@@ -114,6 +117,42 @@ def test_who_reads_in_no_order_causes_nothing(fs, store):
         missed(fs, files[order[place]])
     assert fs._ahead._wanted is None
     assert store.recording.prefetched.empty()
+
+
+class Slow(MemoryStore):
+    """One that is waited for, and remembers what was prefetched."""
+
+    capabilities = MemoryStore.capabilities._replace(slow=True)
+
+    def __init__(self, size):
+        super().__init__()
+        self.connect()
+        for number in range(3 * BATCH):
+            self.set(f"many/f{number:03}", (io.BytesIO(bytes(size)), {}))
+        self.prefetched = queue.SimpleQueue()
+
+    def read(self, key, offset, size):
+        time.sleep(2 * WAITED)
+        return super().read(key, offset, size)
+
+    def prefetch(self, directory, names):
+        self.prefetched.put((directory, list(names)))
+
+
+@pytest.mark.parametrize("size", [1000, LITTLE_DATA // (3 * BATCH) + 1])
+def test_of_a_slow_store_a_directory_with_little_data_is_fetched_whole_for_who_reads_in_any_order(size):
+    with JoinedStore([MemoryStore(), Slow(size)]) as join:
+        fs = Operations(join)
+        files = listed(fs, "many")
+        for place in (150, 20):
+            handle = fs.open(files[f"f{place:03}"], os.O_RDONLY)
+            assert fs.read(handle, 0, 4096) == bytes(min(size, 4096))
+            fs.release(handle)
+        slow = join.stores[1]
+        if size == 1000:
+            assert slow.prefetched.get(timeout=PATIENCE) == ("many/", list(files))
+        fs.close()
+        assert slow.prefetched.empty()
 
 
 def test_what_has_gone_meanwhile_is_left_out(fs, store, lower):
