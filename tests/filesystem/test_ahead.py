@@ -141,14 +141,14 @@ class Slow(MemoryStore):
 
 @pytest.mark.parametrize("size", [1000, LITTLE_DATA // (3 * BATCH) + 1])
 def test_of_a_slow_store_a_directory_with_little_data_is_fetched_whole_for_who_reads_in_any_order(size):
-    with JoinedStore([MemoryStore(), Slow(size)]) as join:
+    slow = Slow(size)
+    with JoinedStore([MemoryStore(), slow]) as join:
         fs = Operations(join)
         files = listed(fs, "many")
         for place in (150, 20):
             handle = fs.open(files[f"f{place:03}"], os.O_RDONLY)
             assert fs.read(handle, 0, 4096) == bytes(min(size, 4096))
             fs.release(handle)
-        slow = join.stores[1]
         if size == 1000:
             assert slow.prefetched.get(timeout=PATIENCE) == ("many/", list(files))
         fs.close()
