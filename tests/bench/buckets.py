@@ -166,9 +166,15 @@ class Bench:
             self._row("rm -r", self._run("rm", "-r", "files"))
 
     def clone(self) -> None:
-        """The row of a repository, this one."""
+        """The rows of a repository, this one."""
+        clone = ("git", "clone", "--no-local", Path(__file__).parents[2], "clone")
+        subprocess.run(clone, check=True, capture_output=True, timeout=TIMEOUT, cwd=self.scratch)
+        names = [str(path.relative_to(self.scratch)) for path in (self.scratch / "clone").rglob("*") if path.is_file()]
         with self.mounted():
-            self._row("git clone", self._run("git", "clone", "--no-local", Path(__file__).parents[2], "clone"))
+            begun = time.perf_counter()
+            self._row("git clone", self._run(*clone))
+            self._wait(lambda: self._is_sent(*names))
+            self.rows["git clone and sent"] = time.perf_counter() - begun
 
     def list_foreign(self) -> None:
         """The row of what somebody else has put into the bucket, in directories of 500."""
