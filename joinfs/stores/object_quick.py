@@ -51,7 +51,6 @@ class Quick:
     Args:
         name: The bucket.
         endpoint: The URL of the server.
-        is_path: Whether the bucket's name stands in the path, not in the host's name.
         region: The region.
         session: Of boto3's: where there are credentials, if none are given.
         keys: Credentials, as ``boto3.client`` takes them; empty for the session's.
@@ -59,7 +58,7 @@ class Quick:
         clock: The server's.
     """
 
-    def __init__(self, name: str, endpoint: str, is_path: bool, region: str, session: Any, keys: dict[str, str], timeout: float, clock: Clock) -> None:
+    def __init__(self, name: str, endpoint: str, region: str, session: Any, keys: dict[str, str], timeout: float, clock: Clock) -> None:
         import obstore  # noqa: PLC0415 - an extra
         from obstore import exceptions  # noqa: PLC0415
         from obstore.store import S3Store  # noqa: PLC0415
@@ -70,10 +69,10 @@ class Quick:
             name,
             endpoint=endpoint,
             region=region,
-            virtual_hosted_style_request=not is_path,
+            virtual_hosted_style_request=False,
             client_options={"allow_http": endpoint.startswith("http://"), "connect_timeout": seconds, "read_timeout": seconds, "timeout": seconds * 100},
             retry_config={"max_retries": 0, "retry_timeout": seconds},
-            **_credentials(session, keys),
+            credential_provider=_credentials(session, keys),
         )
         self._lock = threading.Lock()
         self._failures, self._paused_until = 0, 0.0
@@ -141,20 +140,22 @@ class Quick:
         return Found(meta["size"], meta["e_tag"] or "", nanoseconds(meta["last_modified"]), headers, system, self._clock.now())
 
 
-def _credentials(session: Any, keys: dict[str, str]) -> dict[str, Any]:
-    """What obstore is to be told of credentials; if there are none it fails, and boto3 says so."""
+def _credentials(session: Any, keys: dict[str, str]) -> Any:
+    """Whom obstore is to ask for credentials, lest it take some of them from the environment; if there are none it fails, and boto3 says so."""
     from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 - an extra
 
-    if keys:
-        names = {"aws_access_key_id": "access_key_id", "aws_secret_access_key": "secret_access_key", "aws_session_token": "session_token"}
-        return {names[name]: value for name, value in keys.items()}
-    if session.get_credentials() is None:
-        return {"credential_provider": _none}
-    return {"credential_provider": Boto3CredentialProvider(session, ttl=_CREDENTIALS_LAST)}
+    if not keys and session.get_credentials() is not None:
+        return Boto3CredentialProvider(session, ttl=_CREDENTIALS_LAST)
 
+    def given() -> dict[str, Any]:
+        return {
+            "access_key_id": keys["aws_access_key_id"],
+            "secret_access_key": keys["aws_secret_access_key"],
+            "token": keys.get("aws_session_token"),
+            "expires_at": None,
+        }
 
-def _none() -> Any:
-    raise LookupError("there are no credentials")
+    return given
 
 
 def _is_plain(name: str) -> bool:

@@ -83,7 +83,7 @@ class S3Bucket(Bucket):
         )
         region = session.region_name or "us-east-1"
         client = session.client("s3", region_name=region, endpoint_url=endpoint or None, config=config, **keys)
-        quick = Quick(self._name, client.meta.endpoint_url, bool(own), region, session, keys, timeout, self._clock)
+        quick = Quick(self._name, client.meta.endpoint_url, region, session, keys, timeout, self._clock)
         # It would ask before it sends data, each time, and wait for the answer.
         client.meta.events.unregister("before-call.s3", add_expect_header)
         return client, quick

@@ -699,6 +699,16 @@ def test_a_server_that_goes_while_we_are_connected_is_an_error(place):
                 use()
 
 
+def test_credentials_that_are_given_are_not_mixed_with_others(place, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "another's")
+    store = place.store()
+    store.connect((object_servers.ACCESS, object_servers.SECRET))
+    store.set("a", (data(b"1"), {}))
+    assert store._bucket._quick.head(store._name("a")).size == 1
+    store.disconnect()
+
+
 def test_who_may_not_or_has_no_credentials_is_told(place, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(AccessDenied):
