@@ -35,6 +35,8 @@ COPY_SIZE = MEBIBYTE
 LITTLE = 256 << 10
 # Who is answered by a store after so many seconds has waited for it.
 WAITED = 0.005
+# Files that a content has open of what it was before, as somebody may be reading there; it has no other after so many.
+MOST_RETIRED = 64
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux alone has it
 
 
@@ -71,6 +73,8 @@ class Content:
         # Attributes that were given to what is staged: they go into the store with it.
         self._changes: dict[str, int] = {}
         self._staged: StagedFile | None = None
+        # As what was staged was last put into the store.
+        self._put_as: Stat | None = None
         self._writable = False
         self._will_stage = False
         self._is_ranged = not store.capabilities.local
@@ -149,10 +153,30 @@ class Content:
             stat = self._store.lookup(key)
             if self._writable or self._will_stage or stat.kind != self._node.kind:
                 self.is_doubted = True
+                if not unwritten and self._was_replaced(stat):
+                    self._unstage()
                 return stat.kind == self._node.kind  # we may be replacing it ourselves
             if unwritten and (was is None or was.has_other_data_than(stat)):
                 return False
             return self._is_ranged or (was is not None and was.file_id == stat.file_id)
+
+    def _was_replaced(self, stat: Stat) -> bool:
+        """Whether what the store has, with these attributes, is not what was put there, and nothing has been written to what is staged since."""
+        put = self._put_as
+        if self._staged is None or put is None or self.is_dirty or self._changes or self._node.is_unlinked:
+            return False
+        if len(self._retired) >= MOST_RETIRED:
+            return False
+        return put.file_id != stat.file_id or put.has_other_data_than(stat)
+
+    def _unstage(self) -> None:
+        """Read from the store again, and stage what it has when something is written."""
+        assert self._staged is not None
+        self._staged.drop()
+        self._retired.append(self._descriptor)
+        self._descriptor, self._staged, self._put_as = -1, None, None
+        self._writable, self._will_stage = False, True
+        self._window.clear()
 
     def open_to_read(self) -> None:
         """Have something to read from. Its own lock is not held."""
@@ -524,7 +548,7 @@ class Content:
             stat = stat._replace(mtime=self._mtime)
         with self._stream(size) as data:
             made = self._store.put(key, stat._replace(size=size), data, metadata, xattrs)
-        self._committed, self._mtime, self._changes = writes, None, {}
+        self._committed, self._mtime, self._changes, self._put_as = writes, None, {}, made
         if self._staged is not None:
             self._staged.has_no_news()
         self._nodes.changed(self._node)

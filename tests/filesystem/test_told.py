@@ -566,6 +566,41 @@ def test_what_is_half_done_is_not_taken_for_somebody_elses(kernel, asks, change,
         fs.close()
 
 
+@pytest.fixture(params=["memory", "sqlite", "join"])
+def staging(request, tmp_path):
+    made = {
+        "memory": MemoryStore,
+        "sqlite": lambda: SQLiteStore(tmp_path / "medium.db"),
+        "join": lambda: JoinedStore([SQLiteStore(tmp_path / "medium.db"), MemoryStore()]),
+    }[request.param]()
+    with made:
+        put(made, "g")
+        yield made
+
+
+@pytest.mark.parametrize("close", [Operations.flush, Operations.fsync])
+def test_what_is_put_past_the_mount_over_what_was_written_and_is_open_still_is_read(staging, close):
+    with contextlib.closing(Operations(staging, Settings(entry_ttl=1e6))) as fs:
+        fs.tell(RecordingKernel())
+        node = known(fs, "g")
+        for turn in range(3):
+            handle = fs.open(node, os.O_RDWR)
+            fs.write(handle, 0, b"ours %d, long" % turn)
+            close(fs, handle)
+            assert fs._nodes[node].content.is_staged, "our own change is no news"
+            put(staging, "g", b"theirs %d" % turn)
+            other = fs.open(node, os.O_RDONLY)
+            assert (fs.read(other, 0, 100), fs.getattr(node).size) == (b"theirs %d" % turn, 8)
+            fs.write(handle, 0, b"T")
+            assert fs.read(other, 0, 100) == b"Theirs %d" % turn
+            put(staging, "g", b"not seen by who writes")
+            assert fs.read(other, 0, 100) == b"Theirs %d" % turn
+            fs.release(other)
+            fs.release(handle)
+            assert staging.to_bytes("g") == b"Theirs %d" % turn
+        fs.tell(None)
+
+
 def test_who_writes_past_the_mount_waits_for_no_verb(kernel):
     """It may hold what the verb waits for."""
     with HalfDoneStore() as store:
