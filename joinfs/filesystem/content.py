@@ -161,13 +161,13 @@ class Content:
             return self._is_ranged or (was is not None and was.file_id == stat.file_id)
 
     def _was_replaced(self, stat: Stat) -> bool:
-        """Whether what the store has, with these attributes, is not what was put there, and nothing has been written to what is staged since."""
+        """Whether the same file has other data in the store than what was put there, and nothing has been written to what is staged since."""
         put = self._put_as
         if self._staged is None or put is None or self.is_dirty or self._changes or self._node.is_unlinked:
             return False
         if len(self._retired) >= MOST_RETIRED:
             return False
-        return put.file_id != stat.file_id or put.has_other_data_than(stat)
+        return put.file_id == stat.file_id and put.has_other_data_than(stat)
 
     def _unstage(self) -> None:
         """Read from the store again, and stage what it has when something is written."""
