@@ -46,7 +46,7 @@ class KernelVerbs:
         options: MountOptions,
         agreed: Init,
         backings: Backings | None,
-        give: Callable[[Callable[[], bytes]], None] | None = None,
+        give: Callable[[Callable[[], list[bytes]]], None] | None = None,
     ) -> None:
         self._operations = operations
         self._read_only = options.read_only
@@ -203,10 +203,12 @@ class KernelVerbs:
             self._operations.descriptor(handle)  # who may not read it is told now; who may reads this file, whatever replaces it
         return None if self._backings is None else descriptor
 
-    def _small_data(self, node: int, handle: int) -> bytes:
-        """A message with the data of a small file that has just been opened: then nobody has to ask for it."""
+    def _small_data(self, node: int, handle: int) -> list[bytes]:
+        """Messages with the data of a small file that has just been opened, so nobody has to ask for it; and that its atime is another, if it is."""
         data = self._operations.give(handle, LITTLE)
-        return b"" if data is None else wire.store(node, data)
+        if data is None:
+            return []
+        return [wire.store(node, data), *([wire.inval_inode(node, data=False)] if self._operations.was_accessed(handle) else [])]
 
     def _must_go_through_us(self, node: int, caller: Caller) -> bool:
         """Whether the kernel, which writes past us as root does, would keep a set-user-ID bit that has to go."""

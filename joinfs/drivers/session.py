@@ -173,18 +173,17 @@ class Session:
             return error.errno or 0
         return 0
 
-    def give(self, make: Callable[[], bytes]) -> None:
+    def give(self, make: Callable[[], list[bytes]]) -> None:
         """Tell the kernel something that holds only until it is told otherwise, from a thread that answers requests.
 
         Args:
-            make: Makes the message, or an empty one for nothing; not called if somebody is telling the kernel something
+            make: Makes the messages; not called if somebody is telling the kernel something
                 now. What others tell it comes after this, also if it happens before the message is sent.
         """
         if not self._notifying.acquire(blocking=False):  # who has it may be waiting for an answer of ours
             return
         try:
-            message = b"" if self._is_silent else make()
-            if message:
+            for message in [] if self._is_silent else make():
                 os.write(self._device, message)
         except OSError as error:
             log.debug("the kernel does not take what it is given: %s", error)

@@ -73,6 +73,8 @@ class Content:
         # Attributes that were given to what is staged: they go into the store with it.
         self._changes: dict[str, int] = {}
         self._staged: StagedFile | None = None
+        # Of the store's own file, when it was opened to be read.
+        self._atime = 0
         # As what was staged was last put into the store.
         self._put_as: Stat | None = None
         self._writable = False
@@ -194,6 +196,8 @@ class Content:
                 self._descriptor = self._opened(lambda key: self._store.open_local(key, os.O_RDONLY))
             except Unsupported:
                 self._is_ranged = True
+            else:
+                self._atime = os.fstat(self._descriptor).st_atime_ns
 
     def _opened(self, open_key: Callable[[str], int]) -> int:
         """Open what the node's key stands for; ``KeyError`` if a verb gives it another meanwhile, as that may be another file."""
@@ -458,7 +462,7 @@ class Content:
         """The node's attributes with what only the content knows: size and times of what was written."""
         with self.lock:
             if not self._writable:
-                return stat
+                return stat._replace(atime=self._atime_now()) if self.was_accessed() else stat
             native = os.fstat(self._descriptor)
             if not self._staged:
                 return stat.written(native.st_size, native.st_atime_ns, native.st_mtime_ns, native.st_ctime_ns)
@@ -466,6 +470,14 @@ class Content:
                 stat = stat.changed(self._changes)
             mtime = stat.mtime if self._mtime is None else self._mtime
             return stat.written(native.st_size, stat.atime, mtime, max(stat.ctime, self._mtime or 0))
+
+    def was_accessed(self) -> bool:
+        """Whether the host has noted that the file was read since it was opened: that is in its atime."""
+        with self.lock:
+            return self._descriptor >= 0 and not self._writable and self._atime_now() != self._atime
+
+    def _atime_now(self) -> int:
+        return os.fstat(self._descriptor).st_atime_ns
 
     def change(self, changes: dict[str, int]) -> Stat | None:
         """Change attributes of what is written to, and answer them as they are then.

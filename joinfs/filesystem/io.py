@@ -79,6 +79,10 @@ class FileVerbs(State):
         opened.node.given = data is not None
         return data
 
+    def was_accessed(self, handle: int) -> bool:
+        """Whether reading a file since it was opened has changed its atime."""
+        return self._files[handle].content.was_accessed()
+
     def part(self, node: int) -> None:
         """Have the names of an open file stand for another node from now on; who has it open stays with what it has."""
         found = self._nodes[node]

@@ -187,7 +187,7 @@ class State:
         with content.lock, self._nodes.lock:
             if content.handles or node.content is not content or (content.is_dirty and not node.is_unlinked):
                 return
-            if content.is_writable and node.stat is not None:
+            if node.stat is not None:
                 node.stat = content.current(node.stat)
             may_have_written = content.is_writable
             node.content = None

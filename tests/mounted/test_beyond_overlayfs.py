@@ -112,6 +112,27 @@ def test_a_program_that_runs_is_not_written_to(joined, layers):
             program.kill()
 
 
+@pytest.mark.parametrize("name", ["f", "large"])
+def test_reading_a_lower_file_is_seen_in_its_atime(overlay, joined, layers, name):
+    long_ago = 1_000_000_000
+    seen = []
+    for mnt in (overlay, joined):
+        os.utime(layers / "low" / name, (long_ago, long_ago))
+        wait_for(lambda mnt=mnt: (mnt / name).stat().st_atime == long_ago)
+        with (mnt / name).open("rb") as file:
+            file.read()
+            while_open = os.fstat(file.fileno()).st_atime
+        seen.append((while_open > long_ago, (mnt / name).stat().st_atime > long_ago))
+    assert seen == [(False, False), (True, True)]
+
+
+def wait_for(holds):
+    end = time.monotonic() + TIMEOUT
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_all_files_are_of_one_device(overlay, joined):
     for mnt, is_one in ((overlay, False), (joined, True)):
         (mnt / "new").write_bytes(b"")
