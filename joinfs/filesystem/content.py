@@ -595,6 +595,7 @@ class Content:
                 self._staged.drop()
             self._retired, self._descriptor = [], -1
             self._staged, self._writable = None, False  # who comes too late finds nothing here
+            self._window.clear()
 
 
 def _copy(source: BinaryIO, descriptor: int) -> None:

@@ -13,8 +13,8 @@ from joinfs.stores import Stat
 from joinfs.stores.value import MEBIBYTE
 
 FIRST, MOST = MEBIBYTE, 4 * MEBIBYTE
-# How many pieces are fetched ahead of who reads on, at the most: a file takes so much memory while it is read.
-MOST_AHEAD = 8
+# How many pieces are fetched ahead of who reads on, at the most; and how many are in memory, of all files, before each has only one ahead.
+MOST_AHEAD, MOST_IN_ALL = 8, 64
 
 
 class _Piece(NamedTuple):
@@ -35,8 +35,24 @@ class _Piece(NamedTuple):
         return self.stat.file_id == stat.file_id and not self.stat.has_other_data_than(stat)
 
 
+class _Count:
+    """How many pieces there are of all files."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.pieces = 0
+
+    def add(self, pieces: int) -> None:
+        """There are so many more."""
+        with self._lock:
+            self.pieces += pieces
+
+
+_COUNT = _Count()
+
+
 class Window:
-    """The window on one file. One thread at a time.
+    """The window on one file. One thread at a time; it is to be cleared at the end.
 
     Args:
         fetch: ``fetch(offset, size)`` reads from the store, short only at the end; in any thread, of a slow store.
@@ -51,7 +67,17 @@ class Window:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._pieces = []
+        self._keep([])
+
+    def __del__(self) -> None:
+        """Who has read after it was cleared may not clear it again."""
+        self.clear()
+
+    def _keep(self, pieces: list[_Piece]) -> list[_Piece]:
+        """Have these, and no others, in memory."""
+        _COUNT.add(len(pieces) - len(self._pieces))
+        self._pieces = pieces
+        return pieces
 
     def read(self, offset: int, size: int, stat: Stat) -> bytes:
         """Answer up to ``size`` bytes from ``offset`` of the file, which has these attributes now; short only at the end.
@@ -60,7 +86,7 @@ class Window:
         """
         pieces = self._over(offset, min(size, max(stat.size - offset, 0)), stat) or self._moved_to(offset, size, stat)
         try:
-            data = _joined(pieces, offset, size)
+            data = self._joined(pieces, offset, size)
         except BaseException:
             self.clear()
             raise
@@ -76,7 +102,7 @@ class Window:
         first = next(number for number, piece in enumerate(pieces) if offset < piece.end or piece is pieces[-1])
         wanted = [piece for piece in pieces[first:] if piece.start < offset + size or piece is pieces[first]]
         # The kernel may ask for what is a little before that in a moment.
-        self._pieces = pieces[max(first - 1, 0) :]
+        self._keep(pieces[max(first - 1, 0) :])
         return wanted
 
     def _moved_to(self, offset: int, size: int, stat: Stat) -> list[_Piece]:
@@ -85,8 +111,7 @@ class Window:
         if offset and not (pieces and pieces[0].start < offset <= pieces[-1].end):
             return [self._fetched(offset, size, stat)]
         self._size, self._ahead = (self._grown(), self._ahead) if offset else (FIRST, 1)
-        self._pieces = [self._fetched(offset, max(size, self._size), stat)]
-        return self._pieces
+        return self._keep([self._fetched(offset, max(size, self._size), stat)])
 
     def _grown(self) -> int:
         return min(self._size * 2, MOST) if self._is_slow else FIRST
@@ -103,9 +128,10 @@ class Window:
         following = len(self._pieces) - self._pieces.index(here) - 1
         if following < self._ahead:
             self._ahead = min(self._ahead * 2, MOST_AHEAD)
-        while following < self._ahead and self._pieces[-1].end < stat.size:
+        most = self._ahead if _COUNT.pieces < MOST_IN_ALL else 1
+        while following < most and self._pieces[-1].end < stat.size:
             self._size = self._grown()
-            self._pieces.append(self._on_its_way(self._pieces[-1].end, stat))
+            self._keep([*self._pieces, self._on_its_way(self._pieces[-1].end, stat)])
             following += 1
 
     def _on_its_way(self, start: int, stat: Stat) -> _Piece:
@@ -114,19 +140,19 @@ class Window:
         def fetch() -> None:
             try:
                 piece.data.set_result(self._fetch(piece.start, piece.size))
-            except BaseException as error:  # told to who reads it
+            except BaseException as error:  # who reads it tries again
                 piece.data.set_exception(error)
 
         threading.Thread(target=fetch, name="joinfs reads ahead", daemon=True).start()
         return piece
 
-
-def _joined(pieces: list[_Piece], offset: int, size: int) -> bytes:
-    """What pieces have of a range, up to the first that is short."""
-    parts = []
-    for piece in pieces:
-        data = piece.data.result()
-        parts.append(data[max(offset - piece.start, 0) : max(offset + size - piece.start, 0)])
-        if len(data) < piece.size:
-            break
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    def _joined(self, pieces: list[_Piece], offset: int, size: int) -> bytes:
+        """What pieces have of a range, up to the first that is short."""
+        parts = []
+        for piece in pieces:
+            # What failed when nobody had asked for it yet may be had by now.
+            data = piece.data.result() if piece.data.exception() is None else self._fetch(piece.start, piece.size)
+            parts.append(data[max(offset - piece.start, 0) : max(offset + size - piece.start, 0)])
+            if len(data) < piece.size:
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)

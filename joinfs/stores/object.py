@@ -100,8 +100,7 @@ class ObjectStore(ReadingObjects):
         for key in keys:
             self._check_writable(key)
         with self._sending(), self._changing(*keys):
-            for directory in {split(key)[0]: key for key in keys}.values():
-                self._keep_directory(directory)
+            self._keep_directories(keys)
             self._remove({self._name(key) for key in keys})
             for key in keys:
                 self._touch_above(key)
@@ -192,10 +191,20 @@ class ObjectStore(ReadingObjects):
         try:
             put = self._put_at(key, There(name, None), Attributes(made, {}, {}), io.BytesIO(target), "" if self.conditions.create else None)
         except Changed:
-            raise KeyExists(f"{key!r} is there already: others made it just now") from None
+            put = self._made_before(key, name, made)
         if is_directory_key(key):
             self._known.made(name, since)
         return put
+
+    def _made_before(self, key: str, name: str, made: Stat) -> Stat:
+        """Attributes of what was made though the answer to that was lost, so that the next try found it there."""
+        try:
+            there = self._attributes(key, There(name, self._bucket.head(name))).stat
+        except KeyError:
+            raise KeyExists(f"{key!r} was there already, and others have deleted it by now") from None
+        if (there.mode, there.uid, there.gid, there.mtime, there.birth) != (made.mode, made.uid, made.gid, made.mtime, made.birth):
+            raise KeyExists(f"{key!r} is there already: others made it just now")
+        return there
 
     # ---------------------------------------------------------------- attributes
 
@@ -215,9 +224,13 @@ class ObjectStore(ReadingObjects):
         return self._change(key, lambda old: old._replace(metadata={**old.metadata, **copied(metadata)})).metadata
 
     def _set_xattr(self, key: str, name: str, value: bytes | None) -> None:
+        is_first = True
+
         def change(old: Attributes) -> Attributes:
-            if value is None and name not in old.xattrs:
+            nonlocal is_first
+            if value is None and name not in old.xattrs and is_first:  # else it may be gone because of our first try
                 raise NoSuchAttribute(name)
+            is_first = False
             kept = {other: old.xattrs[other] for other in old.xattrs if other != name}
             return old._replace(xattrs=kept if value is None else {**kept, name: value})
 
@@ -287,14 +300,25 @@ class ObjectStore(ReadingObjects):
             self._known.forget(*names)
 
     def _keep_directory(self, key: str) -> None:
-        """Mark the directory of a key that is about to go, if it would be gone with it; if others go at the same time, that is not known."""
+        """Mark the directory of a key that is about to go, if it would be gone with it."""
         above = split(key)[0]
-        try:
-            there = self._find(above)
-        except KeyError:  # others have deleted it
-            return
-        if above != ROOT and there.found is None and there.name.endswith("/") and (self._sent.active or len(self._bucket.first(there.name, 2)) < 2):
+        if self._is_unmarked(above) and len(self._bucket.first(self._name(above), 2)) < 2:
             self._mark(above, self.stat(above))
+
+    def _keep_directories(self, keys: Iterable[str]) -> None:
+        """Mark the directories of keys that are about to go, while others may be doing something there."""
+        for above in {split(key)[0] for key in keys}:
+            with self._exclusive(above):
+                if self._is_unmarked(above):
+                    self._mark(above, self.stat(above))
+
+    def _is_unmarked(self, directory: str) -> bool:
+        """Whether a directory is there only because of what is in it."""
+        try:
+            there = self._find(directory)
+        except KeyError:  # others have deleted it
+            return False
+        return directory != ROOT and there.found is None and there.name.endswith("/")
 
     def _rename(self, old: str, new: str) -> None:
         source = self._find(old)

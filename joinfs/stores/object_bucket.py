@@ -96,8 +96,13 @@ class Bucket(ABC):
         """
 
     def first(self, prefix: str, limit: int) -> list[str]:
-        """Answer the first few names that begin with ``prefix``; with one request."""
-        return [listed.name for listed in next(self.pages(prefix, limit=limit))]
+        """Answer the first few names that begin with ``prefix``; with one request, unless the server has pages without any."""
+        names: list[str] = []
+        for page in self.pages(prefix, limit=limit):
+            names += [listed.name for listed in page]
+            if len(names) >= limit:
+                break
+        return names[:limit]
 
     @abstractmethod
     def put(self, name: str, data: BinaryIO, headers: dict[str, str], system: dict[str, str], size: int = 0, etag: str | None = None) -> Found:

@@ -73,13 +73,16 @@ class GoogleBucket(Bucket):
         path = "/download" + _with(self._object(name), alt="media", ifGenerationMatch=etag)
         for _ in range(MOST_REPLACED):
             answer = self._server.send("GET", path, headers={"Range": f"bytes={offset}-{offset + size - 1}"})
-            if answer.status == 416:  # at its end, or past it
-                return b"", self.head(name)
+            if answer.status == 416:
+                found = self.head(name)
+                if offset >= found.size:  # at its end, or past it; else it was replaced in between
+                    return b"", found
+                continue
             if answer.status >= 300:
                 raise self._server.refused(name, answer)
-            found = self._of(name, answer)
-            if found is not None:
-                return _body(answer, offset, size), found
+            said = self._of(name, answer)
+            if said is not None:
+                return _body(answer, offset, size), said
         raise StoreUnavailable(f"{name!r} is replaced by others all the time")
 
     def _of(self, name: str, answer: Answer) -> Found | None:

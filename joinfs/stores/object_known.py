@@ -108,6 +108,8 @@ class Known:
         with self._lock:
             if moment[1] == self._forgotten:
                 self._put((name, False), _Seen(found, moment[0]))
+            elif (seen := self._seen.get((name, False))) is not None and seen.what != found:
+                del self._seen[name, False]  # one of the two is older
 
     def wrote(self, name: str, found: Found) -> None:
         """An object was written, of which this is to be said now."""

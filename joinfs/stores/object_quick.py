@@ -5,10 +5,12 @@ answer, boto3 is asked again.
 """
 
 import contextlib
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from joinfs.stores.object_bucket import Changed, Found, nanoseconds
@@ -17,11 +19,19 @@ from joinfs.stores.object_markers import told
 # The names that obstore and S3 have for what boto3 calls ``ContentType``.
 _SYSTEM = {name.replace("-", ""): name for name in ("Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Content-Type")}
 _NAMES = {name: ours for ours, name in _SYSTEM.items()}
+_TAKEN = {"storage-class", *(name.lower() for name in _NAMES)}
 # How long credentials are used without asking for them again: those of a role are good for ten minutes at the least.
 _CREDENTIALS_LAST = timedelta(minutes=5)
 # After so many failures in a row nothing is tried for so many seconds: the server may be one that it does not understand.
 MOST_FAILURES, PAUSE = 8, 60.0
 _PAST_END = "416 Range Not Satisfiable"
+# obstore takes settings from all variables that begin so, whatever it is told: another server, too. With any but these it is not asked.
+_PREFIX = "AWS_"
+_HARMLESS = {
+    "ACCESS_KEY_ID", "CA_BUNDLE", "CONFIG_FILE", "CONTAINER_CREDENTIALS_FULL_URI", "CONTAINER_CREDENTIALS_RELATIVE_URI", "DEFAULT_PROFILE", "DEFAULT_REGION",
+    "EC2_METADATA_DISABLED", "ENDPOINT_URL", "EXECUTION_ENV", "MAX_ATTEMPTS", "PAGER", "PROFILE", "REGION", "RETRY_MODE", "ROLE_ARN",
+    "ROLE_SESSION_NAME", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "SHARED_CREDENTIALS_FILE", "STS_REGIONAL_ENDPOINTS", "WEB_IDENTITY_TOKEN_FILE",
+}  # fmt: skip
 
 
 class Unanswered(Exception):
@@ -64,18 +74,22 @@ class Quick:
         from obstore.store import S3Store  # noqa: PLC0415
 
         self._obstore, self._errors, self._clock = obstore, exceptions, clock
-        seconds = timedelta(seconds=timeout)
-        self._store = S3Store(
-            name,
-            endpoint=endpoint,
-            region=region,
-            virtual_hosted_style_request=False,
-            client_options={"allow_http": endpoint.startswith("http://"), "connect_timeout": seconds, "read_timeout": seconds, "timeout": seconds * 100},
-            retry_config={"max_retries": 0, "retry_timeout": seconds},
-            credential_provider=_credentials(session, keys),
-        )
         self._lock = threading.Lock()
-        self._failures, self._paused_until = 0, 0.0
+        self._failures, self._paused_until = 0, float("inf")
+        if _is_harmless(os.environ):
+            seconds = timedelta(seconds=timeout)
+            limits: Any = {"connect_timeout": seconds, "read_timeout": seconds, "timeout": seconds * 100}
+            with contextlib.suppress(OSError, ValueError, exceptions.BaseError):  # then boto3 says what is wrong
+                self._store = S3Store(
+                    name,
+                    endpoint=endpoint,
+                    region=region,
+                    virtual_hosted_style_request=False,
+                    client_options=limits | _transport(endpoint),
+                    retry_config={"max_retries": 0, "retry_timeout": seconds},
+                    credential_provider=_credentials(session, keys),
+                )
+                self._paused_until = 0.0
 
     @contextlib.contextmanager
     def _asking(self, name: str) -> Iterator[None]:
@@ -89,7 +103,7 @@ class Quick:
             if "NoSuchBucket" in str(error):
                 raise Unanswered from None
             raise KeyError(name) from None
-        except (self._errors.BaseError, ValueError, OSError) as error:
+        except (self._errors.BaseError, NotImplementedError, ValueError, OSError) as error:
             self._failed()
             raise Unanswered(str(error)) from None
         self._failures = 0
@@ -117,10 +131,15 @@ class Quick:
             except self._errors.GenericError as error:
                 if _PAST_END not in str(error):
                     raise
-        return b"", self.head(name)
+        found = self.head(name)
+        if offset < found.size:
+            raise Unanswered("it was replaced in between")
+        return b"", found
 
     def put(self, name: str, data: bytes, headers: dict[str, str], system: dict[str, str], etag: str | None) -> Found:
         """As ``Bucket.put``, of a small one."""
+        if any(header in _TAKEN for header in headers):
+            raise Unanswered("obstore would take that for another header")
         mode: Any = "overwrite" if etag is None else {"e_tag": etag} if etag else "create"
         attributes = headers | {_SYSTEM[ours]: value for ours, value in system.items()}
         with self._asking(name):
@@ -135,9 +154,22 @@ class Quick:
 
     def _found(self, got: Any) -> Found:
         meta, said = got.meta, dict(got.attributes)
-        system = {_NAMES[name]: said.pop(name) for name in _NAMES if name in said}
-        headers = {name.lower(): value for name, value in said.items()} | told(system.get("ContentType", ""))
+        system = {_NAMES[name]: said[name] for name in _NAMES if name in said}
+        # Metadata has small letters, what it says of the object itself has others.
+        headers = {name: value for name, value in said.items() if name == name.lower()} | told(system.get("ContentType", ""))
         return Found(meta["size"], meta["e_tag"] or "", nanoseconds(meta["last_modified"]), headers, system, self._clock.now())
+
+
+def _transport(endpoint: str) -> Any:
+    """How the server is spoken to: with TLS whoever boto3 trusts is trusted, too. Raises ``OSError``, ``ValueError`` if that cannot be told."""
+    if endpoint.startswith("http://"):
+        return {"allow_http": True}
+    bundle = os.environ.get(_PREFIX + "CA_BUNDLE")
+    return {"root_certificate": Path(bundle).read_bytes()} if bundle else {}
+
+
+def _is_harmless(environment: Mapping[str, str]) -> bool:
+    return all(name.removeprefix(_PREFIX) in _HARMLESS for name in environment if name.startswith(_PREFIX))
 
 
 def _credentials(session: Any, keys: dict[str, str]) -> Any:

@@ -248,14 +248,16 @@ class ReadingObjects(Store):
         if key == ROOT:
             return self.stat(ROOT)
         self._check_connected()
-        is_known = False
+        asked: list[Future[Found | None]] = []
         with contextlib.suppress(InvalidKey):
             name = self._name(key)
             self._known.look(name)
-            is_known = self._known.knows(name)
-        value = _done(self._value_or_marked(key)) if is_known else self._meanwhile(self._value_or_marked, key)
-        is_above, found = self._is_above_something(key), value.result()
-        stat = self._or_none(key + "/") if is_above else found or self._otherwise_marked(key)
+            if not self._known.knows(name):
+                asked = [self._meanwhile(self._known.find, other) for other in (name, name + HADOOP)]
+        is_above = self._is_above_something(key)
+        for one in asked:
+            one.result()
+        stat = self._or_none(key + "/") if is_above else self._or_none(key) or self._otherwise_marked(key)
         if stat is None:
             raise KeyError(key)
         return stat
@@ -274,15 +276,6 @@ class ReadingObjects(Store):
         except InvalidKey:
             return None
         return None if there is None else self._attributes(key + "/", there).stat
-
-    def _value_or_marked(self, key: str) -> Stat | None:
-        """A value; while that has to be asked for, a marker that there may be instead is, too."""
-        with contextlib.suppress(InvalidKey):
-            if not self._known.knows(name := self._name(key)):
-                ahead = self._meanwhile(self._known.find, name + HADOOP)
-                self._known.find(name)
-                ahead.result()
-        return self._or_none(key)
 
     def _or_none(self, key: str) -> Stat | None:
         try:

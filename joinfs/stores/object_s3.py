@@ -147,7 +147,9 @@ class S3Bucket(Bucket):
                 except self._errors.ClientError as error:
                     if error.response["ResponseMetadata"]["HTTPStatusCode"] != 416:
                         raise
-                    return b"", self.head(name)  # at its end, or past it
+                    found = self.head(name)
+                    if offset >= found.size or not left:  # at its end, or past it; else it was replaced in between
+                        return b"", found
                 except self._broken_off:  # boto3 tries again only as long as no data has come
                     if not left:
                         raise

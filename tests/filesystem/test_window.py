@@ -1,11 +1,14 @@
 """How a file that is in no local file is read. SEMANTICS.md, Reading ahead."""
 
+import gc
+import io
 import os
 import threading
 
 import pytest
 
 from joinfs.errors import StoreUnavailable
+from joinfs.filesystem import window as window_module
 from joinfs.filesystem.operations import Operations
 from joinfs.filesystem.window import FIRST, MOST, MOST_AHEAD, Window
 from joinfs.stores import Stat
@@ -131,6 +134,50 @@ def test_an_error_of_what_was_fetched_ahead_is_told_to_who_reads_it(source):
         window.read(3 * FIRST, STEP, FILE)
     source.fails_from = SIZE
     assert window.read(3 * FIRST, STEP, FILE) == b"a" * STEP
+    source.fails_from = 0
+    with pytest.raises(StoreUnavailable):
+        window.read(40 * FIRST, STEP, FILE)
+
+
+def test_what_failed_ahead_is_fetched_again_by_who_reads_it(source):
+    window = Window(source.fetch, is_slow=True)
+    source.fails_from = 3 * FIRST
+    for offset in range(0, 3 * FIRST, STEP):
+        window.read(offset, STEP, FILE)
+    source.wait_for(4)
+    source.fails_from = SIZE
+    for offset in range(3 * FIRST, SIZE, STEP):
+        assert window.read(offset, STEP, FILE) == b"a" * STEP
+
+
+def test_who_read_a_file_leaves_nothing_in_memory():
+    gc.collect()  # other tests' windows
+    before = window_module._COUNT.pieces
+    with SlowStore() as store:
+        store.set("f", (io.BytesIO(bytes(SIZE)), {}))
+        fs = Operations(store)
+        handle = fs.open(fs.lookup(1, "f").node, os.O_RDONLY)
+        for offset in range(0, 8 * FIRST, STEP):
+            fs.read(handle, offset, STEP)
+        assert window_module._COUNT.pieces > before
+        fs.release(handle)
+        assert window_module._COUNT.pieces == before
+        fs.close()
+
+
+def test_many_files_have_no_more_in_memory_together(source, monkeypatch):
+    monkeypatch.setattr(window_module, "MOST_IN_ALL", window_module._COUNT.pieces + 2 * MOST_AHEAD)
+    windows = [Window(source.fetch, is_slow=True) for _ in range(10)]
+    for offset in range(0, SIZE // 2, STEP):
+        for window in windows:
+            window.read(offset, STEP, FILE)
+    assert sum(len(window._pieces) for window in windows) <= 3 * MOST_AHEAD + 2 * len(windows)
+    for window in windows:
+        window.clear()
+
+
+def test_an_error_here_and_there(source):
+    window = Window(source.fetch, is_slow=True)
     source.fails_from = 0
     with pytest.raises(StoreUnavailable):
         window.read(40 * FIRST, STEP, FILE)

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat as stat_module
+import threading
 import time
 
 import pytest
@@ -20,7 +21,7 @@ from joinfs.stores import Stat, object_known, object_levels, object_quick, objec
 from joinfs.stores.keys import check_key
 from joinfs.stores.object import ObjectStore
 from joinfs.stores.object_attributes import attributes_of
-from joinfs.stores.object_bucket import PART, Found, Listed
+from joinfs.stores.object_bucket import PART, Bucket, Changed, Found, Listed
 from joinfs.stores.object_names import name_of, spelling_of
 from joinfs.stores.object_streams import BLOCK
 from joinfs.testing import ReadOnlyContract, StoreContract
@@ -768,3 +769,111 @@ def test_credentials_in_a_url_are_refused_and_not_shown(caplog):
 def test_an_option_of_buckets_is_for_buckets():
     with pytest.raises(UsageError, match="'\\?endpoint' is not known"):
         joinfs.open_store("memory:?endpoint=http://x")
+
+
+# ---------------------------------------------------------------- requests that obstore makes
+
+
+def test_no_other_server_is_asked_than_the_one_that_is_named(place, scripted, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", scripted.url)
+    with place.store() as store:
+        store.set("a", (data(b"1"), {"n": "1"}))
+        store.freshness = 0.0
+        assert (store.to_bytes("a"), store.get_metadata("a")) == (b"1", {"n": "1"})
+        store.delete("a")
+    assert (place.names(), scripted.asked) == ([], [])
+
+
+@pytest.mark.parametrize(("name", "value"), [("AWS_CONDITIONAL_PUT", "disabled"), ("AWS_S3_EXPRESS", "true"), ("AWS_SKIP_SIGNATURE", "true")])
+def test_settings_that_obstore_alone_knows_change_nothing(place, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with place.store() as store:
+        store.set("a", (data(b"1"), {}))
+        assert store.to_bytes("a") == b"1"
+
+
+@pytest.mark.parametrize("name", ["content-type", "content-encoding", "content-language", "content-disposition", "cache-control", "storage-class"])
+def test_metadata_may_be_called_as_headers_are(place, name):
+    with place.store() as store:
+        store.set("a", (data(b"1"), {name: "GLACIER"}))
+        store.freshness = 0.0
+        assert (store.get_metadata("a"), store.to_bytes("a")) == ({name: "GLACIER"}, b"1")
+        store.set_data("a", data(b"2"))
+        assert store.get_metadata("a") == {name: "GLACIER"}
+        assert place.headers("a")[name] == "GLACIER"
+
+
+# ---------------------------------------------------------------- at the same time
+
+
+def test_pages_without_anything_are_passed_over():
+    class Paged:
+        def pages(self, prefix, limit):
+            yield from ([], [Listed(prefix + "a")], [Listed(prefix + "b")])
+
+    assert [Bucket.first(Paged(), "p/", limit) for limit in (1, 2, 3)] == [["p/a"], ["p/a", "p/b"], ["p/a", "p/b"]]
+
+
+def test_more_look_up_than_there_are_threads(place, monkeypatch):
+    monkeypatch.setattr(object_reading, "THREADS", 2)
+    with place.store() as store:
+        threads = [threading.Thread(target=missing, args=(store, f"d{number}/a"), daemon=True) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def test_of_two_answers_about_one_object_none_is_believed():
+    class Heads:
+        size = 10
+
+        def head(self, name):
+            return Found(self.size, f'"{self.size}"', 0, {}, {}, 0)
+
+    bucket = Heads()
+    known = object_known.Known(bucket, lambda: 1e6)
+    moment, old = known.moment(), known.find("a")
+    known.forget("other")
+    known.saw("a", old, moment)
+    assert known.knows("a")
+    bucket.size = 5
+    known.saw("a", bucket.head("a"), moment)
+    assert known.find("a").size == 5
+
+
+def test_a_directory_is_marked_for_what_is_deleted_there_after_what_others_do_to_it(place):
+    place.put("d/a", b"1")
+    with place.store() as store:
+        deleting = threading.Thread(target=store.delete_sent, args=(["d/a"],))
+        with store._exclusive("d/"):
+            deleting.start()
+            store.set_stat("d/", mode=0o700)
+        deleting.join(20)
+        assert (dict(store.list("d/")), store.stat("d/").mode & 0o777) == ({}, 0o700)
+
+
+def lost(method):
+    """A method that does what it is to do, once says that somebody else did, and goes on."""
+    answers = [Changed("a try before")]
+
+    def ask(*given, **named):
+        done = method(*given, **named)
+        if answers:
+            raise answers.pop()
+        return done
+
+    return ask
+
+
+def test_what_was_done_though_the_answer_was_lost_is_done(place, monkeypatch):
+    with place.store() as store:
+        monkeypatch.setattr(store._bucket, "put", lost(store._bucket.put))
+        assert store.make("a", Stat(0o100600)).mode == store.stat("a").mode == 0o100600
+        with pytest.raises(KeyExists):
+            store.make("a", Stat(0o100600))
+        store.set_xattr("a", "user.n", b"1")
+        monkeypatch.setattr(store._bucket, "copy", lost(store._bucket.copy))
+        store.set_xattr("a", "user.n", None)
+        assert store.get_xattrs("a") == {}
