@@ -56,7 +56,7 @@ class Server:
         self._writers: list[_Writer] = []
         self._numbers = itertools.count(1)
         self._ended = threading.Event()
-        self._is_away = False
+        self._is_away = True  # until it has answered once: a wrong address is told at once
 
     def key(self, name: str) -> str:
         """Answer what a key of the store is called on the server."""

@@ -608,6 +608,12 @@ def test_reads_past_the_end_are_empty(place):
         assert [store.read("a", 8, 5), store.read("a", 10, 5), store.read("a", 99, 5), store.read("empty", 0, 5)] == [b"89", b"", b"", b""]
 
 
+def test_the_key_of_no_object_is_refused(place):
+    store = ObjectStore(f"//{place.bucket}", endpoint=place.server.endpoint)
+    with store, pytest.raises(InvalidKey, match="no object is called so"):
+        store.set("%%", (data(b"1"), {}))
+
+
 def test_too_much_metadata_is_refused_and_changes_nothing(place):
     with place.store() as store:
         store.set("a", (data(b"1"), {"n": "1"}))

@@ -11,6 +11,7 @@ import pytest
 from joinfs.errors import KeyExists, NotConnected, StoreUnavailable
 from joinfs.stores import Stat
 from joinfs.stores.redis_scripts import CHUNK
+from joinfs.stores.redis_server import Server
 from joinfs.stores.redis_store import RedisStore
 from tests.stores.redis_servers import Cutting
 
@@ -115,6 +116,14 @@ def _put_command(server, writer, number, content):
 
 
 # ---------------------------------------------------------------- gone
+
+
+def test_a_server_that_was_never_there_is_tried_once(monkeypatch):
+    tried = []
+    monkeypatch.setattr(Server, "open_connection", lambda server, ask=Server.open_connection: tried.append(1) or ask(server))
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        RedisStore("//127.0.0.1:9/0/x").connect()
+    assert tried == [1]
 
 
 def test_a_server_that_is_gone_is_told_in_bounded_time_and_found_when_it_is_back(new_redis):
