@@ -122,7 +122,7 @@ def test_a_server_that_was_never_there_is_tried_once(monkeypatch):
     tried = []
     monkeypatch.setattr(Server, "open_connection", lambda server, ask=Server.open_connection: tried.append(1) or ask(server))
     with pytest.raises(StoreUnavailable, match="cannot be reached"):
-        RedisStore("//127.0.0.1:9/0/x").connect()
+        RedisStore("redis://127.0.0.1:9/0/x").connect()
     assert tried == [1]
 
 
