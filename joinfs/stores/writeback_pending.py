@@ -13,13 +13,14 @@ import stat as stat_module
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, TypeVar
 
 from joinfs.errors import StoreError, StoreLocked, StoreUnavailable, UsageError
 from joinfs.stores.keys import split
 from joinfs.stores.metadata import without
 from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.value import Metadata, Stat, Value, new_stat, remaining
+from joinfs.stores.writeback_entries import Drain, Entry, Taken
 
 KEY, GONE = "writeback.key", "writeback.gone"
 HIDDEN = (KEY, GONE)
@@ -35,59 +36,6 @@ SMALL = 64 << 10
 # Seconds after which what was not taken is sent again; each time twice as many, up to the last.
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 T = TypeVar("T")
-
-
-class Entry:
-    """A file that waits to be sent, or to be deleted.
-
-    Attributes:
-        key: Its key.
-        number: What it is called on disk.
-        is_gone: Whether there is no such file any more, and what the store has at the key is to be deleted.
-        version: Grows with each change.
-        is_new: Whether its store has nothing at the key, for sure.
-        due: When it is to be sent, in monotonic seconds.
-        failures: How often in a row it was not taken.
-        older: What was at its key before, and could not be deleted on disk yet.
-        stat: Its attributes, if they are known.
-    """
-
-    __slots__ = ("due", "failures", "is_gone", "is_new", "key", "number", "older", "stat", "version")
-
-    def __init__(self, key: str, number: str, is_new: bool, is_gone: bool = False) -> None:
-        self.key, self.number, self.is_new, self.is_gone = key, number, is_new, is_gone
-        self.version = self.failures = 0
-        self.due = 0.0
-        self.older: list[str] = []
-        self.stat: Stat | None = None
-
-
-class Taken(NamedTuple):
-    """What is being sent: a file, and the key and version that it had when it was taken."""
-
-    entry: Entry
-    key: str
-    version: int
-
-
-class Drain:
-    """Somebody waits for files to arrive as they are now.
-
-    Attributes:
-        left: Those that have not, with the version that is waited for.
-        errors: What the store said to those that it did not take.
-    """
-
-    def __init__(self, entries: Iterable[Entry]) -> None:
-        self.left = {entry: entry.version for entry in entries}
-        self.errors: list[str] = []
-
-    def ended(self, entry: Entry, version: int, error: str = "") -> None:
-        """A file has arrived in this version, or it was not taken."""
-        wanted = self.left.get(entry)
-        if wanted is not None and (error or version >= wanted):
-            del self.left[entry]
-            self.errors += [error] if error else []
 
 
 class Pending:
@@ -262,9 +210,9 @@ class Pending:
             raise KeyError(entry.key)
         entry.stat = None
         answer = change(entry.number)
-        entry.stat = self.stat(entry.number)
         entry.version += 1
         self._written(entry)
+        entry.stat = self.stat(entry.number)
         return answer
 
     def _written(self, entry: Entry) -> None:

@@ -15,7 +15,8 @@ from joinfs.stores.metadata import selected
 from joinfs.stores.reading import Reading
 from joinfs.stores.value import Capabilities, Marked, Metadata, Opened, Stat, Value, Versioned
 from joinfs.stores.views import View, check_outside
-from joinfs.stores.writeback_pending import Entry, Pending, shown, value_of
+from joinfs.stores.writeback_entries import Entry
+from joinfs.stores.writeback_pending import Pending, shown, value_of
 from joinfs.stores.writeback_sender import Sender
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 
 from joinfs.errors import StoreUnavailable
 from joinfs.stores.base import Store
-from joinfs.stores.writeback_pending import Entry, Pending, Taken, shown
+from joinfs.stores.writeback_entries import Entry, Taken
+from joinfs.stores.writeback_pending import Pending, shown
 
 log = logging.getLogger(__name__)
 
