@@ -39,8 +39,6 @@ def name_of(key: str) -> str:
     """
     text, _ = unescape(key)
     name = "/".join(_swapped(part) for part in text.split("/"))
-    if not name:
-        raise InvalidKey(f"{key!r}: no object is called so")
     if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
         raise InvalidKey(f"{key!r}: no object can be called so")
     if len(name.encode()) > MOST_BYTES:

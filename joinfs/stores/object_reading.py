@@ -170,8 +170,11 @@ class ReadingObjects(Store):
         """The name of a value's object, or of a directory's marker; errors as for ``name_of``."""
         if key == ROOT:
             return self._base or ROOT_MARKER
-        name = self._base + name_of(key.removesuffix("/"))
+        own = name_of(key.removesuffix("/"))
+        name = self._base + own
         if not is_directory_key(key):
+            if not own:
+                raise InvalidKey(f"{key!r}: no object is called so")
             return name
         if is_beside(key.removesuffix("/")):
             raise InvalidKey(f"{key!r}: a value is spelled so, beside the directory of its name")
