@@ -314,11 +314,12 @@ class ObjectStore(ReadingObjects):
 
     def _is_unmarked(self, directory: str) -> bool:
         """Whether a directory is there only because of what is in it."""
-        try:
-            there = self._find(directory)
-        except KeyError:  # others have deleted it
+        if directory == ROOT:
             return False
-        return directory != ROOT and there.found is None and there.name.endswith("/")
+        with contextlib.suppress(KeyError, InvalidKey):  # others have deleted it; no marker could be called so
+            there, name = self._find(directory), self._name(directory)
+            return there.found is None and there.name == name
+        return False
 
     def _rename(self, old: str, new: str) -> None:
         source = self._find(old)

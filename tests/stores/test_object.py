@@ -849,6 +849,25 @@ def test_of_two_answers_about_one_object_none_is_believed():
     assert known.find("a").size == 5
 
 
+def test_of_names_too_long_for_one_component_each_can_be_deleted(odd_place):
+    for number in range(3):
+        odd_place.put("l/" + "y" * 600 + str(number), b"1")
+    with odd_place.store() as store:
+        first, second, third = sorted(store.keys("l/"))
+        store.delete(first)
+        store.delete_sent([second])
+        assert [*store.keys("l/")] == [third]
+
+
+def test_what_is_deleted_in_the_root_asks_for_nothing_more(place):
+    place.put("a", b"1")
+    with place.store() as store:
+        store.stat("a")
+        with asked(store) as requests:
+            store.delete("a")
+        assert requests == ["DeleteObject"]
+
+
 def test_a_directory_is_marked_for_what_is_deleted_there_after_what_others_do_to_it(place):
     place.put("d/a", b"1")
     with place.store() as store:
