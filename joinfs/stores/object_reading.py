@@ -322,7 +322,8 @@ class ReadingObjects(Store):
             if child.listed is None or stat is None:
                 told = self._meanwhile(self._mark_child, prefix, child, moment)
             else:
-                told = _done(Marked(stat, mark_of(child.listed), version_of(child.listed)))
+                told = Future()
+                told.set_result(Marked(stat, mark_of(child.listed), version_of(child.listed)))
             pending.append((child.name, told))
             if len(pending) >= AHEAD:
                 yield from _told(*pending.popleft())
@@ -432,13 +433,6 @@ class _ObjectValue(Value):
 def is_directory(found: Found) -> bool:
     """Whether an object says that it is a directory, which one of any name may."""
     return found.size == 0 and found.system.get("ContentType", "").partition(";")[0] in TYPES
-
-
-def _done(answer: T) -> "Future[T]":
-    """What is known already, as if somebody had asked for it."""
-    future: Future[T] = Future()
-    future.set_result(answer)
-    return future
 
 
 def _unknown(name: str, mark: str) -> None:

@@ -10,6 +10,7 @@ from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
 from joinfs.stores.metadata import check_free
 from joinfs.stores.spooling import at_hand
 from joinfs.stores.value import Metadata, Stat, new_stat, now
+from joinfs.stores.writeback_entries import as_sent
 from joinfs.stores.writeback_pending import HIDDEN
 from joinfs.stores.writeback_reading import ReadingBack
 from joinfs.stores.writeback_sender import Sender
@@ -153,10 +154,7 @@ class WriteBackStore(ReadingBack):
         there = super()._set_stat
         if "mtime" in changes and is_directory_key(key):
             self._touched[key] = changes["mtime"]
-        def change(number: str) -> Stat:
-            return self._pending.disk.set_stat(number, **changes)._replace(file_id=None, nlink=1)
-
-        stat = self._changed_where_it_is(key, change, lambda: there(key, changes))
+        stat = self._changed_where_it_is(key, lambda number: as_sent(self._pending.disk.set_stat(number, **changes)), lambda: there(key, changes))
         assert isinstance(stat, Stat)
         return stat
 

@@ -57,3 +57,8 @@ class Drain:
         if wanted is not None and (error or version >= wanted):
             del self.left[entry]
             self.errors += [error] if error else []
+
+
+def as_sent(stat: Stat) -> Stat:
+    """Attributes of what waits, as its store will tell them: it has no number there yet."""
+    return stat._replace(file_id=None, nlink=1)

@@ -20,7 +20,7 @@ from joinfs.stores.keys import split
 from joinfs.stores.metadata import without
 from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.value import Metadata, Stat, Value, new_stat, remaining
-from joinfs.stores.writeback_entries import Drain, Entry, Taken
+from joinfs.stores.writeback_entries import Drain, Entry, Taken, as_sent
 
 KEY, GONE = "writeback.key", "writeback.gone"
 HIDDEN = (KEY, GONE)
@@ -138,9 +138,15 @@ class Pending:
                         raise
         return otherwise(key)
 
-    def stat(self, number: str) -> Stat:
-        """Answer attributes of a file that waits, as its store will tell them: it has no number there yet."""
-        return self._disk.stat(number)._replace(file_id=None, nlink=1)
+    def stat(self, key: str, otherwise: Callable[[str], Stat]) -> Stat:
+        """As ``ask``, of attributes, which are known as a rule."""
+        entry = self.find(key)
+        if entry is not None and entry.stat is not None:
+            return entry.stat
+        return self.ask(key, self._stat_on_disk, otherwise)
+
+    def _stat_on_disk(self, number: str) -> Stat:
+        return as_sent(self._disk.stat(number))
 
     @property
     def disk(self) -> SQLiteStore:
@@ -165,7 +171,7 @@ class Pending:
         return new.stat
 
     def _put(self, number: str, key: str, stat: Stat, data: BinaryIO | None, metadata: Metadata, xattrs: dict[str, bytes]) -> Stat:
-        return self._disk.put(number, stat, data, {**metadata, KEY: key}, xattrs)._replace(file_id=None, nlink=1)
+        return as_sent(self._disk.put(number, stat, data, {**metadata, KEY: key}, xattrs))
 
     def delete(self, key: str) -> None:
         """Have what waits at a key be gone, and what its store has there be deleted later, unless it has nothing.
@@ -212,7 +218,7 @@ class Pending:
         answer = change(entry.number)
         entry.version += 1
         self._written(entry)
-        entry.stat = self.stat(entry.number)
+        entry.stat = self._stat_on_disk(entry.number)
         return answer
 
     def _written(self, entry: Entry) -> None:
@@ -326,7 +332,7 @@ class Pending:
             self.work.notify()
 
     def take(self) -> list[Taken]:
-        """Answer a file that is due, or several that are to be deleted: they are being sent until ``sent``. Nothing if none is due. Hold ``changed``."""
+        """Answer a file that is due, or several that are to be deleted: they are being sent until ``free``. Nothing if none is due. Hold ``changed``."""
         taken: list[Taken] = []
         while len(taken) < MOST_DELETED and self.next_due() == 0.0:
             due, turn, entry = heapq.heappop(self._due)

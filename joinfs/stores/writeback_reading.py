@@ -149,21 +149,16 @@ class ReadingBack(View):
 
     def stat(self, key: str) -> Stat:
         self._check_connected()
-        return self._touched_stat(key, self._waiting_stat(key) or self._pending.ask(key, self._pending.stat, super().stat))
+        return self._touched_stat(key, self._pending.stat(key, super().stat))
 
     def _touched_stat(self, key: str, stat: Stat) -> Stat:
         """A directory has the time of what was done in it, not of when it was sent."""
         touched = self._touched.get(key)
         return stat._replace(mtime=touched) if touched is not None and stat.is_directory else stat
 
-    def _waiting_stat(self, key: str) -> Stat | None:
-        """What is known of a file that waits without looking."""
-        entry = self._pending.find(key)
-        return None if entry is None or entry.is_gone else entry.stat
-
     def lookup(self, key: str) -> Stat:
         self._check_connected()
-        return self._touched_stat(directory_key(key), self._waiting_stat(key) or self._pending.ask(key, self._pending.stat, super().lookup))
+        return self._touched_stat(directory_key(key), self._pending.stat(key, super().lookup))
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         return ((name, marked.stat) for name, marked in self._overlaid(prefix, lambda: ((n, Marked(s)) for n, s in View.list(self, prefix))))

@@ -85,11 +85,11 @@ class Sender:
             self._pending.free(taken)
 
     def _note_failure(self, taken: list[Taken], failure: Exception) -> None:
-        key, entry = taken[0].key, taken[0].entry
-        if isinstance(failure, KeyError) and self._pending.find(key) is not entry:
-            return  # it has been replaced meanwhile, and is no more as it was
-        what = "is not deleted in" if entry.is_gone else "is not sent to"
-        log.warning("%r %s %s yet: %s; that is tried again", key, what, self._store.name, failure)
+        if isinstance(failure, KeyError):  # what has been replaced meanwhile is no more as it was
+            taken = [one for one in taken if self._pending.find(one.key) is one.entry]
+        for one in taken[:1]:
+            what = "is not deleted in" if one.entry.is_gone else "is not sent to"
+            log.warning("%r %s %s yet: %s; that is tried again", one.key, what, self._store.name, failure)
         for one in taken:
             self._pending.was_not_taken(one.entry, f"{one.key!r}: {failure}")
 
