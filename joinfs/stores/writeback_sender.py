@@ -74,15 +74,16 @@ class Sender:
         return None
 
     def _note(self, taken: list[Taken], failure: Exception | None) -> None:
-        try:
-            if failure is None:
-                self._pending.arrived(taken)
-            else:
-                self._note_failure(taken, failure)
-        except Exception as disk:  # it is sent once more
-            log.warning("%r was sent to %s, and that cannot be noted: %s", taken[0].key, self._store.name, disk)
-        finally:
-            self._pending.free(taken)
+        with self._pending.changed:  # whoever is told that all has arrived finds nothing that is still being sent
+            try:
+                if failure is None:
+                    self._pending.arrived(taken)
+                else:
+                    self._note_failure(taken, failure)
+            except Exception as disk:  # it is sent once more
+                log.warning("%r was sent to %s, and that cannot be noted: %s", taken[0].key, self._store.name, disk)
+            finally:
+                self._pending.free(taken)
 
     def _note_failure(self, taken: list[Taken], failure: Exception) -> None:
         if isinstance(failure, KeyError):  # what has been replaced meanwhile is no more as it was

@@ -433,6 +433,23 @@ def test_a_bucket_is_asked_once_to_delete_many(unhurried, moto, tmp_path):
         assert contents(store) == contents(store.store) == {"d/": None}
 
 
+def test_who_waited_for_all_finds_nothing_that_is_still_being_sent(unhurried, store, monkeypatch):
+    returned, order = threading.Event(), []
+    free = writeback_pending.Pending.free
+
+    def late(pending, taken):
+        returned.wait(0.3)
+        order.append("freed")
+        free(pending, taken)
+
+    monkeypatch.setattr(writeback_pending.Pending, "free", late)
+    put(store, "a")
+    store.drain()
+    order.append("returned")
+    returned.set()
+    assert order == ["freed", "returned"]
+
+
 def test_a_directory_that_others_made_stays_when_all_in_it_is_deleted(unhurried, moto, tmp_path):
     bucket = moto.new_bucket()
     for number in range(3):
