@@ -9,7 +9,7 @@ import time
 import pytest
 
 from joinfs.filesystem.ahead import BATCH, LITTLE_DATA, NEAR
-from joinfs.filesystem.content import WAITED
+from joinfs.filesystem.content_placed import WAITED
 from joinfs.filesystem.operations import ROOT, Operations
 from joinfs.joined.store import JoinedStore
 from joinfs.stores.directory import DirectoryStore
