@@ -5,6 +5,10 @@ at once it answers itself, and goes on to lead. Before what may have to wait, fo
 lets another thread lead; so nothing that is quick waits for something slow, and as long as nothing is slow,
 one thread does it all.
 
+Whether a slow store has to be waited for is seen only when it is: much of what is asked is known here, and to wake another thread
+takes several times as long as to answer that. So a deputy looks whether the leader is stuck in something, and lets another lead then;
+and before the next requests of that kind another leads from the beginning.
+
 See Also:
     fuse(4), for the errors of reading and writing the device.
 """
@@ -31,6 +35,11 @@ from joinfs.filesystem.tally import Tally
 log = logging.getLogger(__name__)
 
 MOST_THREADS = 100
+# After so many seconds in one request a leader is stuck; so many requests of the kind are not the leader's then.
+STUCK = 0.001
+NOT_THE_LEADERS = 30
+# So often the deputy finds that nothing is asked, before it waits to be woken.
+_QUIET = 50
 # After so many seconds it is looked again whether who was interrupted is being ended.
 _LOOKS_AGAIN = 0.1
 # After so many seconds the kernel is told once more what it did not know of; an answer about that may have been on its way.
@@ -84,6 +93,9 @@ class Session:
         self._leader = 0
         self._leads_in: _Asked | None = None
         self._in_hand: dict[int, _Asked] = {}
+        # How many requests of a verb are still not the leader's; and whether the deputy looks.
+        self._stuck_in: dict[str, int] = {}
+        self._looked_after = threading.Event()
         self._ended = False
         self._notifying = threading.Lock()
         self._is_silent = False
@@ -131,7 +143,12 @@ class Session:
     def serve(self, verbs: KernelVerbs) -> None:
         """Answer requests until the mount is gone, and all that were read have been answered."""
         self._verbs = verbs
+        deputy = threading.Thread(target=self._look_after, name="joinfs deputy", daemon=True)
+        if self._may_wait and self._is_thread_safe:
+            deputy.start()
+            self._threads.append(deputy)
         self._work()
+        self._looked_after.set()
         for thread in self._threads:
             thread.join()
 
@@ -215,7 +232,7 @@ class Session:
                 self._lead.release()
 
     def _lead_on(self, view: memoryview) -> bool:
-        """Read and answer until something may have to wait, and then let another lead. False at the end."""
+        """Read and answer until something has to wait, or may, and then let another lead. False at the end."""
         self._leader = me = threading.get_ident()
         while size := self._inbox.read(view, not self._in_hand):
             asked = self._asked(view[:size])
@@ -223,15 +240,26 @@ class Session:
                 continue
             self._leads_in = asked
             if self._waits(asked.request.verb, asked.arguments):
-                self.hand_over()
+                self._relieve(asked)
+            elif self._may_wait and not self._looked_after.is_set():
+                self._looked_after.set()
             if asked.request.verb == "interrupt":
                 self._interrupt(*asked.arguments)
             else:
                 self._answer(asked, size)
-            if self._leader != me:
+            if not self._leads_still(asked, me):
                 return True
             if self._ended:
                 break
+        return False
+
+    def _leads_still(self, asked: "_Asked", me: int) -> bool:
+        """Whether the calling thread leads, after it has answered a request."""
+        with self._lock:
+            if self._leader == me:
+                self._leads_in = None
+                return True
+        self._in_hand.pop(asked.unique, None)  # it may have been relieved when it had just answered
         return False
 
     def _asked(self, message: memoryview) -> "_Asked | None":
@@ -256,27 +284,53 @@ class Session:
         return _Asked(request, unique, node, Caller(uid, gid, pid), arguments)
 
     def _waits(self, verb: str, arguments: tuple[Any, ...]) -> bool:
+        """Whether the leader is not to answer this."""
         if verb in _AT_ONCE or not self._is_thread_safe:
             return False
-        return self._may_wait or (verb in MAY_TAKE_LONG and self._verbs.may_take_long(verb, arguments))
+        if more := self._stuck_in.get(verb, 0):
+            self._stuck_in[verb] = more - 1
+            return True
+        return verb in MAY_TAKE_LONG and self._verbs.may_take_long(verb, arguments)
 
     def hand_over(self) -> None:
         """Have another thread read requests from now on, if the calling one does: it will have to wait."""
         asked = self._leads_in
-        if self._leader != threading.get_ident() or asked is None or not self._is_thread_safe:
-            return
-        self._leader = 0
-        self._in_hand[asked.unique] = asked
+        if asked is not None and self._leader == threading.get_ident() and self._is_thread_safe:
+            self._relieve(asked)
+
+    def _relieve(self, asked: "_Asked") -> bool:
+        """Have another thread lead than the one that leads and answers this; False if it does that no more."""
         with self._lock:
-            if not self._following and len(self._threads) < MOST_THREADS:
-                thread = threading.Thread(target=self._work, name="joinfs requests", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError as error:  # the others go on when they are done
-                    log.warning("no further thread can answer requests: %s", error)
-                else:
-                    self._threads.append(thread)
+            if self._leads_in is not asked:
+                return False
+            self._in_hand[asked.unique] = asked
+            self._leads_in, self._leader = None, 0
+            needs_another = not self._following and len(self._threads) < MOST_THREADS
+        if needs_another:
+            thread = threading.Thread(target=self._work, name="joinfs requests", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the others go on when they are done
+                log.warning("no further thread can answer requests: %s", error)
+            else:
+                self._threads.append(thread)
         self._lead.release()
+        return True
+
+    def _look_after(self) -> None:
+        """Relieve a leader that is stuck, as long as anything is asked, and wait until something is."""
+        before, quiet = None, 0
+        while not self._ended:
+            asked = self._leads_in
+            if asked is not None and asked is before and self._relieve(asked):
+                self._stuck_in[asked.request.verb] = NOT_THE_LEADERS
+            before, quiet = asked, 0 if asked is not None else quiet + 1
+            if quiet > _QUIET:
+                self._looked_after.clear()
+                if self._leads_in is None:
+                    self._looked_after.wait()
+                quiet = 0
+            time.sleep(STUCK)
 
     # ---------------------------------------------------------------- answering
 

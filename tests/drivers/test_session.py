@@ -8,6 +8,7 @@ import errno
 import fcntl
 import io
 import os
+import random
 import signal
 import socket
 import stat
@@ -22,10 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from joinfs.config import MountOptions
-from joinfs.drivers import wire
+from joinfs.drivers import session, wire
 from joinfs.drivers.devfuse import WANTED
 from joinfs.drivers.kernel_verbs import KernelVerbs
-from joinfs.drivers.session import Session
+from joinfs.drivers.session import NOT_THE_LEADERS, STUCK, Session
 from joinfs.drivers.wire import Init
 from joinfs.filesystem.operations import ROOT, Operations
 from joinfs.filesystem.tally import Tally
@@ -52,8 +53,16 @@ class Kernel:
         self.unique += 2
         size = IN_HEADER.size + len(body) if length is None else length
         header = IN_HEADER.pack(size, opcode, self.unique, node, os.geteuid(), os.getegid(), caller or os.getpid(), extensions, 0)
-        self.sock.send(header + body)
+        until(lambda: self._sent(header + body))
         return self.unique
+
+    def _sent(self, message):
+        try:
+            return self.sock.send(message) == len(message)
+        except OSError as error:  # there are moments without so much memory in one piece
+            if error.errno != errno.ENOBUFS:
+                raise
+            return False
 
     def receive(self):
         """Answer the next reply: to which request, its errno, and the rest."""
@@ -473,6 +482,68 @@ def test_what_is_quick_does_not_wait_for_what_is_slow(slow):
         slow.go.set()
         assert sorted(kernel.receive()[:2] for _ in asked) == [(unique, 0) for unique in asked]
         assert kernel.is_served()
+
+
+def threads_of(served):
+    return [thread.name for thread in served.session._threads]
+
+
+@pytest.fixture
+def patient_deputy(monkeypatch):
+    """A deputy that takes nothing for stuck that only has to wait for the processor."""
+    monkeypatch.setattr(session, "STUCK", 0.3)
+
+
+def test_what_is_known_of_a_slow_store_is_answered_without_another_thread(slow, patient_deputy):
+    with serving(slow, may_wait=True) as (kernel, served):
+        for _ in range(100):
+            assert kernel.ask(LOOKUP, b"quick\0")[0] == 0
+        assert threads_of(served) == ["joinfs deputy"]
+
+
+def test_after_something_slow_the_next_of_its_kind_are_not_the_leaders_for_a_while(slow, patient_deputy):
+    with serving(slow, may_wait=True) as (kernel, served):
+        asked = kernel.send(LOOKUP, b"slow\0")
+        until(lambda: served.session._stuck_in.get("lookup"))
+        assert kernel.ask(LOOKUP, b"quick\0")[0] == 0
+        assert served.session._stuck_in == {"lookup": NOT_THE_LEADERS - 1}
+        for _ in range(2 * NOT_THE_LEADERS):
+            assert kernel.ask(LOOKUP, b"quick\0")[0] == 0
+        assert served.session._stuck_in == {"lookup": 0}
+        slow.go.set()
+        assert kernel.receive()[:2] == (asked, 0)
+
+
+def test_all_is_answered_once_however_long_it_takes(slow):
+    taking, asked = random.Random(1), []
+
+    def lookup(key):
+        asked.append(key)
+        time.sleep(taking.choice([0, 0, STUCK / 2, STUCK, STUCK * 1.5, STUCK * 2]))  # what is just as long as the deputy waits
+        return MemoryStore.lookup(slow, key)
+
+    slow.lookup = lookup
+    with serving(slow, may_wait=True) as (kernel, served):
+        expected, answered = {}, {}
+
+        def receive():
+            unique, error, _ = kernel.receive()
+            assert unique not in answered
+            answered[unique] = error
+
+        for number in range(1500):
+            is_there = number % 5 == 0
+            expected[kernel.send(LOOKUP, b"quick\0" if is_there else b"missing %d\0" % number)] = 0 if is_there else errno.ENOENT
+            if len(expected) - len(answered) == 16 or number % 7 == 0:
+                receive()
+        while len(answered) < len(expected):
+            receive()
+        assert answered == expected
+        assert lookups_of(served.operations, "quick") == 300
+        assert len(asked) > 1000
+        until(lambda: not served.session._in_hand)
+        assert kernel.is_served()
+        assert kernel.rest() == []
 
 
 def test_a_store_that_is_not_safe_to_share_is_asked_one_thing_after_another(slow):
