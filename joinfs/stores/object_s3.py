@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from typing import Any, BinaryIO
 
 from joinfs.errors import AccessDenied, NameTooLong, OutOfSpace, StoreError, StoreUnavailable, UsageError
@@ -288,7 +289,19 @@ def _session() -> Any:
 
     session = botocore.session.Session()
     session.register_component("data_loader", _loader())
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
     return session
+
+
+def _moment(told: Any) -> datetime:
+    """What the server says of a time. botocore's own way, which takes any date that anybody writes, takes half the time of a listing."""
+    if isinstance(told, str) and told.endswith("Z"):
+        with contextlib.suppress(ValueError):
+            return datetime.fromisoformat(told)
+    from botocore.utils import parse_timestamp  # noqa: PLC0415 - an extra
+
+    parsed: datetime = parse_timestamp(told)
+    return parsed
 
 
 @functools.cache
