@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, NotConnected, OutOfSpace, Unsupported
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
-from joinfs.stores.keys import ROOT, ancestors, is_directory_key, split
+from joinfs.stores.keys import ROOT, ancestors, directory_key, is_directory_key, split
 from joinfs.stores.metadata import check_free
 from joinfs.stores.spooling import at_hand
 from joinfs.stores.value import Metadata, Stat, new_stat, now
@@ -17,6 +17,8 @@ from joinfs.stores.writeback_sender import Sender
 
 # Of so many directories it is known when something was done in them that their store does not know of.
 MOST_TOUCHED = 10_000
+# Attributes of what nobody asks for.
+_ANY = Stat(0)
 
 
 class WriteBackStore(ReadingBack):
@@ -26,8 +28,8 @@ class WriteBackStore(ReadingBack):
     file when it was sent, whole, and of several files none before the others for sure. What cannot be sent is kept and tried again; ``drain`` waits for
     all, and so does ``disconnect`` unless sending fails. ``sync`` has it survive a loss of power here.
 
-    What is deleted is deleted there later, too. Directories are made, renamed and deleted in the store at once, and a file that does not wait is renamed, and its
-    attributes are changed, at once. What is below a directory that is renamed, exchanged or deleted is sent first.
+    What is deleted is deleted there later, too, and directories are made, changed and deleted there later. A directory is renamed in the store at once,
+    and what is below it, or is to be exchanged, is sent first; a file that does not wait is renamed, and its attributes are changed, at once.
 
     Args:
         store: The other store; connected and disconnected with this one. Its capabilities are ours, but for hard links, transactions and local files.
@@ -58,9 +60,7 @@ class WriteBackStore(ReadingBack):
         is_new = self._prepare(key)
         self._touch(key)
         if stat.is_directory:
-            with self._writing():
-                self._touched.pop(key, None)
-                return super()._put(key, stat, data, metadata, xattrs, buffer_size)
+            self._touched.pop(key, None)
         return self._pending.put(key, stat, data, metadata, xattrs, is_new)
 
     def _prepare(self, key: str) -> bool:
@@ -70,19 +70,23 @@ class WriteBackStore(ReadingBack):
             IsADirectory, NotADirectory: As for ``put``.
         """
         self._check_above(key)
-        if is_directory_key(key):
-            self._check_no_file(key)
-            return False
+        self._check_no_other(key)
         self._make_directory(split(key)[0])
         if self._pending.find(key) is not None:
             return False
+        return self._pending.is_below_new(key) or not self._is_in_store(key)
+
+    def _is_in_store(self, key: str) -> bool:
+        """Whether the store has something at a key; ``IsADirectory``, ``NotADirectory`` if that is of the other kind."""
         try:
-            there = self.store.lookup(key)
+            there = self.store.lookup(key.removesuffix("/"))
         except KeyError:
-            return True
-        if there.is_directory:
+            return False
+        if there.is_directory and not is_directory_key(key):
             raise IsADirectory(f"{key!r} is a directory")
-        return False
+        if is_directory_key(key) and not there.is_directory:
+            raise NotADirectory(f"{key.removesuffix('/')!r} is not a directory")
+        return True
 
     def _check_above(self, key: str) -> None:
         """Raise ``NotADirectory`` if something waits where a directory would have to be above a key."""
@@ -97,10 +101,29 @@ class WriteBackStore(ReadingBack):
                 raise NotADirectory(f"{entry.key!r} is not a directory")
             self._sender_now().drain([entry])
 
+    def _check_no_other(self, key: str) -> None:
+        """As ``_check_no_file`` for a directory's key; for a file's the same of a directory, and ``IsADirectory``."""
+        if is_directory_key(key):
+            self._check_no_file(key)
+            return
+        entry = self._pending.find(key + "/")
+        if entry is not None:
+            if not entry.is_gone:
+                raise IsADirectory(f"{key!r} is a directory")
+            self._send(entry.key)
+
     def _make_directory(self, directory: str) -> None:
-        if directory != ROOT and not self.store.exists(directory):
-            with self._writing():
-                self.store.put(directory, new_stat(DEFAULT_DIRECTORY_MODE, *self._default_owner()))
+        """Have a directory wait, and those above it, if they are not there."""
+        if directory == ROOT:
+            return
+        entry = self._pending.find(directory)
+        if entry is None and not self._pending.is_below_new(directory) and (self.store.exists(directory) or self._is_in_store(directory)):
+            return
+        if entry is None or entry.is_gone:
+            self._make_directory(split(directory)[0])
+            self._touch(directory)
+            stat = new_stat(DEFAULT_DIRECTORY_MODE, *self._default_owner())
+            self._pending.put(directory, stat, None, {}, {}, is_new=entry is None)
 
     def _touch(self, key: str) -> None:
         """Something is done in the directory of a key, that the store may hear of later."""
@@ -119,22 +142,33 @@ class WriteBackStore(ReadingBack):
             return Store._make_new(self, key, stat, target)
         self._check_above(key)
         self._check_free(key)
-        self._check_no_file(key)
+        self._check_no_other(key)
+        self._touched.pop(key, None)
         self._touch(key)
-        with self._writing():
-            return super()._make_new(key, stat, target)
+        moment, is_new = now(), self._pending.find(key) is None
+        made = stat._replace(atime=moment, mtime=moment, ctime=moment, birth=moment, implied=False)
+        return self._pending.put(key, made, None, {}, {}, is_new)
 
     def _make_local(self, key: str, stat: Stat) -> tuple[Stat, int]:
         raise Unsupported(f"{self.name} does not keep {key!r} in a local file")
 
     def _changed_where_it_is(self, key: str, waiting: Callable[[str], Any], otherwise: Callable[[], Any]) -> Any:
-        """Change attributes of what waits at a key on disk, and else in the store."""
+        """Change attributes of what waits at a key on disk, and else in the store. A directory waits from now on."""
+        if is_directory_key(key) and key != ROOT and self._pending.find(key) is None:
+            self._have_wait(key)
         with self._pending.changed:
             entry = self._pending.find(key)
             if entry is not None:
                 return self._pending.change(entry, waiting)
+        if self._pending.is_below_new(key) or self._pending.find(directory_key(key)) is not None:
+            raise KeyError(key)
         with self._writing():
             return otherwise()
+
+    def _have_wait(self, directory: str) -> None:
+        """Have a directory wait as it is in the store; it may be that it is not there any more."""
+        xattrs = self.store.get_xattrs(directory) if self.capabilities.xattrs else {}
+        self._pending.put(directory, self.store.stat(directory), None, self.store.get_metadata(directory), xattrs, is_new=False)
 
     def _set_metadata(self, key: str, metadata: Metadata) -> None:
         check_free(metadata, HIDDEN, "a write-back store's")
@@ -185,20 +219,33 @@ class WriteBackStore(ReadingBack):
                 self._pending.drop(entry)
 
     def _delete_directory(self, key: str) -> None:
-        if not all(entry.is_gone for entry in self._pending.below(key)):
+        if not self._is_empty(key):
             raise DirectoryNotEmpty(f"{key!r} has entries")
-        self._send(key)
-        with self._writing():
-            super()._delete(key)
+        try:
+            self._pending.delete(key)
+        except OutOfSpace:
+            self._send(key)
+            with self._writing():
+                super()._delete(key)
         self._touched.pop(key, None)
         self._touch(key)
+
+    def _is_empty(self, directory: str) -> bool:
+        """Whether there is nothing in a directory, but for what is to be deleted; ``KeyError`` if there is no such directory."""
+        waiting = self._pending.directly_in(directory)
+        if not all(entry.is_gone for entry in waiting.values()):
+            return False
+        there = self._listed(directory, lambda: self.store.list_marked(directory, lambda _name, _mark: _ANY))
+        return all(name in waiting for name, _ in there)
 
     def _rename(self, old: str, new: str) -> None:
         if old == new:
             self.stat(old)
             return
         if is_directory_key(old):
+            self.stat(old)
             self._prepare(new)
+            self._send_above(new)
             self._send(old, new)
             self._touched.clear()
             with self._writing():
@@ -211,21 +258,26 @@ class WriteBackStore(ReadingBack):
     def _rename_file(self, old: str, new: str) -> None:
         if self._pending.rename(old, new, self._prepare(new)):
             return
+        self._send_above(new)
         with self._pending.held(new) as over:
             if over is not None:
                 self._sender_now().send_held(over)  # what is replaced is in the store until its place is taken
             with self._writing():
                 super()._rename(old, new)
 
-    def _send(self, *directories: str) -> None:
-        """Send what waits at some keys, or in directories, now."""
-        waiting = [
-            entry for key in directories for entry in (self._pending.below(key) if is_directory_key(key) else [self._pending.find(key)]) if entry
-        ]
+    def _send(self, *keys: str) -> None:
+        """Send what waits at some keys, and of directories what is in them, now."""
+        waiting = [entry for key in keys for entry in (self._pending.below(key) if is_directory_key(key) else [self._pending.find(key)]) if entry]
         if waiting:
             self._sender_now().drain(waiting)
-        for key in directories:
+        for key in keys:
             self._pending.wait_until_idle(key)
+
+    def _send_above(self, key: str) -> None:
+        """Send the directories that a key is in, if they wait."""
+        waiting = [entry for directory in ancestors(key) if (entry := self._pending.find(directory)) is not None]
+        if waiting:
+            self._sender_now().drain(waiting)
 
     def _sender_now(self) -> Sender:
         self._check_connected()
@@ -236,6 +288,7 @@ class WriteBackStore(ReadingBack):
     def _exchange(self, first: str, second: str) -> None:
         for key in (first, second):
             self._check_above(key)
+            self._send_above(key)
         self._send(first, second)
         self._touched.clear()
         with self._writing():

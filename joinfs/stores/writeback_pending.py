@@ -2,6 +2,7 @@
 
 Each file is an entry of that database, under a number that grows, with its key in a field of metadata that is not shown. What is written
 anew gets a new number, so that who sends the old one goes on reading it as it was. A file that is to be deleted in its store has an entry, too.
+So have directories; one that is new there goes before what is in it, and one that is to be deleted after that.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
 from joinfs.errors import StoreError, StoreLocked, StoreUnavailable, UsageError
-from joinfs.stores.keys import split
+from joinfs.stores.keys import ancestors, is_directory_key, split
 from joinfs.stores.metadata import without
 from joinfs.stores.sqlite import SQLiteStore
 from joinfs.stores.value import Metadata, Stat, Value, new_stat, remaining
@@ -63,6 +64,8 @@ class Pending:
         self._entries: dict[str, Entry] = {}
         self._in_directories: dict[str, dict[str, Entry]] = {}
         self._busy: set[str] = set()
+        # What is to be sent when a directory was, by its key.
+        self._behind: dict[str, list[Entry]] = {}
         self._numbers = itertools.count(1)
 
     def __len__(self) -> int:
@@ -97,9 +100,10 @@ class Pending:
             self._lock = -1
 
     def _load(self) -> None:
-        for number in sorted(int(name) for name, _ in self._disk.list("")):
-            metadata = self._disk.get_metadata(str(number), HIDDEN)
-            entry = Entry(metadata[KEY], str(number), is_new=False, is_gone=GONE in metadata)
+        names = {int(name): f"{name}/" if stat.is_directory else name for name, stat in self._disk.list("")}
+        for number, name in sorted(names.items()):
+            metadata = self._disk.get_metadata(name, HIDDEN)
+            entry = Entry(metadata[KEY], name, is_new=False, is_gone=GONE in metadata)
             older = self._entries.get(entry.key)
             entry.older = [] if older is None else [*older.older, older.number]
             self._enter(entry)
@@ -110,6 +114,11 @@ class Pending:
     def find(self, key: str) -> Entry | None:
         """Answer what waits at a key; it may be one that is to be deleted."""
         return self._entries.get(key)
+
+    def is_below_new(self, key: str) -> bool:
+        """Whether the directory that a key is in waits, and its store has nothing of it, for sure."""
+        directory = self._entries.get(split(key)[0])
+        return directory is not None and directory.is_new
 
     def directly_in(self, directory: str) -> dict[str, Entry]:
         """Answer what waits directly in a directory, by name."""
@@ -125,7 +134,7 @@ class Pending:
         """Answer what the disk says of the file that waits at a key; what ``otherwise`` says of the key if none does.
 
         Raises:
-            KeyError: It is to be deleted.
+            KeyError: It is to be deleted; or its store cannot have it.
         """
         while (entry := self.find(key)) is not None:
             if entry.is_gone:
@@ -136,6 +145,8 @@ class Pending:
                 with self.changed:  # it may be leaving
                     if self.find(key) is entry:
                         raise
+        if self.is_below_new(key):
+            raise KeyError(key)
         return otherwise(key)
 
     def stat(self, key: str, otherwise: Callable[[str], Stat]) -> Stat:
@@ -162,7 +173,7 @@ class Pending:
                 old = self._entries.get(key)
                 if old is not None and not old.is_gone and key not in self._busy:
                     return self.change(old, lambda number: self._put(number, key, stat, data, metadata, xattrs))
-        new = Entry(key, str(next(self._numbers)), is_new)
+        new = Entry(key, f"{next(self._numbers)}{'/' if stat.is_directory else ''}", is_new)
         new.stat = self._put(new.number, key, stat, data, metadata, xattrs)
         with self.changed:
             old = self._entries.get(key)
@@ -292,11 +303,13 @@ class Pending:
 
     def _leave(self, key: str) -> None:
         self._entries.pop(key, None)
+        self._go_on_behind(key)
         directory, name = split(key)
         names = self._in_directories.get(directory, {})
         names.pop(name, None)
         if not names:
             self._in_directories.pop(directory, None)
+            self._reschedule(self._entries.get(directory))  # it may be one that is to be deleted when it is empty
         self.changed.notify_all()
 
     # ---------------------------------------------------------------- being waited for
@@ -336,19 +349,39 @@ class Pending:
         taken: list[Taken] = []
         while len(taken) < MOST_DELETED and self.next_due() == 0.0:
             due, turn, entry = heapq.heappop(self._due)
-            if due != entry.due or self._entries.get(entry.key) is not entry or entry.key in self._busy:
+            if due != entry.due or self._entries.get(entry.key) is not entry or entry.key in self._busy or self._is_behind(entry):
                 continue
-            if taken and not entry.is_gone:
+            goes_alone = not entry.is_gone or is_directory_key(entry.key)
+            if taken and goes_alone:
                 heapq.heappush(self._due, (due, turn, entry))
                 break
             self._busy.add(entry.key)
             entry.is_new = False  # if the answer is lost it may be there all the same
             taken.append(Taken(entry, entry.key, entry.version))
-            if not entry.is_gone:
+            if goes_alone:
                 break
         if taken:
             self.work.notify()  # the next may be due as well
         return taken
+
+    def _is_behind(self, entry: Entry) -> bool:
+        """Whether something else has to be sent first; then it is due once that was. Hold ``changed``."""
+        directory = self._entries.get(split(entry.key)[0])
+        if directory is not None and (directory.is_new or directory.key in self._busy):
+            self._behind.setdefault(directory.key, []).append(entry)
+            if directory.key not in self._busy:
+                self.schedule(directory, 0.0)
+            return True
+        return entry.is_gone and entry.key in self._in_directories  # whose last one schedules it
+
+    def _go_on_behind(self, key: str) -> None:
+        for entry in self._behind.pop(key, ()):
+            self._reschedule(entry)
+
+    def _reschedule(self, entry: Entry | None) -> None:
+        """Have a file be due when it was to be, if it waits still."""
+        if entry is not None and self._entries.get(entry.key) is entry:
+            self.schedule(entry, max(entry.due - time.monotonic(), 0.0))
 
     def next_due(self) -> float | None:
         """Seconds until another file may be sent; None if none waits. Hold ``changed``."""
@@ -363,9 +396,8 @@ class Pending:
         """What waits at a key may be sent again."""
         with self.changed:
             self._busy.discard(key)
-            entry = self._entries.get(key)
-            if entry is not None:
-                self.schedule(entry, max(entry.due - time.monotonic(), 0.0))
+            self._reschedule(self._entries.get(key))
+            self._go_on_behind(key)
             self.changed.notify_all()
 
     def free(self, taken: Iterable[Taken]) -> None:
@@ -378,7 +410,9 @@ class Pending:
         with self.changed:
             entry.failures += 1
             self.schedule(entry, min(FIRST_RETRY * 2 ** (entry.failures - 1), LAST_RETRY))
-            self._end_drains(entry, error=error)
+            for one in (entry, *(self._entries.get(directory) for directory in ancestors(entry.key))):
+                if one is entry or (one is not None and one.is_gone):  # that is deleted when it is empty
+                    self._end_drains(one, error=error)
 
     def arrived(self, taken: Iterable[Taken]) -> None:
         """Files have arrived as they were in these versions: those that were changed or replaced meanwhile wait on.

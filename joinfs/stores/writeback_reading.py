@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from joinfs.errors import StoreUnavailable, Unsupported, UsageError
 from joinfs.stores.base import Store
@@ -21,6 +21,7 @@ from joinfs.stores.writeback_sender import Sender
 
 log = logging.getLogger(__name__)
 _INSIDE = "joinfs-writeback-1"
+T = TypeVar("T")
 
 
 class _Ours(threading.local):
@@ -101,7 +102,7 @@ class ReadingBack(View):
         return self._is_open and self.store.is_connected()
 
     def info(self) -> dict[str, Any]:
-        """The same, and ``waiting``: how many files are to be sent, or deleted there."""
+        """The same, and ``waiting``: how many files and directories are to be sent, or deleted there."""
         return {**super().info(), "waiting": len(self._pending)}
 
     def drain(self) -> None:
@@ -152,13 +153,17 @@ class ReadingBack(View):
         return self._touched_stat(key, self._pending.stat(key, super().stat))
 
     def _touched_stat(self, key: str, stat: Stat) -> Stat:
-        """A directory has the time of what was done in it, not of when it was sent."""
-        touched = self._touched.get(key)
-        return stat._replace(mtime=touched) if touched is not None and stat.is_directory else stat
+        """A directory has the time of what was done in it, not of when it was sent, and its directories are not counted: some may wait."""
+        if not stat.is_directory:
+            return stat
+        return stat._replace(nlink=1, mtime=self._touched.get(key, stat.mtime))
 
     def lookup(self, key: str) -> Stat:
         self._check_connected()
-        return self._touched_stat(directory_key(key), self._pending.stat(key, super().lookup))
+        directory = directory_key(key)
+        if key and self._pending.find(directory) is not None:
+            return self._touched_stat(directory, self._pending.stat(directory, super().stat))
+        return self._touched_stat(directory, self._pending.stat(key, super().lookup))
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         return ((name, marked.stat) for name, marked in self._overlaid(prefix, lambda: ((n, Marked(s)) for n, s in View.list(self, prefix))))
@@ -170,12 +175,29 @@ class ReadingBack(View):
         """What a listing of the store says, and what waits in its place."""
         self._check_connected()
         waiting = self._pending.directly_in(prefix)  # first: what arrives meanwhile is listed
-        return self._merged(prefix, waiting, ask())
+        return self._merged(prefix, waiting, self._listed(prefix, ask))
+
+    def _listed(self, prefix: str, ask: Callable[[], Iterator[T]]) -> Iterator[T]:
+        """What a listing of the store says of a directory, of which it may not know yet.
+
+        Raises:
+            KeyError: There is no such directory, or it is to be deleted.
+        """
+        entry = self._pending.find(prefix)
+        if entry is not None and entry.is_gone:
+            raise KeyError(prefix)
+        if entry is None:
+            return ask()
+        return iter(()) if entry.is_new else self._if_there(ask)
+
+    def _if_there(self, ask: Callable[[], Iterator[T]]) -> Iterator[T]:
+        with contextlib.suppress(KeyError):
+            yield from ask()
 
     def _merged(self, prefix: str, waiting: dict[str, Entry], listed: Iterator[tuple[str, Marked]]) -> Iterator[tuple[str, Marked]]:
         for name, marked in listed:
             if waiting.pop(name, None) is None:
-                yield name, marked
+                yield name, marked._replace(stat=self._touched_stat(f"{prefix}{name}/", marked.stat)) if marked.stat.is_directory else marked
             else:
                 yield from self._still_there(prefix, name)
         for name in waiting:
@@ -230,7 +252,8 @@ class ReadingBack(View):
 
     def prefetch(self, directory: str, names: Sequence[str]) -> None:
         waiting = self._pending.directly_in(directory)
-        super().prefetch(directory, [name for name in names if name not in waiting])
+        if there := [name for name in names if name not in waiting]:
+            super().prefetch(directory, there)
 
     def query(self, select: Iterable[str] | None = None, **kwargs: Any) -> Iterator[tuple[str, Metadata]]:
         return Store.query(self, select, **kwargs)

@@ -5,8 +5,9 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 
-from joinfs.errors import StoreUnavailable
+from joinfs.errors import DirectoryNotEmpty, StoreUnavailable
 from joinfs.stores.base import Store
+from joinfs.stores.keys import is_directory_key
 from joinfs.stores.writeback_entries import Entry, Taken
 from joinfs.stores.writeback_pending import Pending, shown
 
@@ -106,10 +107,21 @@ class Sender:
         self._pending.arrived([taken])
 
     def send(self, entries: list[Entry], key: str) -> None:
-        """Put a file where it is to go; or delete several there."""
+        """Put a file where it is to go, or a directory; or delete a directory there, or several files."""
         entry, disk = entries[0], self._pending.disk
-        if entry.is_gone:
+        if entry.is_gone and is_directory_key(key):
+            self._delete_directory(key)
+        elif entry.is_gone:
             self._store.delete_sent([entry.key for entry in entries])
-            return
-        with contextlib.closing(disk.get(entry.number)) as value:
-            self._store.put_sent(key, disk.stat(entry.number), value.data, shown(dict(value.metadata)), disk.get_xattrs(entry.number))
+        else:
+            with contextlib.closing(disk.get(entry.number)) as value:
+                data = None if is_directory_key(key) else value.data
+                self._store.put_sent(key, disk.stat(entry.number), data, shown(dict(value.metadata)), disk.get_xattrs(entry.number))
+
+    def _delete_directory(self, key: str) -> None:
+        try:
+            self._store.delete(key)
+        except KeyError:
+            pass
+        except DirectoryNotEmpty:
+            log.warning("%r is not deleted in %s: others have put something there since", key, self._store.name)

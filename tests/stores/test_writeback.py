@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import random
+import stat as stat_module
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import joinfs
 from joinfs.errors import (
     DirectoryNotEmpty,
     IsADirectory,
+    KeyExists,
     NotADirectory,
     NotConnected,
     OutOfSpace,
@@ -34,6 +36,7 @@ from joinfs.testing.faulty import never
 from tests.stores.test_object import asked
 
 PATIENCE = 20
+DIRECTORY = stat_module.S_IFDIR
 
 
 class TestWriteBack(StoreContract):
@@ -142,9 +145,9 @@ def store(opened):
 def test_what_waits_is_seen_and_arrives_as_it_was(unhurried, store, there):
     put(store, "d/a", b"first", k="v")
     store.set_stat("d/a", mode=0o600, mtime=1_500_000_000_000_000_005)
-    assert store.info()["waiting"] == 1
+    assert store.info()["waiting"] == 2
     assert contents(store) == {"d/": None, "d/a": b"first"}
-    assert not (there / "d" / "a").exists()
+    assert not (there / "d").exists()
     before = store.stat("d/a")
     store.drain()
     assert store.info()["waiting"] == 0
@@ -368,7 +371,7 @@ def test_what_waits_outlives_a_kill(unhurried, there, tmp_path):
     url = f"dir:{there}?writeback={tmp_path}/waiting"
     done = subprocess.run([sys.executable, "-c", WRITER, url], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (-9, "written\n"), done.stderr
-    assert [path.name for path in there.iterdir()] == ["d"]
+    assert [*there.iterdir()] == []
     with joinfs.open_store(url) as store:
         assert contents(store) == {"b": b"y" * 3_000_000, "c": b"c", "d/": None, "d/a": b"first"}
         assert store.get_metadata("d/a") == {"k": "v"}
@@ -415,6 +418,8 @@ def test_deleting_asks_for_nothing_and_many_are_deleted_at_a_time(unhurried, tmp
                 store.delete(f"d/{number}")
         assert (contents(store), len(contents(below)), store.info()["waiting"]) == ({"d/": None}, 9, 8)
         store.delete("d/")
+        assert len(contents(below)) == 9
+        store.drain()
         assert contents(below) == {}
         assert calls == [[f"d/{number}" for number in range(8)]]
 
@@ -450,6 +455,178 @@ def test_who_waited_for_all_finds_nothing_that_is_still_being_sent(unhurried, st
     assert order == ["freed", "returned"]
 
 
+def test_directories_wait_and_arrive_with_their_attributes(unhurried, moto, tmp_path):
+    place = f"//{moto.new_bucket()}"
+    with WriteBackStore(ObjectStore(place, endpoint=moto.endpoint), tmp_path / "waiting") as store:
+        put(store, "old")
+        store.drain()
+        with asked(store.store) as requests:
+            store.make("d/", new_stat(DIRECTORY | 0o700))
+            assert set(requests) <= {"HeadObject", "ListObjectsV2"}  # whether something is there
+            requests.clear()
+            for directory in ("d/e/", "d/e/f/"):
+                store.make(directory, new_stat(DIRECTORY | 0o755))
+                put(store, f"{directory}file")
+                store.set_metadata(directory, {"of": directory})
+                store.set_stat(directory, mode=0o750, mtime=1_500_000_000_000_000_000)
+            with pytest.raises(KeyError):
+                store.lookup("d/e/none")
+            with pytest.raises(KeyExists):
+                store.make("d/e/", new_stat(DIRECTORY | 0o755))
+            assert requests == []
+        expected = {"d/": None, "d/e/": None, "d/e/f/": None, "d/e/f/file": b"content", "d/e/file": b"content"}
+        assert contents(store) == {**expected, "old": b"content"}
+        before = {key: store.stat(key)._replace(ctime=0) for key in ("d/", "d/e/", "d/e/f/")}
+        store.drain()
+        assert (store.info()["waiting"], contents(store)) == (0, {**expected, "old": b"content"})
+        assert {key: store.stat(key)._replace(ctime=0) for key in before} == before
+    with ObjectStore(place, endpoint=moto.endpoint) as bucket:
+        assert contents(bucket) == {**expected, "old": b"content"}
+        assert (bucket.stat("d/").mode, bucket.stat("d/e/f/").mode) == (DIRECTORY | 0o700, DIRECTORY | 0o750)
+        assert bucket.stat("d/e/f/").mtime == 1_500_000_000_000_000_000
+        assert bucket.get_metadata("d/e/") == {"of": "d/e/"}
+
+
+def test_a_directory_arrives_before_what_is_in_it_and_goes_after_that(unhurried, tmp_path):
+    calls = []
+
+    class Noting(joinfs.MemoryStore):
+        def _put(self, key, *args):
+            calls.append(key)
+            return super()._put(key, *args)
+
+        def _delete(self, key):
+            calls.append(f"-{key}")
+            super()._delete(key)
+
+    below = Noting()
+    with WriteBackStore(below, tmp_path / "waiting") as store:
+        for key in ("a/b/c/x", "a/b/y", "a/z"):
+            put(store, key)
+        store.drain()
+        assert {key: calls.count(key) for key in calls} == dict.fromkeys(["a/", "a/b/", "a/b/c/", "a/b/c/x", "a/b/y", "a/z"], 1)
+        assert all(calls.index(directory) < calls.index(key) for directory in calls for key in calls if key != directory and key.startswith(directory))
+        calls.clear()
+        with pytest.raises(DirectoryNotEmpty):
+            store.delete("a/b/")
+        for key in ("a/z", "a/b/c/x", "a/b/c/", "a/b/y", "a/b/", "a/"):
+            store.delete(key)
+            with pytest.raises(KeyError):
+                store.stat(key)
+        assert (contents(store), calls) == ({}, [])
+        store.drain()
+        gone = [call[1:] for call in calls]
+        assert sorted(gone) == ["a/", "a/b/", "a/b/c/", "a/b/c/x", "a/b/y", "a/z"]
+        assert all(gone.index(directory) > gone.index(key) for directory in gone for key in gone if key != directory and key.startswith(directory))
+        assert contents(below) == {}
+
+
+def test_a_directory_that_never_arrived_is_never_told_of(unhurried, store, there):
+    store.make("d/", new_stat(DIRECTORY | 0o755))
+    put(store, "d/a")
+    store.delete("d/a")
+    store.delete("d/")
+    assert (store.info()["waiting"], contents(store), [*there.iterdir()]) == (0, {}, [])
+
+
+def test_a_directory_is_made_again_where_one_is_to_be_deleted(unhurried, opened, there):
+    with opened() as store:
+        put(store, "d/a")
+        store.drain()
+        store.delete("d/a")
+        store.delete("d/")
+        with pytest.raises(KeyError):
+            store.delete("d/")
+        with pytest.raises(KeyError):
+            store.set_stat("d/", mode=0o700)
+        with pytest.raises(KeyError):
+            [*store.list("d/")]
+        store.make("d/", new_stat(DIRECTORY | 0o711))
+        put(store, "d/b", b"new")
+        assert contents(store) == {"d/": None, "d/b": b"new"}
+    assert [path.name for path in (there / "d").iterdir()] == ["b"]
+    assert (there / "d").stat().st_mode == DIRECTORY | 0o711
+
+
+@pytest.mark.parametrize("there_first", ["file", "directory"])
+def test_a_file_and_a_directory_can_take_turns(unhurried, opened, there_first):
+    with opened() as store:
+        for kind in ("file", "directory", "file", "directory") if there_first == "file" else ("directory", "file", "directory", "file"):
+            put(store, "x" if kind == "file" else "x/y")
+            if kind == "file":
+                with pytest.raises(NotADirectory):
+                    put(store, "x/y")
+                with pytest.raises(NotADirectory):
+                    store.put("x/", new_stat(DIRECTORY | 0o755))
+                store.delete("x")
+            else:
+                with pytest.raises(IsADirectory):
+                    put(store, "x")
+                store.delete("x/y")
+                store.delete("x/")
+            assert contents(store) == {}
+        put(store, "x/y")
+        store.drain()
+        store.delete("x/y")
+        store.delete("x/")
+        put(store, "x")
+        assert contents(store) == {"x": b"content"}
+        store.drain()
+        assert contents(store.store) == {"x": b"content"}
+
+
+def test_a_directory_in_which_others_put_something_stays(unhurried, store, there, caplog):
+    put(store, "d/a")
+    store.drain()
+    store.delete("d/a")
+    store.delete("d/")
+    (there / "d" / "theirs").write_bytes(b"theirs")
+    assert contents(store) == {}
+    store.drain()
+    assert "others have put something there" in caplog.text
+    assert (store.info()["waiting"], contents(store)) == (0, {"d/": None, "d/theirs": b"theirs"})
+
+
+def test_who_waits_for_a_directory_to_go_is_told_when_what_is_in_it_cannot(unhurried, store, there):
+    put(store, "d/a")
+    store.drain()
+    store.delete("d/a")
+    store.delete("d/")
+    store.store.schedule = lambda method: Fault(StoreUnavailable("gone")) if method == "delete" else None
+    with pytest.raises(StoreUnavailable, match="gone"):
+        store.drain()
+    assert (contents(store), (there / "d" / "a").exists()) == ({}, True)
+    store.store.schedule = never
+    store.drain()
+    assert not (there / "d").exists()
+
+
+def test_what_waits_in_directories_outlives_a_kill(unhurried, there, tmp_path):
+    url = f"dir:{there}?writeback={tmp_path}/waiting"
+    (there / "old").mkdir()
+    (there / "old" / "a").write_bytes(b"a")
+    (there / "kept").mkdir()
+    script = WRITER.partition("store.set(")[0] + """
+from joinfs.stores.value import new_stat
+store.delete("old/a")
+store.delete("old/")
+store.set_stat("kept/", mode=0o700)
+store.make("new/", new_stat(0o040711))
+store.make("new/empty/", new_stat(0o040755))
+store.set("new/file", (io.BytesIO(b"first"), {}))
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", script, url], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -9, done.stderr
+    assert sorted(path.name for path in there.iterdir()) == ["kept", "old"]
+    expected = {"kept/": None, "new/": None, "new/empty/": None, "new/file": b"first"}
+    with joinfs.open_store(url) as store:
+        assert contents(store) == expected
+    with DirectoryStore(there) as store:
+        assert contents(store) == expected
+        assert (store.stat("new/").mode, store.stat("kept/").mode) == (DIRECTORY | 0o711, DIRECTORY | 0o700)
+
+
 def test_a_directory_that_others_made_stays_when_all_in_it_is_deleted(unhurried, moto, tmp_path):
     bucket = moto.new_bucket()
     for number in range(3):
@@ -460,6 +637,7 @@ def test_a_directory_that_others_made_stays_when_all_in_it_is_deleted(unhurried,
         store.drain()
         assert contents(store) == {"d/": None}
         store.delete("d/")
+        store.drain()
         assert (contents(store), moto.names(bucket)) == ({}, [])
 
 
