@@ -60,6 +60,7 @@ class Pending:
         self._due: list[tuple[float, int, Entry]] = []
         self._turns = itertools.count()
         self._drains: list[Drain] = []
+        self._attempts = 0
         self._last_written = 0.0
         self._entries: dict[str, Entry] = {}
         self._in_directories: dict[str, dict[str, Entry]] = {}
@@ -318,7 +319,7 @@ class Pending:
         """Have files be due now, all unless some are given, and wait until each was sent, or tried once; answer what went wrong."""
         with self.changed:
             wanted = self._entries.values() if entries is None else entries
-            drain = Drain(entry for entry in wanted if self._entries.get(entry.key) is entry)  # others have arrived by now
+            drain = Drain((entry for entry in wanted if self._entries.get(entry.key) is entry), self._attempts)  # others have arrived by now
             for entry in drain.left:
                 self.schedule(entry, 0.0)
             self._drains.append(drain)
@@ -328,10 +329,20 @@ class Pending:
                 self._drains.remove(drain)
         return drain.errors
 
-    def _end_drains(self, entry: Entry, version: int | None = None, error: str = "") -> None:
-        """A file was sent, or not taken, or is there no more. Hold ``changed``."""
+    def _end_drains(self, entry: Entry, version: int | None = None) -> None:
+        """A file was sent in this version, or is there no more. Hold ``changed``."""
         for drain in self._drains:
-            drain.ended(entry, entry.version if version is None else version, error)
+            drain.arrived(entry, entry.version if version is None else version)
+        self.changed.notify_all()
+
+    def _fail_drains(self, entry: Entry, error: str) -> None:
+        """A file was not taken, so what is to be deleted once it is gone cannot be either. Hold ``changed``."""
+        above = (self._entries.get(directory) for directory in ancestors(entry.key))
+        for one in (entry, *(directory for directory in above if directory is not None and directory.is_gone)):
+            for drain in self._drains:
+                drain.failed(one, entry.attempt, error)
+        if any(entry in drain.left for drain in self._drains):
+            self.schedule(entry, 0.0)  # somebody began to wait when this had been tried already
         self.changed.notify_all()
 
     # ---------------------------------------------------------------- sending
@@ -356,6 +367,8 @@ class Pending:
                 heapq.heappush(self._due, (due, turn, entry))
                 break
             self._busy.add(entry.key)
+            self._attempts += 1
+            entry.attempt = self._attempts
             entry.is_new = False  # if the answer is lost it may be there all the same
             taken.append(Taken(entry, entry.key, entry.version))
             if goes_alone:
@@ -410,9 +423,7 @@ class Pending:
         with self.changed:
             entry.failures += 1
             self.schedule(entry, min(FIRST_RETRY * 2 ** (entry.failures - 1), LAST_RETRY))
-            for one in (entry, *(self._entries.get(directory) for directory in ancestors(entry.key))):
-                if one is entry or (one is not None and one.is_gone):  # that is deleted when it is empty
-                    self._end_drains(one, error=error)
+            self._fail_drains(entry, error)
 
     def arrived(self, taken: Iterable[Taken]) -> None:
         """Files have arrived as they were in these versions: those that were changed or replaced meanwhile wait on.

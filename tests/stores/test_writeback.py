@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -625,6 +626,27 @@ os.kill(os.getpid(), 9)
     with DirectoryStore(there) as store:
         assert contents(store) == expected
         assert (store.stat("new/").mode, store.stat("kept/").mode) == (DIRECTORY | 0o711, DIRECTORY | 0o700)
+
+
+def test_who_waits_is_not_told_of_an_attempt_that_was_begun_before(hurried, store, there):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def schedule(method):
+        if method != "put" or go_on.is_set():
+            return None
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        return Fault(StoreUnavailable("gone"))
+
+    store.store.schedule = schedule
+    put(store, "a")
+    assert begun.wait(PATIENCE)
+    with ThreadPoolExecutor(1) as pool:
+        drained = pool.submit(store.drain)
+        until(lambda: store._pending._drains)
+        go_on.set()
+        drained.result(PATIENCE)
+    assert (there / "a").read_bytes() == b"content"
 
 
 def test_a_directory_that_others_made_stays_when_all_in_it_is_deleted(unhurried, moto, tmp_path):
