@@ -59,6 +59,11 @@ class _Fuse(fuse.FUSE):  # type: ignore[misc]
         fill(buffer.contents, attributes)
         return 0
 
+    def write(self, path: bytes | None, buffer: Any, size: int, offset: int, info: Any) -> int:
+        """Tell whether it is a page of a mapping, which goes where the kernel says, whatever the flags of the handle."""
+        data, opened = ctypes.string_at(buffer, size), info.contents
+        return int(self.operations("write", self._decode_optional_path(path), data, offset, opened.fh, bool(opened.writepage)))
+
     def utimens(self, path: bytes, buffer: Any) -> int:
         """Tell UTIME_NOW and UTIME_OMIT, which fusepy adds to the seconds."""
         times: tuple[int | None, int | None] = (NOW, NOW)
@@ -240,8 +245,8 @@ class PathOperations:
     def read(self, path: str | None, size: int, offset: int, handle: int) -> bytes:
         return self._operations.read(handle, offset, size)
 
-    def write(self, path: str | None, data: bytes, offset: int, handle: int) -> int:
-        return self._operations.write(handle, offset, data)
+    def write(self, path: str | None, data: bytes, offset: int, handle: int, is_page: bool) -> int:
+        return self._operations.write(handle, offset, data, is_page)
 
     def flush(self, path: str | None, handle: int) -> None:
         self._operations.flush(handle)

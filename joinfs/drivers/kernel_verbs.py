@@ -218,7 +218,8 @@ class KernelVerbs:
         return self._operations.read(handle, offset, size, self._writeback)
 
     def write(self, node: int, caller: Caller, handle: int, offset: int, data: memoryview, flags: int) -> bytes:
-        count = self._operations.write(handle, offset, data, self._writeback)
+        # Of a page of a mapping the kernel says where it goes, and has guessed the handle.
+        count = self._operations.write(handle, offset, data, self._writeback or bool(flags & wire.WRITE_CACHE))
         if flags & wire.WRITE_KILL_SUIDGID:
             self._operations.kill_suidgid(node)
         return wire.written(count)

@@ -65,7 +65,7 @@ class Beliefs:
             node.has_xattrs = True
         node.stat = stat
         node.expires = self._until(node.parent, stat)
-        if stat.nlink > 1 and stat.linked_id is not None and not stat.breaks:
+        if stat.nlink > 1 and stat.linked_id is not None and not stat.breaks and not node.is_unlinked:
             node.linked = stat.linked_id
             self._by_file[node.linked] = node
 

@@ -440,6 +440,8 @@ class NodeTable(Beliefs):
                 self.remove_name(parent, name, ours)
             if self._taken.get(node.ino) is node:
                 del self._taken[node.ino]
+            if node.linked is not None and self._by_file.get(node.linked) is node:
+                del self._by_file[node.linked]
 
     def move_name(self, parent: Node, name: str, new_parent: Node, new_name: str) -> None:
         """Give a node another name in place of one that it has. Hold the lock."""

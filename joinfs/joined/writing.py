@@ -9,6 +9,7 @@ then deleted or moved away in one step.
 
 import contextlib
 import io
+import stat as stat_module
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -67,6 +68,7 @@ class Writing(Steps):
             self.annex.write(elsewhere, data)
             return self.stat(key)
         self._check_not_reserved(key)
+        _check_no_mark(key, stat)
         there = self._standing(key)
         if there is not None and there.stat.is_directory != stat.is_directory:
             raise (IsADirectory if there.stat.is_directory else NotADirectory)(f"{key!r} is of the other kind")
@@ -103,6 +105,7 @@ class Writing(Steps):
         return self.get_metadata(key) if self._heard() else {}
 
     def _make_new(self, key: str, stat: Stat, target: bytes) -> Stat:
+        _check_no_mark(key, stat)
         try:
             if self._is_free_below(key):
                 made = self._upper.make(key, stat, target)
@@ -278,3 +281,9 @@ class _Exclusive:
         if self._outermost:
             self._join._merge.stacks.end_own_write(failed=error is not None)
         self._join._writes.release()
+
+
+def _check_no_mark(key: str, stat: Stat) -> None:
+    """Raise ``NotPermitted`` for a character device 0/0, which is overlayfs's whiteout: it would be in no listing."""
+    if stat_module.S_ISCHR(stat.mode) and stat.rdev == 0:
+        raise NotPermitted(f"{key!r}: a character device 0/0 is a mark of a join's")

@@ -114,9 +114,9 @@ class Store(Announcing, BulkMethods, Reading):
         return self.put(key, stat, data, metadata, xattrs)
 
     def delete_sent(self, keys: Sequence[str]) -> None:
-        """As ``delete``, of files that were deleted elsewhere before; those that are not there do not matter.
+        """As ``delete``, of what was deleted elsewhere before; what is not there does not matter.
 
-        Their directories stay, though they may have nothing in them any more. After a failure some may be there still.
+        The directories that it was in stay, though they may have nothing in them any more. After a failure some may be there still.
         """
         for key in keys:
             with contextlib.suppress(KeyError):

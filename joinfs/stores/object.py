@@ -96,7 +96,11 @@ class ObjectStore(ReadingObjects):
             return self.put(key, stat, data, metadata, xattrs)
 
     def delete_sent(self, keys: Sequence[str]) -> None:
-        """The same, with one request for many."""
+        """The same, with one request for many files."""
+        if any(is_directory_key(key) for key in keys):
+            with self._sending():
+                super().delete_sent(keys)
+            return
         for key in keys:
             self._check_writable(key)
         with self._sending(), self._changing(*keys):
@@ -364,18 +368,27 @@ class ObjectStore(ReadingObjects):
             del self._touched[known]
 
     def _copy_below(self, old: str, new: str, copies: dict[str, str]) -> None:
-        """Copy what is in a directory, and its marker; which objects to which is put into ``copies`` before."""
-        before, after = self._name(old), self._name(new)
-        for page in self._bucket.pages(before):
-            names = {listed.name: after + listed.name.removeprefix(before) for listed in page}
-            copies |= names
-            self._copy_all(page, names)
+        """Copy what is in a directory, and its marker; which objects to which is put into ``copies`` before.
 
-    def _copy_all(self, page: Iterable[Listed], names: dict[str, str]) -> None:
+        Markers come last, and each after those of what is in it: there are servers that make a directory by themselves when something is put
+        into it, and if its marker comes just then what that says is lost.
+        """
+        before, after = self._name(old), self._name(new)
+        markers: dict[int, list[Listed]] = {}
+        for page in self._bucket.pages(before):
+            copies |= {listed.name: after + listed.name.removeprefix(before) for listed in page}
+            for listed in page:
+                if listed.name.endswith("/"):
+                    markers.setdefault(listed.name.count("/"), []).append(listed)
+            self._copy_all([listed for listed in page if not listed.name.endswith("/")], copies)
+        for depth in sorted(markers, reverse=True):
+            self._copy_all(markers[depth], copies)
+
+    def _copy_all(self, some: Sequence[Listed], names: dict[str, str]) -> None:
         """Copy objects, many at a time; all that were begun have ended when one fails."""
-        copying = [self._meanwhile(self._copy_as_it_is, listed, names[listed.name]) for listed in page]
+        copying = [self._meanwhile(self._copy_as_it_is, listed, names[listed.name]) for listed in some]
         errors = [error for error in (future.exception() for future in copying) if error is not None]
-        self._known.forget(*names.values())
+        self._known.forget(*(names[listed.name] for listed in some))
         for error in errors:
             raise error
 

@@ -3,17 +3,21 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeVar
 
 from joinfs.stores.object_bucket import Bucket, Found, Listed
 from joinfs.stores.object_levels import Levels
+from joinfs.stores.object_walks import Walks
 from joinfs.stores.value import NANOSECONDS, SETTLED
 
 T = TypeVar("T")
 
 # An object and what is said of it take about a kilobyte.
 MOST_KNOWN = 50_000
+# Of so many names it is known when they were written last.
+MOST_WRITTEN = 50_000
 
 
 class _Seen(NamedTuple):
@@ -35,8 +39,12 @@ class Known:
         self._bucket, self._freshness = bucket, freshness
         self._lock = threading.Lock()
         self._seen: OrderedDict[tuple[str, bool], _Seen] = OrderedDict()
-        self._forgotten = 0
-        self._levels = Levels(bucket, freshness)
+        # How often something was written, and at which of these times what was; what was not since some time is not known any more.
+        self._forgotten = self._oldest = 0
+        self._written: OrderedDict[tuple[str, bool], int] = OrderedDict()
+        self._levels, self._walks = Levels(bucket, freshness), Walks(bucket, freshness)
+        # What is being asked, and after which time it was written: who wants to know the same waits for that answer.
+        self._asking: dict[tuple[tuple[str, bool], int], Future[Any]] = {}
 
     def knows(self, name: str) -> bool:
         """Whether ``find`` answers about an object without asking for it."""
@@ -78,8 +86,14 @@ class Known:
             return seen is not None and bool(seen.what)
         return self._ask((prefix, True), lambda: bool(self._bucket.first(prefix, 1)))
 
+    def listed_in(self, prefix: str, base: str, ahead: Callable[[Sequence[Listed]], object]) -> Iterator[Listed]:
+        """Yield what the bucket lists with a prefix, and up to a ``/``; the arguments as for ``Walks.level``."""
+        asked, told = self._walks.level(prefix, base, ahead) or (time.monotonic(), None)
+        listed = told or (entry for page in self._bucket.pages(prefix, "/") for entry in page)
+        return self._levels.noting(prefix, asked, listed)
+
     def moment(self) -> tuple[float, int]:
-        """What ``nothing_below`` and ``saw`` are to be told with: when the bucket was asked."""
+        """What ``tell_below`` and ``saw`` are to be told with: when the bucket was asked."""
         return time.monotonic(), self._forgotten
 
     def asked(self, prefix: str) -> float:
@@ -87,26 +101,30 @@ class Known:
         seen = self._seen.get((prefix, True))
         return self._levels.asked(prefix) if seen is None else seen.asked
 
-    def nothing_below(self, prefix: str, moment: tuple[float, int]) -> None:
-        """A listing that was begun at a moment tells that no name begins with ``prefix``."""
+    def tell_below(self, prefix: str, is_any: bool, moment: tuple[float, int]) -> None:
+        """A listing that was begun at a moment tells whether any name begins with ``prefix``."""
         with self._lock:
-            if moment[1] == self._forgotten:
-                self._put((prefix, True), _Seen(False, moment[0]))
+            if not self._was_written((prefix, True), moment[1]):
+                self._put((prefix, True), _Seen(is_any, moment[0]))
 
     def forget(self, *names: str) -> None:
         """These were written, so what was said of them, and of what begins their names, is not so any more."""
         self._levels.add(names)
+        self._walks.forget(names)
         with self._lock:
             self._forgotten += 1
             for name in names:
-                self._seen.pop((name, False), None)
-                for place in [i for i, letter in enumerate(name, 1) if letter == "/"]:
-                    self._seen.pop((name[:place], True), None)
+                for place in ((name, False), *((name[:i], True) for i, letter in enumerate(name, 1) if letter == "/")):
+                    self._seen.pop(place, None)
+                    self._written[place] = self._forgotten
+                    self._written.move_to_end(place)
+            while len(self._written) > MOST_WRITTEN:
+                self._oldest = self._written.popitem(last=False)[1]
 
     def saw(self, name: str, found: Found, moment: tuple[float, int]) -> None:
         """The bucket, asked at a moment, has said this of an object beside what it was asked for."""
         with self._lock:
-            if moment[1] == self._forgotten:
+            if not self._was_written((name, False), moment[1]):
                 self._put((name, False), _Seen(found, moment[0]))
             elif (seen := self._seen.get((name, False))) is not None and seen.what != found:
                 del self._seen[name, False]  # one of the two is older
@@ -124,9 +142,16 @@ class Known:
     def clear(self) -> None:
         """Forget everything."""
         self._levels.clear()
+        self._walks.clear()
         with self._lock:
             self._forgotten += 1
+            self._oldest = self._forgotten
+            self._written.clear()
             self._seen.clear()
+
+    def _was_written(self, place: tuple[str, bool], since: int) -> bool:
+        """Whether something was written after a time, so that an answer may be of before that. Hold the lock."""
+        return since < max(self._oldest, self._written.get(place, 0))
 
     def _head(self, name: str) -> Found | None:
         try:
@@ -139,10 +164,27 @@ class Known:
         return seen if seen is not None and time.monotonic() < seen.asked + self._freshness() else None
 
     def _ask(self, place: tuple[str, bool], ask: Callable[[], T]) -> T:
+        with self._lock:
+            asking = (place, self._written.get(place, 0))
+            told, answer = self._asking.get(asking), Future[T]()
+            if told is None:
+                self._asking[asking] = answer
+        if told is not None:
+            answered: T = told.result()
+            return answered
+        try:
+            answer.set_result(self._ask_now(place, ask))
+        except BaseException as error:
+            answer.set_exception(error)
+        finally:
+            del self._asking[asking]
+        return answer.result()
+
+    def _ask_now(self, place: tuple[str, bool], ask: Callable[[], T]) -> T:
         asked, forgotten = time.monotonic(), self._forgotten
         what = ask()
         with self._lock:
-            if forgotten == self._forgotten:  # else it may be of before what was written meanwhile
+            if not self._was_written(place, forgotten):
                 self._put(place, _Seen(what, asked))  # type: ignore[arg-type]
         return what
 

@@ -7,7 +7,7 @@ of them. What is written here is added to what it told, and nothing is taken out
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from joinfs.stores.object_bucket import Bucket, Listed
@@ -43,6 +43,8 @@ class Levels:
         self._bucket, self._freshness = bucket, freshness
         self._lock = threading.Lock()
         self._levels: OrderedDict[str, _Level] = OrderedDict()
+        # Directories that are being listed: what is written meanwhile is added to them, too.
+        self._growing: list[tuple[str, set[str]]] = []
         self._added = 0
 
     def lacks(self, name: str) -> bool:
@@ -79,6 +81,24 @@ class Levels:
                 self._put(prefix, _Level(asked, None if is_large else names, is_large))
         return page
 
+    def noting(self, prefix: str, asked: float, listed: Iterable[Listed]) -> Iterator[Listed]:
+        """Yield what a directory is listed as, and note it when that has come to its end; the bucket was asked at a moment, in monotonic seconds."""
+        level = _Level(asked, set())
+        assert level.names is not None
+        with self._lock:
+            self._growing.append((prefix, level.names))
+        try:
+            for entry in listed:
+                if len(level.names) <= MOST_NAMES:
+                    level.names.add(entry.name.removeprefix(prefix))
+                yield entry
+            with self._lock:
+                if len(level.names) <= MOST_NAMES:
+                    self._put(prefix, level)
+        finally:
+            with self._lock:
+                self._growing = [(other, names) for other, names in self._growing if names is not level.names]
+
     def made(self, prefix: str, asked: float) -> None:
         """A directory was made, in which there was nothing when the bucket was asked."""
         with self._lock:
@@ -98,6 +118,9 @@ class Levels:
             level = self._levels.get(name[:start])
             if level is not None and level.names is not None:
                 level.names.add(name[start:end])
+            for prefix, names in self._growing:
+                if prefix == name[:start]:
+                    names.add(name[start:end])
             start = end
 
     def clear(self) -> None:

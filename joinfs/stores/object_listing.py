@@ -5,7 +5,7 @@ or what is in it. ``a_$folder$``, as Hadoop writes it, is a marker of ``a/`` too
 object ``a`` that says that it is a directory, which its name does not tell.)
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from joinfs.stores.object_bucket import Bucket, Found, Listed
@@ -31,18 +31,19 @@ class Child(NamedTuple):
     marker: Listed | None = None
 
 
-def children(bucket: Bucket, base: str, key: str) -> Iterator[Child]:
+def children(bucket: Bucket, base: str, key: str, listed_in: Callable[[str], Iterable[Listed]]) -> Iterator[Child]:
     """Yield what is in a directory; nothing if it is not there.
 
     Args:
         bucket: Where it is.
         base: What all names of the store begin with.
         key: The directory's.
+        listed_in: Answers what the bucket lists with a prefix, and up to a ``/``.
     """
     level = level_of(key)
     prefix, pieces = base + level.prefix, level.pieces
     seen = set[str]()
-    entries = (entry for page in bucket.pages(prefix, "/") for entry in page if entry.name != (prefix or ROOT_MARKER))
+    entries = (entry for entry in listed_in(prefix) if entry.name != (prefix or ROOT_MARKER))
     for entry, beside in _told_apart(entries):
         name, listed = entry.name.removesuffix("/"), None if entry.name.endswith("/") else entry
         folder = _hadoop_marks(bucket, prefix, name.removeprefix(prefix)) if listed is not None else ""

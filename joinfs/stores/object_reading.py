@@ -17,7 +17,7 @@ from joinfs.stores.escape import MARK, is_piece
 from joinfs.stores.keys import ROOT, is_directory_key
 from joinfs.stores.metadata import selected
 from joinfs.stores.object_attributes import Attributes, attributes_of
-from joinfs.stores.object_bucket import Bucket, Changed, Found
+from joinfs.stores.object_bucket import Bucket, Changed, Found, Listed
 from joinfs.stores.object_known import Known, is_as_listed
 from joinfs.stores.object_listing import HADOOP, ROOT_MARKER, Child, children, mark_of, version_of
 from joinfs.stores.object_markers import TYPES, Markers
@@ -73,6 +73,7 @@ class ReadingObjects(Store):
         self._open_known: Known | None = None
         self._open_markers: Markers | None = None
         self._pool: ThreadPoolExecutor | None = None
+        self._asks_for_most = True
         self._touched: dict[str, int] = {}
         self._sent = _Sent()
         self._implied = new_stat(DEFAULT_DIRECTORY_MODE)
@@ -210,7 +211,7 @@ class ReadingObjects(Store):
 
     def _find_pieces(self, key: str) -> There | None:
         """A directory that is only the beginning of names that are too long for one component."""
-        is_there = level_of(key).pieces and any(True for _ in children(self._bucket, self._base, key))
+        is_there = level_of(key).pieces and any(True for _ in self._children(key))
         return There(key, None) if is_there else None
 
     def _find_other_marker(self, name: str) -> There | None:
@@ -304,7 +305,7 @@ class ReadingObjects(Store):
 
     def _children(self, prefix: str) -> Iterator[Child]:
         try:
-            yield from children(self._bucket, self._base, prefix)
+            yield from children(self._bucket, self._base, prefix, lambda name: self._known.listed_in(name, self._base, self._look_ahead))
         except InvalidKey:
             raise KeyError(prefix) from None
 
@@ -312,23 +313,36 @@ class ReadingObjects(Store):
         self, prefix: str, found: Iterator[Child], known: Callable[[str, str], Stat | None], moment: tuple[float, int]
     ) -> Iterator[tuple[str, Marked]]:
         pending: deque[tuple[str, Future[Marked | None]]] = deque()
+        asked = known_already = 0
         for child in found:
             if child.listed is not None and not child.name.startswith(MARK):
-                self._known.nothing_below(child.listed.name + "/", moment)
-            if child.marker is not None and child.marker.found is not None:
-                self._known.saw(child.marker.name, child.marker.found, moment)
+                self._known.tell_below(child.listed.name + "/", False, moment)
+            if child.marker is not None:
+                self._known.tell_below(child.marker.name, True, moment)
+                if child.marker.found is not None:
+                    self._known.saw(child.marker.name, child.marker.found, moment)
             stat = None if child.listed is None else known(child.name, mark_of(child.listed))
             told: Future[Marked | None]
             if child.listed is None or stat is None:
                 told = self._meanwhile(self._mark_child, prefix, child, moment)
+                asked += 1
             else:
+                known_already += 1
                 told = Future()
                 told.set_result(Marked(stat, mark_of(child.listed), version_of(child.listed)))
             pending.append((child.name, told))
             if len(pending) >= AHEAD:
                 yield from _told(*pending.popleft())
+        self._asks_for_most = asked > known_already
         while pending:
             yield from _told(*pending.popleft())
+
+    def _look_ahead(self, listed: Sequence[Listed]) -> None:
+        """Who walks there will want to know what objects there are: ask for them, if he has to ask for most."""
+        moment = self._known.moment()
+        for entry in listed if self._asks_for_most else ():
+            if entry.found is None:
+                self._meanwhile(self._known.find_listed, entry, moment)
 
     def _mark_child(self, prefix: str, child: Child, moment: tuple[float, int]) -> Marked | None:
         found = None if child.listed is None else self._known.find_listed(child.listed, moment)

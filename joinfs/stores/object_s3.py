@@ -7,6 +7,7 @@ name ``dir/``, ``a//b`` and what has a newline in it, nor list a bucket that has
 import contextlib
 import functools
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +38,8 @@ MOST_COPIED = 5 << 30
 COPIED_PART = 1 << 30
 # Objects that one request deletes.
 MOST_DELETED = 1000
+# What no document of XML can say, such as a request to delete several objects: see Char in the standard of XML 1.0.
+_NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _DENIED = {"403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "AllAccessDisabled"}
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _OTHER_VERSION = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
@@ -235,15 +238,16 @@ class S3Bucket(Bucket):
             with self._asking(old) as client:
                 answer = client.copy_object(**given, **source, MetadataDirective="REPLACE")
         etag, asked = answer.get("CopyObjectResult", answer).get("ETag", ""), self._asked(answer)
-        return Found(found.size, etag, asked, kept, found.system, asked)
+        return Found(found.size, _quoted(etag), asked, kept, found.system, asked)
 
     def delete(self, names: Sequence[str]) -> None:
-        if len(names) == 1:
-            self._delete(names[0])
-            return
-        for start in range(0, len(names), MOST_DELETED):
-            batch = [{"Key": name} for name in names[start : start + MOST_DELETED]]
-            with self._asking(names[start]) as client:
+        alone = {name for name in names if len(names) == 1 or _NOT_IN_XML.search(name)}
+        for name in (name for name in names if name in alone):
+            self._delete(name)
+        together = [name for name in names if name not in alone]
+        for start in range(0, len(together), MOST_DELETED):
+            batch = [{"Key": name} for name in together[start : start + MOST_DELETED]]
+            with self._asking(together[start]) as client:
                 answer = client.delete_objects(Bucket=self._name, Delete={"Objects": batch, "Quiet": True})
             for failed in answer.get("Errors", ()):
                 raise StoreError(f"bucket {self._name} does not delete {failed.get('Key')!r}: {failed.get('Message')}")
@@ -329,8 +333,13 @@ def _body(answer: Any, offset: int, size: int) -> bytes:
         return bytes(body.read())[offset - start :][:size]
 
 
+def _quoted(etag: str) -> str:
+    """An ETag as headers have it, also if a server has left out the quotes in the body of an answer."""
+    return f'"{etag}"' if etag and not etag.endswith('"') else etag
+
+
 def _listed(entry: Any) -> Listed:
-    return Listed(entry["Key"], entry["Size"], entry.get("ETag", ""), nanoseconds(entry["LastModified"]))
+    return Listed(entry["Key"], entry["Size"], _quoted(entry.get("ETag", "")), nanoseconds(entry["LastModified"]))
 
 
 def _ranges(size: int) -> Iterator[dict[str, Any]]:

@@ -32,6 +32,8 @@ CALM = 1.0
 QUIET, LONGEST = 0.1, 5.0
 # So many files are deleted with one call.
 MOST_DELETED = 500
+# What was not deleted after so many attempts is not tried together with others any more, which it may be in the way of.
+ALONE = 2
 # What has no more bytes is written in place of what waits.
 SMALL = 64 << 10
 # Seconds after which what was not taken is sent again; each time twice as many, up to the last.
@@ -362,7 +364,7 @@ class Pending:
             due, turn, entry = heapq.heappop(self._due)
             if due != entry.due or self._entries.get(entry.key) is not entry or entry.key in self._busy or self._is_behind(entry):
                 continue
-            goes_alone = not entry.is_gone or is_directory_key(entry.key)
+            goes_alone = not entry.is_gone or is_directory_key(entry.key) or entry.failures >= ALONE
             if taken and goes_alone:
                 heapq.heappush(self._due, (due, turn, entry))
                 break
@@ -429,25 +431,21 @@ class Pending:
         """Files have arrived as they were in these versions: those that were changed or replaced meanwhile wait on.
 
         Raises:
-            StoreError: That cannot be noted; they are sent once more.
+            StoreError: That cannot be noted; they wait on.
         """
         with self.changed:
             last = []
             for entry, key, version in taken:
                 there = self._entries.get(key)
-                entry.is_new, entry.failures = False, 0
+                entry.is_new = False
                 if there is not None:
                     there.is_new = False
                 if there is entry and entry.version == version:
                     last.append(entry)
                 else:
+                    entry.failures = 0
                     self._end_drains(entry, version)
-            try:
-                self.drop(*last)
-            except BaseException:
-                for entry in last:
-                    self.schedule(entry, FIRST_RETRY)
-                raise
+            self.drop(*last)
 
     @contextlib.contextmanager
     def held(self, key: str) -> Iterator[Entry | None]:

@@ -83,6 +83,8 @@ class Sender:
                     self._note_failure(taken, failure)
             except Exception as disk:  # it is sent once more
                 log.warning("%r was sent to %s, and that cannot be noted: %s", taken[0].key, self._store.name, disk)
+                for one in taken:
+                    self._pending.was_not_taken(one.entry, f"{one.key!r} was sent, and that cannot be noted: {disk}")
             finally:
                 self._pending.free(taken)
 
@@ -120,8 +122,6 @@ class Sender:
 
     def _delete_directory(self, key: str) -> None:
         try:
-            self._store.delete(key)
-        except KeyError:
-            pass
+            self._store.delete_sent([key])
         except DirectoryNotEmpty:
             log.warning("%r is not deleted in %s: others have put something there since", key, self._store.name)

@@ -495,6 +495,26 @@ def test_a_file_that_is_open_can_be_written_by_another(mount, upper, lower, size
         assert (mnt / "there").read_bytes() == b"OVER" + b"." * (size - 4) + b"end"
 
 
+@pytest.mark.parametrize("linked", ["below", "in the mount"])
+@pytest.mark.parametrize("options", [(), ("-o", "nopassthrough")], ids=["", "nopassthrough"])
+def test_a_large_lower_file_with_two_names_can_be_written_while_somebody_reads_it(mount, upper, lower, linked, options):
+    if linked == "below":
+        os.link(lower / "large", lower / "other")
+    with mount(upper, lower, options=options) as mnt:
+        with (mnt / "large").open("rb", buffering=0) as reader:
+            if linked == "in the mount":
+                os.link(mnt / "large", mnt / "other")
+            assert reader.read(5) == LARGE[:5]
+            for name, more in (("large", b"one"), ("other", b"two"), ("large", b"three")):
+                with (mnt / name).open("ab") as file:
+                    file.write(more)
+            for name in ("large", "other"):
+                assert (mnt / name).read_bytes() == LARGE + b"onetwothree"
+            (mnt / "large").write_bytes(b"new")
+            assert (mnt / "other").read_bytes() == b"new"
+        assert (mnt / "large").stat().st_ino == (mnt / "other").stat().st_ino
+
+
 def test_a_set_user_id_file_that_root_has_open_can_be_written_by_others(mount, lower, scratch, as_root):
     (scratch / "upper").mkdir()
     with mount(scratch / "upper", lower) as mnt, (mnt / "f").open("r+b", buffering=0) as file:

@@ -62,6 +62,17 @@ def test_names_for_whiteouts_are_refused(mnt):
     assert not (mnt / ".wh.f").exists()
 
 
+def test_a_whiteout_of_overlayfs_is_not_made(mnt, user):
+    """SEMANTICS.md, Marks of other systems."""
+    if user.uid is not None or os.geteuid() != 0:
+        pytest.skip("needs root: makes devices")
+    with pytest.raises(PermissionError) as told:
+        os.mknod(mnt / "x", stat.S_IFCHR | 0o600, os.makedev(0, 0))
+    assert told.value.errno == errno.EPERM
+    os.mknod(mnt / "x", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    assert (mnt / "x").is_char_device()
+
+
 def test_what_is_made_belongs_to_its_maker_less_the_umask(mnt, user):
     user.run(["sh", "-c", f"umask 027; echo > {mnt}/file; mkdir {mnt}/dir; mkfifo {mnt}/pipe"])
     me = os.geteuid() if user.uid is None else user.uid

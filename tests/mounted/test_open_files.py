@@ -112,6 +112,20 @@ def test_appending_writers_do_not_overwrite_each_other(mnt):
     assert all(data[at : at + 10] in {b"a" * 10, b"b" * 10} for at in range(0, 1000, 10))
 
 
+@pytest.mark.parametrize("first", ["directory", "memory:", "sqlite:u.db"])
+def test_a_mapping_of_what_is_open_to_append_is_written_where_it_is_mapped(mount, upper, first):
+    with mount(upper if first == "directory" else first) as mnt:
+        (mnt / "f").write_bytes(b"x" * 5000)
+        descriptor = os.open(mnt / "f", os.O_RDWR | os.O_APPEND)
+        with mmap.mmap(descriptor, 5000) as mapped:
+            mapped[0] = ord("A")
+            mapped.flush()
+            os.write(descriptor, b"end")
+            mapped[4999] = ord("Z")
+        os.close(descriptor)
+        assert (mnt / "f").read_bytes() == b"A" + b"x" * 4998 + b"Zend"
+
+
 def test_a_mapping_is_written_back(mnt):
     (mnt / "map").write_bytes(b"." * 10_000)
     with (mnt / "map").open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:

@@ -9,6 +9,7 @@ import socket
 import stat as stat_module
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 import joinfs
 from joinfs.errors import AccessDenied, InvalidKey, KeyExists, NameTooLong, OutOfSpace, StoreUnavailable, Unsupported, UsageError
 from joinfs.filesystem.operations import Operations
-from joinfs.stores import Stat, object_known, object_levels, object_quick, object_reading, object_s3
+from joinfs.stores import Stat, object_known, object_levels, object_quick, object_reading, object_s3, object_walks
 from joinfs.stores.keys import check_key
 from joinfs.stores.object import ObjectStore
 from joinfs.stores.object_attributes import attributes_of
@@ -902,3 +903,124 @@ def test_what_was_done_though_the_answer_was_lost_is_done(place, monkeypatch):
         monkeypatch.setattr(store._bucket, "copy", lost(store._bucket.copy))
         store.set_xattr("a", "user.n", None)
         assert store.get_xattrs("a") == {}
+
+
+# -------------------------------------------------------------------- walks
+
+
+def filled_tree(server, directories, files=1):
+    bucket = server.new_bucket()
+    for number in range(directories):
+        for name in range(files):
+            server.put(bucket, f"t/d{number}/s/f{name}", b"x")
+        server.put(bucket, f"t/d{number}/f", b"x")
+    return bucket
+
+
+def walked(store, directory=""):
+    """Everything below a directory, as somebody finds it who goes through all of it."""
+    found = {}
+    for name, stat in list(store.list(directory)):
+        key = directory + name + ("/" if stat.is_directory else "")
+        found[key] = stat.size
+        if stat.is_directory:
+            found |= walked(store, key)
+    return found
+
+
+def expected_tree(directories, files=1):
+    found = {"t/": 0}
+    for number in range(directories):
+        found |= {f"t/d{number}/": 0, f"t/d{number}/f": 1, f"t/d{number}/s/": 0} | {f"t/d{number}/s/f{name}": 1 for name in range(files)}
+    return found
+
+
+def test_who_walks_has_many_directories_listed_with_one_request(moto):
+    with ObjectStore(f"//{filled_tree(moto, 20)}", endpoint=moto.endpoint) as store, asked(store) as requests:
+        assert walked(store) == expected_tree(20)
+    assert requests.count("ListObjectsV2") <= 5
+    assert requests.count("HeadObject") <= 4 * 41
+
+
+def test_who_lists_one_directory_has_no_others_listed(moto):
+    with ObjectStore(f"//{filled_tree(moto, 20)}", endpoint=moto.endpoint) as store, asked(store) as requests:
+        for _ in range(5):
+            assert {name for name, _ in store.list("t/d1/")} == {"f", "s"}
+        assert requests.count("HeadObject") <= 5 * 2 * 3
+
+
+def test_a_walk_sees_what_was_written_meanwhile(moto):
+    with ObjectStore(f"//{filled_tree(moto, 5)}", endpoint=moto.endpoint) as store:
+        assert walked(store) == expected_tree(5)
+        for key in ("t/d1/s/new", "t/new/s/f0", "t/new/f"):
+            store.set(key, (io.BytesIO(b"x"), {}))
+        store.delete("t/d2/s/f0")
+        store.rename("t/d3/", "t/moved/")
+        expected = expected_tree(5) | {"t/d1/s/new": 1, "t/new/": 0, "t/new/f": 1, "t/new/s/": 0, "t/new/s/f0": 1}
+        del expected["t/d2/s/f0"]
+        expected = {key.replace("t/d3/", "t/moved/"): size for key, size in expected.items()}
+        assert walked(store) == expected
+    with ObjectStore(f"//{store._bucket_name}", endpoint=moto.endpoint) as store:
+        assert walked(store) == expected
+
+
+def test_what_is_too_much_to_be_listed_at_once_is_listed_by_directory(moto, monkeypatch):
+    monkeypatch.setattr(object_walks, "MOST_PAGES", 1)
+    pages = object_s3.S3Bucket.pages
+    monkeypatch.setattr(object_s3.S3Bucket, "pages", lambda bucket, prefix, delimiter="", limit=10: pages(bucket, prefix, delimiter, min(limit, 10)))
+    with ObjectStore(f"//{filled_tree(moto, 6, 15)}", endpoint=moto.endpoint) as store:
+        assert walked(store) == expected_tree(6, 15)
+
+
+def test_several_who_walk_and_write_at_once_see_what_is_there(moto):
+    with ObjectStore(f"//{filled_tree(moto, 8)}", endpoint=moto.endpoint) as store:
+
+        def work(number):
+            for round_ in range(6):
+                key = f"t/d{number}/s/r{round_}"
+                store.set(key, (io.BytesIO(b"x"), {}))
+                seen = walked(store, "t/")
+                assert seen[key] == 1
+                store.delete(key)
+                assert key not in walked(store, "t/")
+
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(work, number) for number in range(4)]:
+                done.result()
+        assert walked(store) == expected_tree(8)
+
+
+def test_names_that_xml_cannot_say_are_deleted_too_and_keep_no_others_from_it(moto):
+    bucket = moto.new_bucket()
+    with ObjectStore(f"//{bucket}", endpoint=moto.endpoint) as store:
+        for name in ("a", "b\uffff", "c", "d\ufffe"):
+            store.set(f"x/{name}", (io.BytesIO(b"x"), {}))
+        store.delete_sent([f"x/{name}" for name in ("a", "b\uffff", "c", "d\ufffe")])
+        assert list(store.list("x/")) == []
+    assert moto.names(bucket) == ["x/"]
+
+
+def test_the_version_of_a_copy_is_the_one_that_is_read(seaweedfs):
+    bucket, prefix = seaweedfs.new_place()
+    with ObjectStore(f"//{bucket}/{prefix}", endpoint=seaweedfs.endpoint) as store:
+        store.set("old", (io.BytesIO(b"content"), {}))
+        store.rename("old", "new")
+        assert store.read_version("new", 0, 0).version == store.read_version("new", 0, 7).version
+
+
+def test_markers_arrive_after_what_is_in_their_directories(moto):
+    """A server that makes directories by itself would lose what a marker says that it is given just then."""
+    order = []
+    with ObjectStore(f"//{moto.new_bucket()}", endpoint=moto.endpoint) as store:
+        for key in ("d/s/f", "d/s/t/g", "d/h"):
+            store.set(key, (io.BytesIO(b"x"), {}))
+        copy = store._copy_as_it_is
+
+        def noted(listed, new):
+            copy(listed, new)
+            order.append(new)
+
+        store._copy_as_it_is = noted
+        store.rename("d/", "e/")
+        assert set(order[:3]) == {"e/s/f", "e/s/t/g", "e/h"}
+        assert order[3:] == ["e/s/t/", "e/s/", "e/"]

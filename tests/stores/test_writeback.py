@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import random
+import shutil
 import stat as stat_module
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from joinfs.errors import (
     NotConnected,
     OutOfSpace,
     ReadOnly,
+    StoreError,
     StoreLocked,
     StoreUnavailable,
     Unsupported,
@@ -422,7 +424,7 @@ def test_deleting_asks_for_nothing_and_many_are_deleted_at_a_time(unhurried, tmp
         assert len(contents(below)) == 9
         store.drain()
         assert contents(below) == {}
-        assert calls == [[f"d/{number}" for number in range(8)]]
+        assert calls == [[f"d/{number}" for number in range(8)], ["d/"]]
 
 
 def test_a_bucket_is_asked_once_to_delete_many(unhurried, moto, tmp_path):
@@ -647,6 +649,40 @@ def test_who_waits_is_not_told_of_an_attempt_that_was_begun_before(hurried, stor
         go_on.set()
         drained.result(PATIENCE)
     assert (there / "a").read_bytes() == b"content"
+
+
+def test_what_cannot_be_deleted_does_not_keep_others_from_it(unhurried, tmp_path, monkeypatch):
+    monkeypatch.setattr(writeback_pending, "FIRST_RETRY", 0.0)
+
+    class Choosy(joinfs.MemoryStore):
+        def delete_sent(self, keys):
+            if "bad" in keys:
+                raise StoreError("no such names")
+            super().delete_sent(keys)
+
+    below = Choosy()
+    with WriteBackStore(below, tmp_path / "waiting") as store:
+        for name in ("a", "b", "bad", "c"):
+            put(store, name)
+        store.drain()
+        for name in ("a", "b", "bad", "c"):
+            store.delete(name)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="no such names"):
+                store.drain()
+        assert (contents(store), contents(below)) == ({}, {"bad": b"content"})
+        Choosy.delete_sent = joinfs.MemoryStore.delete_sent
+        store.drain()
+        assert contents(below) == {}
+
+
+def test_who_waits_is_told_when_it_cannot_be_noted_that_something_was_sent(unhurried, store, tmp_path):
+    put(store, "a")
+    store.drain()
+    put(store, "b")
+    shutil.rmtree(tmp_path / "waiting")
+    with pytest.raises(StoreUnavailable):
+        store.drain()
 
 
 def test_a_directory_that_others_made_stays_when_all_in_it_is_deleted(unhurried, moto, tmp_path):
