@@ -132,6 +132,79 @@ def test_files_are_found_again_from_another_directory(guarded_postgres, monkeypa
         assert store.stat("").is_directory
 
 
+# ---------------------------------------------------------------- rights
+
+
+@pytest.fixture
+def made(postgres):
+    """The schema of a store that somebody else has made, and who it is for."""
+    schema = postgres.new_schema()
+    with PostgresStore(postgres.url(), schema=schema) as store:
+        set_data(store, "a", bytes(3 * CHUNK))
+    with postgres.connect() as connection:
+        connection.execute(f"CREATE ROLE user_{schema} LOGIN")
+    return schema, f"user_{schema}"
+
+
+def test_who_may_make_nothing_is_told_what_to_have_done(postgres, made):
+    schema, user = made
+    for name in (schema, postgres.new_schema()):
+        text = refused(url_of(postgres, user, schema=name), AccessDenied)
+        assert text.count("permission denied") == 1
+        with postgres.connect() as connection:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name}; {text.partition('then does ')[2]}")
+    with open_store(url_of(postgres, user, schema=schema)) as store:
+        for write in writes(store).values():
+            set_data(store, "a", b"old")
+            set_data(store, "large", bytes(5 * CHUNK))
+            write()
+        store.rename("a", "b")
+        store.delete("b")
+        assert list(store.check()) == []
+
+
+def test_who_may_write_to_some_tables_is_told_what_is_lacking(postgres, made):
+    schema, user = made
+    for step, lacking_then in (
+        (f"GRANT USAGE ON SCHEMA {schema} TO {user}; GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA {schema} TO {user}", "DELETE on chunk"),
+        (f"GRANT UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {user}", "USAGE on content_id"),
+    ):
+        with postgres.connect() as connection:
+            connection.execute(step)
+        assert f"{lacking_then} is lacking" in refused(url_of(postgres, user, schema=schema), AccessDenied)
+        with open_store(url_of(postgres, user, schema=schema), read_only=True) as store:
+            assert len(store.to_bytes("a")) == 3 * CHUNK
+
+
+def test_a_user_for_whom_the_server_is_read_only_reads(postgres, made):
+    schema, user = made
+    with postgres.connect() as connection:
+        connection.execute(f"GRANT USAGE ON SCHEMA {schema} TO {user}; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {user}")
+        connection.execute(f"ALTER ROLE {user} SET default_transaction_read_only = on")
+    with open_store(url_of(postgres, user, schema=schema)) as store, PostgresStore(postgres.url(), schema=schema) as other:
+        assert len(store.to_bytes("a")) == 3 * CHUNK
+        with pytest.raises(ReadOnly):
+            set_data(store, "a")
+        told = Told(store)
+        assert store.watch("")
+        set_data(other, "b")
+        assert told.until("b")
+
+
+def test_what_other_users_have_under_way_is_not_taken_for_ended(postgres, made):
+    schema, user = made
+    with PostgresStore(postgres.url(), schema=schema) as store, postgres.connect() as connection:
+        set_data(store, "a")
+        connection.execute(f"UPDATE {schema}.session SET started = started - interval '2 days'")
+        connection.execute(
+            f"GRANT USAGE ON SCHEMA {schema} TO {user}; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {user}; GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {user}"
+        )
+        with open_store(url_of(postgres, user, schema=schema)):
+            assert connection.execute(f"SELECT count(*) FROM {schema}.session").fetchone() == (1,)
+        with PostgresStore(postgres.url(), schema=schema):  # who sees when that process began
+            assert connection.execute(f"SELECT count(*) FROM {schema}.session").fetchone() == (0,)
+
+
 # ---------------------------------------------------------------- poolers
 
 
