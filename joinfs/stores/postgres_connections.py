@@ -19,6 +19,7 @@ from joinfs.stores.postgres_errors import AGAIN, explained, explanation, is_lost
 from joinfs.stores.postgres_schema import Names, open_tables
 from joinfs.stores.postgres_url import Place
 from joinfs.stores.postgres_way import check_sessions, files_of
+from joinfs.stores.troubles import Troubles
 
 # Connections of one store, streams of large values left out: a server has a hundred for all, as a rule.
 MOST = 16
@@ -57,7 +58,7 @@ class Connections:
         self._parameters = {**place.parameters(), **_waiting(timeout), **({} if password is None else {"password": password})}
         self._settings = _settings(timeout)
         self._process, self._timeout, self._closed = os.getpid(), timeout, False
-        self._held = _Held()
+        self._held, self._troubles = _Held(), Troubles(self.name)
         self._permits = threading.Semaphore(MOST)
         first = self._connected()
         try:
@@ -71,9 +72,18 @@ class Connections:
             first.close()
             raise
         self._idle = [first]
+        self._troubles.end()
 
     def open(self) -> Any:
         """Answer a new connection, which the caller closes; errors as for ``Store.connect``."""
+        try:
+            connection = self._set_up()
+        except StoreUnavailable as error:
+            raise self._troubles.told(error) from error.__cause__
+        self._troubles.end()
+        return connection
+
+    def _set_up(self) -> Any:
         connection = self._connected()
         try:
             with explained(self.name):

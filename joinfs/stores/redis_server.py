@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from joinfs.errors import AccessDenied, CorruptStore, NotConnected, OutOfSpace, ReadOnly, StoreError, StoreUnavailable, UsageError
 from joinfs.stores.redis_scripts import FREEING, READING, SCRIPTS, WRITING
 from joinfs.stores.redis_url import AUTHORITY, CERTIFICATE, KEY, PASSWORDS, Address, certificates
+from joinfs.stores.troubles import Troubles
 from joinfs.stores.value import now
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class Server:
         self._writers: list[_Writer] = []
         self._numbers = itertools.count(1)
         self._ended = threading.Event()
+        self._troubles = Troubles(address.name)
         self._is_away = True  # until it has answered once: a wrong address is told at once
 
     def key(self, name: str) -> str:
@@ -152,13 +154,14 @@ class Server:
                 with self.explained():
                     answer = self._once(talk)
                 self._is_away = False
+                self._troubles.end()
                 return answer
             except _Away as error:
                 if self._ended.is_set():
                     raise NotConnected(f"{self.name} is not connected any more") from None
                 if self._is_away or time.monotonic() >= until:
                     self._is_away = True
-                    raise StoreUnavailable(f"{self.name} cannot be reached: {error}") from error
+                    raise self._troubles.told(StoreUnavailable(f"{self.name} cannot be reached: {error}")) from error
             self._ended.wait(pause)
             pause = min(pause * 2, LAST_PAUSE)
 
@@ -214,12 +217,14 @@ class Server:
         try:
             yield
         except (errors.AuthenticationError, errors.AuthorizationError) as error:
-            raise AccessDenied(f"{self.name} does not let us in (the password is taken from {PASSWORDS[0]}): {error}") from None
+            text = f"{self.name} does not let us in (the password is taken from {PASSWORDS[0]}): {error}"
+            raise self._troubles.told(AccessDenied(text)) from None
         except errors.NoPermissionError as error:
             raise AccessDenied(f"{self.name} does not let us do this: {error}") from None
         except errors.MovedError as error:
             where = f"{error.host}:{error.port}"
-            raise StoreUnavailable(f"{self.name}: the server is one of a cluster, and has not the keys of this store; name {where}, which has") from None
+            text = f"{self.name}: the server is one of a cluster, and has not the keys of this store; name {where}, which has"
+            raise self._troubles.told(StoreUnavailable(text)) from None
         except (errors.ConnectionError, errors.TimeoutError, errors.MasterDownError, errors.ClusterDownError, OSError) as error:
             raise _Away(self._said(error)) from error
         except (errors.TryAgainError, errors.AskError) as error:  # the keys are being moved to another server

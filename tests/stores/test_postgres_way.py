@@ -72,6 +72,24 @@ def test_a_wrong_password_is_said_and_so_is_none(guarded_postgres, monkeypatch):
     assert "makes no sense" in refused(url, StoreUnavailable)
 
 
+def test_a_password_that_is_changed_meanwhile_is_said_once_in_the_log(guarded_postgres, monkeypatch, caplog):
+    monkeypatch.setenv("PGPASSWORD", guarded_postgres.password("secret"))
+    caplog.set_level(logging.INFO)
+    with open_store(url_of(guarded_postgres, "secret")) as store:
+        for password in ("another", guarded_postgres.password("secret")):
+            with guarded_postgres.connect() as connection:
+                connection.execute(f"ALTER ROLE secret PASSWORD '{password}'")
+            store._connections._close_idle()
+            if password == "another":
+                for _ in range(3):
+                    with pytest.raises(AccessDenied):
+                        store.stat("")
+        assert store.stat("").is_directory
+    said, again = [record.getMessage() for record in caplog.records if record.name == "joinfs.stores.troubles"]
+    assert "does not take this user with this password" in said
+    assert "answers again" in again
+
+
 def test_the_command_says_it_in_one_line(guarded_postgres, monkeypatch):
     monkeypatch.setenv("PGPASSWORD", "wrong s3cret")
     command = [sys.executable, "-m", "joinfs", "ls", url_of(guarded_postgres, "secret")]

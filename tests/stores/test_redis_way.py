@@ -200,7 +200,7 @@ def cluster(new_redis, *parts):
     return servers
 
 
-def test_a_store_is_on_one_server_of_a_cluster(new_redis):
+def test_a_store_is_on_one_server_of_a_cluster(new_redis, caplog):
     one, two = cluster(new_redis, (0, SLOTS // 2 - 1), (SLOTS // 2, SLOTS - 1))
     url = one.url(next(prefix for prefix in "abcdef" if ask(one, "KEYSLOT", prefix) < SLOTS // 2))
     elsewhere = url.replace(str(one.port), str(two.port))
@@ -214,6 +214,7 @@ def test_a_store_is_on_one_server_of_a_cluster(new_redis):
             fill(other)
         assert told.until("d/a", "large", "x")
         move(store, one, two, ask(one, "KEYSLOT", url.rpartition("/")[2]))
+    assert caplog.text.count(f"name 127.0.0.1:{two.port}, which has") == 1  # of a mount there is no other word
     with RedisStore(elsewhere) as store:
         assert (store.to_bytes("d/a"), len(store.to_bytes("large")), list(store.check())) == (b"1", 2 * CHUNK, [])
 
