@@ -34,7 +34,7 @@ GUARDED = """
 hostssl all certified 127.0.0.1/32 cert
 hostssl all encrypted 127.0.0.1/32 scram-sha-256
 host all secret 127.0.0.1/32 scram-sha-256
-host all tester 127.0.0.1/32 trust
+host all,replication tester 127.0.0.1/32 trust
 """
 
 

@@ -300,11 +300,11 @@ def test_a_pooler_that_keeps_no_sessions_is_refused_and_left_as_it_was(postgres,
 # ---------------------------------------------------------------- standbys
 
 
-def test_a_standby_is_read(postgres, pooled):
-    schema, applied = postgres.new_schema(), threading.Event()
-    with PostgresStore(postgres.url(), schema=schema) as store:
+def test_a_standby_is_read(guarded_postgres, pooled):
+    schema, applied = guarded_postgres.new_schema(), threading.Event()
+    with PostgresStore(guarded_postgres.url(), schema=schema) as store:
         store.set("a", (io.BytesIO(os.urandom(5 * CHUNK)), {"n": 1}))
-        standby = Server(of=postgres)
+        standby = Server(of=guarded_postgres)
         try:
             with PostgresStore(standby.url(), schema=schema) as second:
                 assert not second.capabilities.writable
@@ -313,13 +313,13 @@ def test_a_standby_is_read(postgres, pooled):
                 with pytest.raises(ReadOnly):
                     set_data(second, "b")
                 set_data(store, "b")
-                with postgres.connect() as primary, standby.connect() as replayed:
+                with guarded_postgres.connect() as primary, standby.connect() as replayed:
                     (position,) = primary.execute("SELECT pg_current_wal_flush_lsn()").fetchone()
                     while not replayed.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (position,)).fetchone()[0]:
                         applied.wait(0.02)
                 assert second.to_bytes("b") == b"x"
             with pytest.raises(StoreUnavailable, match="no store in the schema"):
-                PostgresStore(standby.url(), schema=postgres.new_schema()).connect()
+                PostgresStore(standby.url(), schema=guarded_postgres.new_schema()).connect()
             with pytest.raises(UsageError, match="name the server itself"):
                 pooler = Pooler(standby, "session")
                 try:
