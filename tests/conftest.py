@@ -73,8 +73,32 @@ def running_postgres():
 
 
 @pytest.fixture
-def postgres(running_postgres, monkeypatch):
-    """The server, and nothing of who runs the tests."""
+def postgres_environment(monkeypatch, tmp_path):
+    """Nothing of who runs the tests."""
     for name in [name for name in os.environ if name.startswith("PG")]:
         monkeypatch.delenv(name)
+    for name in ("PGPASSFILE", "PGSERVICEFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+
+
+@pytest.fixture
+def postgres(running_postgres, postgres_environment):
+    """A server that lets everybody in."""
     return running_postgres
+
+
+@pytest.fixture(scope="session")
+def running_guarded_postgres(running_postgres):
+    from tests.stores import postgres_servers
+
+    if shutil.which("openssl") is None:
+        lacking("openssl")
+    server = postgres_servers.Server(guarded=True)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def guarded_postgres(running_guarded_postgres, postgres_environment):
+    """A server with passwords and TLS."""
+    return running_guarded_postgres

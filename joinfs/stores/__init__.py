@@ -35,7 +35,12 @@ ARCHIVES = (
 )  # fmt: skip
 
 # What may stand after '?' beside what all take; an opener gets it by name.
-OPTIONS = {"az": ("account", "endpoint", "freshness"), "gs": ("endpoint", "freshness"), "postgres": ("schema",), "s3": ("endpoint", "freshness")}
+OPTIONS = {
+    "az": ("account", "endpoint", "freshness"),
+    "gs": ("endpoint", "freshness"),
+    "postgres": ("schema", "service", "sslmode", "sslrootcert"),
+    "s3": ("endpoint", "freshness"),
+}
 CACHE = ("cache", "cache_size", "cache_ttl")
 WRITEBACK = "writeback"
 # What a URL says of what is kept on local disk, in which the store is the same.

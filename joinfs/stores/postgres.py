@@ -55,6 +55,7 @@ class PostgresStore(ReadingPostgres):
         url: ``//[USER@]HOST[:PORT]/DATABASE``, what follows ``postgres:`` in a store's URL. Where parts are missing, libpq's defaults count.
         event_manager, read_only: As for ``Store`` and ``open_store``.
         schema: The name of the schema that has the tables; empty for ``joinfs``.
+        service, sslmode, sslrootcert: As libpq has them; empty for what its environment says.
 
     Attributes:
         timeout: Seconds for which the server may send nothing, before it is given up.

@@ -18,6 +18,8 @@ from joinfs.errors import NotConnected, StoreError, StoreUnavailable
 from joinfs.stores.postgres_errors import AGAIN, explained, explanation, is_lost, library
 from joinfs.stores.postgres_schema import Names, open_tables
 from joinfs.stores.postgres_url import Place
+from joinfs.stores.postgres_way import check_sessions, files_of
+from joinfs.stores.troubles import Troubles
 
 # Connections of one store, streams of large values left out: a server has a hundred for all, as a rule.
 MOST = 16
@@ -46,28 +48,53 @@ class Connections:
         writable: Whether the tables can be written.
 
     Raises:
-        UsageError: psycopg is not installed.
+        UsageError: psycopg is not installed, or a pooler stands before the server that has no sessions.
         StoreUnavailable, AccessDenied, CorruptStore: As for ``Store.connect``.
     """
 
     def __init__(self, place: Place, password: str | None, read_only: bool, timeout: float) -> None:
         self.name, self.names = place.name, Names(place.schema)
         self._class = _connection_class()
-        self._parameters = {**place.parameters(), **_settings(timeout), **({} if password is None else {"password": password})}
+        self._parameters = {**place.parameters(), **_waiting(timeout), **({} if password is None else {"password": password})}
+        self._settings = _settings(timeout)
         self._process, self._timeout, self._closed = os.getpid(), timeout, False
-        self._held = _Held()
+        self._held, self._troubles = _Held(), Troubles(self.name)
         self._permits = threading.Semaphore(MOST)
-        first = self.open()
+        first = self._connected()
         try:
+            self._parameters |= files_of(first)
             with explained(self.name):
+                # Before anything is set, which a pooler would have others find.
+                check_sessions(first, self._connected, self.name)
+                first.execute(self._settings)
                 self.writable = open_tables(first, self.names, place, read_only=read_only)
         except BaseException:
             first.close()
             raise
         self._idle = [first]
+        self._troubles.end()
 
     def open(self) -> Any:
         """Answer a new connection, which the caller closes; errors as for ``Store.connect``."""
+        try:
+            connection = self._set_up()
+        except StoreUnavailable as error:
+            raise self._troubles.told(error) from error.__cause__
+        self._troubles.end()
+        return connection
+
+    def _set_up(self) -> Any:
+        connection = self._connected()
+        try:
+            with explained(self.name):
+                # Not as a parameter of the connection, which poolers refuse or, worse, leave out.
+                connection.execute(self._settings)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connected(self) -> Any:
         if not self.is_open():
             raise NotConnected(f"{self.name} is not connected: call connect()")
         with explained(self.name):
@@ -352,28 +379,32 @@ class _Held(threading.local):
     connection: Any = None
 
 
-def _settings(timeout: float) -> dict[str, str]:
-    """What libpq and the server are told, so that neither waits for ever for the other."""
+def _waiting(timeout: float) -> dict[str, str]:
+    """What libpq is told, so that it does not wait for the server for ever."""
+    return {
+        "connect_timeout": str(max(int(timeout), 2)),
+        "tcp_user_timeout": str(max(int(timeout * 1000), 1)),
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+        "application_name": "joinfs",
+        "client_encoding": "UTF8",
+    }
+
+
+def _settings(timeout: float) -> str:
+    """What the server is told, so that it waits neither for us nor for others for ever; and what writing relies on."""
     milliseconds = max(int(timeout * 1000), 1)
-    server = {
-        "default_transaction_isolation": r"read\ committed",
+    settings = {
+        "default_transaction_isolation": "'read committed'",
         "synchronous_commit": "on",
         "lock_timeout": milliseconds * 4 // 5,
         "idle_in_transaction_session_timeout": milliseconds * ABANDONED,
         "tcp_keepalives_idle": 30,
         "tcp_keepalives_interval": 10,
         "tcp_keepalives_count": 3,
-        "client_encoding": "UTF8",
     }
-    return {
-        "connect_timeout": str(max(int(timeout), 2)),
-        "tcp_user_timeout": str(milliseconds),
-        "keepalives_idle": "10",
-        "keepalives_interval": "5",
-        "keepalives_count": "3",
-        "application_name": "joinfs",
-        "options": " ".join(f"-c {name}={value}" for name, value in server.items()),
-    }
+    return "; ".join(f"SET {name} = {value}" for name, value in settings.items())
 
 
 def _is_told_something(connection: Any) -> bool:

@@ -29,8 +29,21 @@ _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
     "XX001": (CorruptStore, "the server finds its data damaged"),
     "XX002": (CorruptStore, "the server finds an index damaged"),
 }
+_FOREIGN = "the server is not known to be the one that is meant, as sslmode and sslrootcert (PGSSLROOTCERT) say"
+_UNCLEAR = "what libpq is told of the server makes no sense"
 # What is refused while connecting libpq says in words only.
 _IN_WORDS: dict[str, tuple[type[StoreError], str]] = {
+    "no password supplied": (AccessDenied, "the server wants a password, which libpq takes from PGPASSWORD, ~/.pgpass or a service"),
+    "password authentication failed": (AccessDenied, "the server does not take this user with this password"),
+    "client certificate": (AccessDenied, "the server wants a certificate of ours, which libpq takes from PGSSLCERT and PGSSLKEY"),
+    "private key file": (AccessDenied, "our certificate cannot be shown to the server"),
+    "does not support SSL": (StoreUnavailable, "the server speaks no TLS, which sslmode demands"),
+    "certificate verify failed": (StoreUnavailable, _FOREIGN),
+    "does not match host name": (StoreUnavailable, _FOREIGN),
+    "root certificate": (StoreUnavailable, _FOREIGN),
+    "definition of service": (StoreUnavailable, _UNCLEAR),
+    "service file": (StoreUnavailable, _UNCLEAR),
+    "sslmode value": (StoreUnavailable, _UNCLEAR),
     "password": (AccessDenied, "the server does not let us in"),
     "authentication": (AccessDenied, "the server does not let us in"),
     "pg_hba.conf": (AccessDenied, "the server does not let us in"),
@@ -72,10 +85,16 @@ def explanation(name: str, error: Any) -> StoreError:
     """
     state = error.sqlstate or ""
     cls, words = _MEANINGS.get(state) or _MEANINGS.get(state[:2]) or (StoreUnavailable, "the server cannot be reached, or does not answer")
-    said = " ".join(str(error).split())
+    said = _said(error)
     if not state:
         cls, words = next((meaning for text, meaning in _IN_WORDS.items() if text in said), (cls, words))
     return cls(f"{name}: {words}" + (f": {said}" if said else ""))
+
+
+def _said(error: Any) -> str:
+    """What the server says, without where in a statement; of an attempt with TLS and one without what both say once."""
+    lines = (error.diag.message_primary or str(error)).splitlines()
+    return " ".join(dict.fromkeys(" ".join(line.split()).removeprefix("connection failed: ") for line in lines))
 
 
 def is_lost(connection: Any) -> bool:

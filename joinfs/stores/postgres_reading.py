@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from joinfs.errors import CorruptStore, InvalidKey
+from joinfs.errors import CorruptStore, InvalidKey, ReadOnly
 from joinfs.stores import postgres_rows as rows
 from joinfs.stores.base import Store
 from joinfs.stores.keys import is_directory_key
@@ -44,13 +44,24 @@ class ReadingPostgres(Store):
     capabilities = CAPABILITIES
     timeout = 30.0
 
-    def __init__(self, url: str, event_manager: Any = None, read_only: bool = False, schema: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        event_manager: Any = None,
+        read_only: bool = False,
+        schema: str = "",
+        *,
+        service: str = "",
+        sslmode: str = "",
+        sslrootcert: str = "",
+    ) -> None:
         super().__init__(event_manager)
-        self._place = parse_url(url, schema)
+        self._place = parse_url(url, schema, service=service, sslmode=sslmode, sslrootcert=sslrootcert)
         self.name = self._place.name
         self._read_only = read_only
         self._open: Connections | None = None
         self._listener: Listener | None = None
+        self._can_listen = True
         self._connecting = threading.Lock()
         self._listed = Listed()
         # What others know our writes by, and we know them by when we are told of them.
@@ -75,6 +86,7 @@ class ReadingPostgres(Store):
                 return
             self._origin = os.urandom(8).hex()
             self._open = Connections(self._place, credentials, self._read_only, self.timeout)
+            self._can_listen = True
             self.capabilities = CAPABILITIES if self._open.writable else READ_ONLY
 
     def disconnect(self) -> None:
@@ -97,18 +109,25 @@ class ReadingPostgres(Store):
         return connections  # type: ignore[return-value]
 
     def watch(self, directory: str) -> bool:
-        """The same, of the whole store: of each key that others write it is told, wherever that is."""
+        """The same, of the whole store: of each key that others write it is told, wherever that is. A standby tells nothing."""
         self._check_connected()
         if not is_directory_key(directory):
             return False
         with self._connecting:
-            if self._listener is None:
+            if self._listener is None and self._can_listen:
                 self._listed.forget(None)
-                self._listener = Listener(self._connections, self._origin, self._hear)
-            listening = self._listener.is_listening()
+                self._listener = self._listening()
+            listening = self._listener is not None and self._listener.is_listening()
         with contextlib.suppress(InvalidKey):
             return listening and self.exists(directory)
         return False
+
+    def _listening(self) -> Listener | None:
+        try:
+            return Listener(self._connections, self._origin, self._hear)
+        except ReadOnly:  # a standby takes no LISTEN
+            self._can_listen = False
+            return None
 
     def _hear(self, key: str | None) -> None:
         self._listed.forget(key)

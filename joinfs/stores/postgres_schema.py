@@ -14,7 +14,8 @@ import stat as stat_module
 from hashlib import blake2b
 from typing import Any
 
-from joinfs.errors import CorruptStore, StoreUnavailable
+from joinfs.errors import AccessDenied, CorruptStore, StoreUnavailable
+from joinfs.stores.postgres_errors import library
 from joinfs.stores.postgres_functions import CHUNK, FUNCTIONS
 from joinfs.stores.postgres_url import Place
 from joinfs.stores.value import now
@@ -87,6 +88,12 @@ CREATE TABLE {s}.session (
     number bigint NOT NULL          -- of the last write, counted by who writes
 ) WITH (fillfactor = 50);
 """
+# What may be lacking to who writes: the name of a table or sequence, and the right.
+_LACKING = """
+SELECT t, p FROM unnest(ARRAY['node', 'entry', 'chunk', 'session']) t, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE']) p
+WHERE NOT has_table_privilege('{s}.' || t, p)
+UNION ALL SELECT t, 'USAGE' FROM unnest(ARRAY['node_id', 'content_id']) t WHERE NOT has_sequence_privilege('{s}.' || t, 'USAGE')
+"""
 # Connections that have ended are remembered for so long: whoever asks for one does so before that.
 KEPT = "1 day"
 
@@ -122,25 +129,55 @@ def open_tables(connection: Any, names: Names, place: Place, *, read_only: bool)
 
     Raises:
         StoreUnavailable: They are not there, and are not to be made or cannot be.
+        AccessDenied: We may not make them, not read them, or write to some of them only.
         CorruptStore: What is in the schema are not the tables of a store that this version knows.
         psycopg.Error: As the server reports it.
     """
-    found, standby = _schema(connection, place), connection.execute("SELECT pg_is_in_recovery()").fetchone()[0]
+    try:
+        return _opened(connection, names, place, read_only=read_only)
+    except library().errors.InsufficientPrivilege as error:
+        raise _denied(connection, names, place, error.diag.message_primary) from error
+
+
+def _opened(connection: Any, names: Names, place: Place, *, read_only: bool) -> bool:
+    # It is on in a standby, and where somebody has set that for a user or a database.
+    read_only = read_only or connection.execute("SHOW transaction_read_only").fetchone()[0] == "on"
+    found = _schema(connection, place)
     if found is None or not _tables(connection, found):
-        if read_only or standby:
+        if read_only:
             raise StoreUnavailable(f"{place.name}: there is no store in the schema; open it for writing once to make one")
         _create(connection, names, place)
     elif "store" not in _tables(connection, found):
         raise CorruptStore(f"{place.name}: the schema has tables of another program; name another schema")
     _check_version(connection, names, place)
-    may = connection.execute("SELECT has_table_privilege(%s, 'INSERT')", (f"{names.s}.entry",)).fetchone()[0]
-    writable = bool(may) and not standby and not read_only
+    writable = not read_only and _may_write(connection, names, place)
     if writable:
         connection.execute(
             f"DELETE FROM {names.s}.session s WHERE started < clock_timestamp() - interval '{KEPT}'"
-            " AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = s.pid AND a.backend_start = s.started)"
+            # Of other users' processes it is not told when they began.
+            " AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = s.pid AND coalesce(a.backend_start, s.started) = s.started)"
         )
     return writable
+
+
+def _may_write(connection: Any, names: Names, place: Place) -> bool:
+    """Whether we may write to all tables (True) or none."""
+    lacking = {tuple(row) for row in connection.execute(names.sql(_LACKING))}
+    if ("entry", "INSERT") in lacking:
+        return False
+    if lacking:
+        table, right = min(lacking)
+        raise _denied(connection, names, place, f"{right} on {table} is lacking")
+    return True
+
+
+def _denied(connection: Any, names: Names, place: Place, reason: str) -> AccessDenied:
+    (user,) = connection.execute("SELECT quote_ident(current_user)").fetchone()
+    return AccessDenied(
+        f"{place.name}: the server does not let us do this: {reason}; have the store made by somebody who may make tables, and who then does"
+        f" GRANT USAGE ON SCHEMA {names.s} TO {user}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {names.s} TO {user};"
+        f" GRANT USAGE ON ALL SEQUENCES IN SCHEMA {names.s} TO {user}"
+    )
 
 
 def _schema(connection: Any, place: Place) -> int | None:

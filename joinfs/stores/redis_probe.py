@@ -62,9 +62,9 @@ def probe(server: Server) -> Facts:
         said.get("maxmemory_policy", ""),
     )
     if facts.version < OLDEST:
-        raise UsageError(f"the server is Redis {said.get('redis_version')}, and what joinfs asks of it came with 7.0")
+        raise UsageError(f"{server.name}: the server is Redis {said.get('redis_version')}, and what joinfs asks of it came with 7.0")
     if facts.policy not in {"noeviction", ""}:
-        raise UsageError(f"the server deletes keys when it is full (maxmemory-policy is {facts.policy}); a store needs noeviction")
+        raise UsageError(f"{server.name}: the server deletes keys when it is full (maxmemory-policy is {facts.policy}); a store needs noeviction")
     return facts
 
 

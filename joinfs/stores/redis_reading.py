@@ -107,6 +107,8 @@ class ReadingRedis(Store):
             found = checked(server.ask(*server.simple("begin", FORMAT, DEFAULT_DIRECTORY_MODE, *owner)), self.name)[0]
         else:
             found = server.ask("HGET", server.key("store"), "format")
+        if found is None and facts.is_replica:
+            raise StoreUnavailable(f"{self.name}: there is no store yet on this replica; connect to the server that it follows for writing once, or wait")
         if found is None:
             raise StoreUnavailable(f"{self.name}: there is no store yet; connect to it for writing once")
         if found != FORMAT:

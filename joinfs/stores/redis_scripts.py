@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from joinfs.errors import (
+    AccessDenied,
     CorruptStore,
     DirectoryNotEmpty,
     IsADirectory,
@@ -65,6 +66,7 @@ def checked(answer: Any, *keys: str) -> list[Any]:
         KeyError, KeyExists, NotADirectory, IsADirectory, DirectoryNotEmpty, NoSuchAttribute: As they say.
         CorruptStore: There is what no joinfs writes.
         StoreUnavailable: It came too late to be done.
+        AccessDenied: The user may not do all that is needed.
     """
     word: bytes = answer[0]
     rest: list[Any] = answer[1:]
@@ -84,6 +86,7 @@ def _wrong(word: bytes, rest: list[Any], key: str) -> Exception:
         b"notempty": DirectoryNotEmpty(f"{key!r} has entries"),
         b"noattr": NoSuchAttribute(f"{key!r} has no such attribute"),
         b"late": StoreUnavailable(f"{key!r} was not written: it took so long that the server had given up waiting"),
+        b"denied": AccessDenied(f"{key} does not let this user do all that a store needs: {b' '.join(rest).decode()} is lacking in its ACL"),
         b"rootless": CorruptStore("the root of the store is gone: somebody has flushed the database; connect again to begin anew"),
         b"damaged": CorruptStore(f"{key!r} is damaged: node {b' '.join(rest[:1]).decode(errors='replace')} lacks something"),
     }

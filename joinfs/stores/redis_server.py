@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from joinfs.errors import AccessDenied, CorruptStore, NotConnected, OutOfSpace, ReadOnly, StoreError, StoreUnavailable, UsageError
 from joinfs.stores.redis_scripts import FREEING, READING, SCRIPTS, WRITING
-from joinfs.stores.redis_url import PASSWORDS, Address
+from joinfs.stores.redis_url import AUTHORITY, CERTIFICATE, KEY, PASSWORDS, Address, certificates
+from joinfs.stores.troubles import Troubles
 from joinfs.stores.value import now
 
 T = TypeVar("T")
@@ -27,6 +28,8 @@ READ_SIZE = 1 << 18
 MOST_IDLE = 16
 # Seconds before something is tried again, at first and at most.
 FIRST_PAUSE, LAST_PAUSE = 0.01, 0.25
+# In what is said of a connection that came about, and was ended before anything was answered; or of a certificate.
+_BROKEN_OFF = ("SSL", "_ssl", "reset by peer", "closed by server")
 
 
 class Server:
@@ -39,15 +42,18 @@ class Server:
         patience: Seconds for which what fails is tried again.
 
     Attributes:
+        name: What messages call the store.
         store: A name for this connection of a store, like no other.
 
     Raises:
-        UsageError: The library is not installed.
+        UsageError: The library is not installed, or a file of certificates is not there.
     """
 
     def __init__(self, address: Address, user: str | None, password: str | None, timeout: float, patience: float) -> None:
         self._redis = _library()
+        self.name = address.name
         self._address, self._login = address, {"username": user, "password": password}
+        self._certificates = certificates() if address.encrypted else {}
         self._timeout, self._patience = timeout, patience
         self.store = secrets.token_hex(8)
         self.tag = f"{{{address.prefix}}}"
@@ -56,6 +62,7 @@ class Server:
         self._writers: list[_Writer] = []
         self._numbers = itertools.count(1)
         self._ended = threading.Event()
+        self._troubles = Troubles(address.name)
         self._is_away = True  # until it has answered once: a wrong address is told at once
 
     def key(self, name: str) -> str:
@@ -135,6 +142,7 @@ class Server:
             client_name="joinfs",
             protocol=2,
             **self._login,
+            **self._certificates,
         )
         connection.connect()
         return connection
@@ -146,13 +154,14 @@ class Server:
                 with self.explained():
                     answer = self._once(talk)
                 self._is_away = False
+                self._troubles.end()
                 return answer
             except _Away as error:
                 if self._ended.is_set():
-                    raise NotConnected(f"{self._address.name} is not connected any more") from None
+                    raise NotConnected(f"{self.name} is not connected any more") from None
                 if self._is_away or time.monotonic() >= until:
                     self._is_away = True
-                    raise StoreUnavailable(f"{self._address.name} cannot be reached: {error}") from error
+                    raise self._troubles.told(StoreUnavailable(f"{self.name} cannot be reached: {error}")) from error
             self._ended.wait(pause)
             pause = min(pause * 2, LAST_PAUSE)
 
@@ -179,7 +188,7 @@ class Server:
 
     def _take(self) -> Any:
         if self._ended.is_set():
-            raise NotConnected(f"{self._address.name} is not connected any more")
+            raise NotConnected(f"{self.name} is not connected any more")
         with self._lock:
             if self._idle:
                 return self._idle.pop()
@@ -207,26 +216,47 @@ class Server:
         errors = self._redis.exceptions
         try:
             yield
-        except (errors.AuthenticationError, errors.AuthorizationError, errors.NoPermissionError) as error:
-            raise AccessDenied(f"{self._address.name} does not let us in, or not do this (the password is taken from {PASSWORDS[0]}): {error}") from None
-        except (errors.ConnectionError, errors.TimeoutError, errors.MasterDownError, OSError) as error:
-            raise _Away(" ".join(str(error).split())) from error
+        except (errors.AuthenticationError, errors.AuthorizationError) as error:
+            text = f"{self.name} does not let us in (the password is taken from {PASSWORDS[0]}): {error}"
+            raise self._troubles.told(AccessDenied(text)) from None
+        except errors.NoPermissionError as error:
+            raise AccessDenied(f"{self.name} does not let us do this: {error}") from None
+        except errors.MovedError as error:
+            where = f"{error.host}:{error.port}"
+            text = f"{self.name}: the server is one of a cluster, and has not the keys of this store; name {where}, which has"
+            raise self._troubles.told(StoreUnavailable(text)) from None
+        except (errors.ConnectionError, errors.TimeoutError, errors.MasterDownError, errors.ClusterDownError, OSError) as error:
+            raise _Away(self._said(error)) from error
+        except (errors.TryAgainError, errors.AskError) as error:  # the keys are being moved to another server
+            raise _Away(f"its keys are on the move: {error}") from error
         except errors.RedisError as error:
             if str(error).startswith("BUSY "):  # somebody's script runs for long
                 raise _Away(str(error)) from error
             raise self._refused(error) from None
 
+    def _said(self, error: Exception) -> str:
+        text = " ".join(str(error).split()).removesuffix(".")
+        if not self._is_away or not any(words in text for words in _BROKEN_OFF):
+            return text
+        if self._address.encrypted:
+            return f"{text}; whom to trust is taken from {AUTHORITY} or SSL_CERT_FILE, and a certificate of ours from {CERTIFICATE} and {KEY}"
+        return f"{text}; if it speaks TLS, the URL begins with rediss:"
+
     def _refused(self, error: Exception) -> StoreError:
-        text = f"{self._address.name} answers: {error}"
+        text = f"{self.name} answers: {error}"
         errors = self._redis.exceptions
-        if isinstance(error, errors.OutOfMemoryError) or ("MISCONF" in text and "space" in text):
+        if isinstance(error, errors.OutOfMemoryError):
+            return OutOfSpace(f"{self.name}: the server has no memory left for this: {error}")
+        if "MISCONF" in text and "space" in text:
             return OutOfSpace(text)
         if isinstance(error, errors.ReadOnlyError):
-            return ReadOnly(f"{self._address.name} is a replica now, which takes no writes")
+            return ReadOnly(f"{self.name} is a replica now, which takes no writes")
+        if "SELECT is not allowed in cluster mode" in text:
+            return StoreUnavailable(f"{self.name}: a cluster has only the database 0")
         if "The user executing the script" in text:
             return AccessDenied(text)
         if "WRONGTYPE" in text or "user_script" in text:
-            return CorruptStore(f"{self._address.name} holds what no joinfs writes: {error}")
+            return CorruptStore(f"{self.name} holds what no joinfs writes: {error}")
         return StoreUnavailable(text)
 
 

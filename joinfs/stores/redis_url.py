@@ -10,6 +10,9 @@ from joinfs.errors import UsageError
 PORT = 6379
 # redis-cli's own, after joinfs's.
 PASSWORDS = ("JOINFS_REDIS_PASSWORD", "REDISCLI_AUTH")
+# Files of certificates, as redis-cli's options are called, and what redis-py calls them.
+AUTHORITY, CERTIFICATE, KEY = "JOINFS_REDIS_CACERT", "JOINFS_REDIS_CERT", "JOINFS_REDIS_KEY"
+_FILES = (("SSL_CERT_FILE", "ssl_ca_certs"), (AUTHORITY, "ssl_ca_certs"), (CERTIFICATE, "ssl_certfile"), (KEY, "ssl_keyfile"))
 # What may stand in a prefix as it is, beside letters and digits.
 _PLAIN = "/-._~!$&'()*+,;=:@"
 FORM = "redis://[USER@]HOST[:PORT]/DATABASE/PREFIX"
@@ -81,3 +84,18 @@ def login(address: Address, credentials: Any) -> tuple[str | None, str | None]:
     if isinstance(credentials, tuple | list) and len(credentials) == 2 and all(isinstance(one, str) for one in credentials):
         return credentials[0], credentials[1]
     raise UsageError("credentials for a Redis server are a password, or (user, password)")
+
+
+def certificates() -> dict[str, str]:
+    """Answer the files of certificates that the environment names, as redis-py is told of them, wherever the process goes from here.
+
+    Raises:
+        UsageError: One of them is not there.
+    """
+    found = {}
+    for name, parameter in _FILES:
+        if path := os.environ.get(name):
+            if not os.path.isfile(path):
+                raise UsageError(f"{name} in the environment names {path}, and there is no such file")
+            found[parameter] = os.path.abspath(path)
+    return found

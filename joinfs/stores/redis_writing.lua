@@ -4,6 +4,11 @@
 -- A script is not undone: each part looks whether all is well before it changes anything.
 local CHUNK = 4194304
 local REMEMBERED = 3600
+-- The commands of this script and of the one that reads, but for those that have no key.
+local CALLED = {
+  'COPY', 'EXISTS', 'GET', 'GETRANGE', 'HDEL', 'HGET', 'HGETALL', 'HINCRBY', 'HMGET', 'HSET', 'HSETNX', 'HVALS', 'SADD', 'SCARD', 'SET',
+  'SMEMBERS', 'SPOP', 'SREM', 'UNLINK', 'ZADD', 'ZCARD', 'ZRANGE', 'ZRANGEBYLEX', 'ZRANGEBYSCORE', 'ZREM', 'ZSCORE',
+}
 local HELD_UP = 3600
 local writer, number, store, now = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local seconds = call('TIME')[1]
@@ -352,8 +357,20 @@ end
 
 local always = {}
 
--- Make the root, if there is none. Who may not tell others what changes is refused here, and not in the middle of a write.
+-- What the user may not do of all that the scripts do; nil if there is no such thing.
+local function forbidden()
+  for _, command in ipairs(CALLED) do
+    if not redis.acl_check_cmd(command, T .. 'store', T .. 'store') then return command end
+  end
+  for _, key in ipairs({'n:', 'l:', 'v:', 'm:', 'x:', 'd:', 'f:', 'b:', 'h:', 'w:', 'uploads', 'trash', 'store'}) do
+    if not redis.acl_check_cmd('COPY', T .. key, T .. key) then return T .. key end
+  end
+end
+
+-- Make the root, if there is none. Who may not do all, or not tell others of it, is refused here, and not in the middle of a write.
 function always.begin(format, mode, uid, gid)
+  local lacking = forbidden()
+  if lacking then return {'denied', lacking} end
   call('PUBLISH', T .. 'changes', store)
   if call('HSETNX', T .. 'store', 'format', format) == 1 then
     call('HSET', T .. 'store', 'next', ROOT)

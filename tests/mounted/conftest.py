@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import lacking
-from tests.stores.redis_servers import need_redis, redis_server, running_redis  # noqa: F401 - fixtures
+from tests.stores.redis_servers import need_redis, new_redis, redis_server, running_redis  # noqa: F401 - fixtures
 
 NOBODY = 65534
 CHECKOUT = Path(__file__).resolve().parents[2]

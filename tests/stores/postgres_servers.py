@@ -1,4 +1,4 @@
-"""A PostgreSQL server to test on: a real one, of our own, and a relay before it that counts, delays and cuts off."""
+"""A PostgreSQL server to test on: a real one, of our own, and before it a pooler, or a relay that counts, delays and cuts off."""
 
 import contextlib
 import functools
@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from tests.stores.certificates import Certificates
 from tests.stores.object_servers import free_ports
 
 USER, DATABASE = "tester", "tests"
@@ -28,13 +29,26 @@ def programs():
     return os.path.dirname(found[-1]) if found else os.path.dirname(shutil.which("postgres") or "") or None
 
 
+# Who may come to a server that is guarded, and how.
+GUARDED = """
+hostssl all certified 127.0.0.1/32 cert
+hostssl all encrypted 127.0.0.1/32 scram-sha-256
+host all secret 127.0.0.1/32 scram-sha-256
+host all,replication tester 127.0.0.1/32 trust
+"""
+
+
 class Server:
     """A server on loopback (or ``address``), with data of its own; it dies with us, whatever happens.
 
     It refuses to run as root, so then it runs as the user whom the package made for it.
+
+    Args:
+        guarded: It speaks TLS too, and has users of ``GUARDED``, each with ``password(user)``.
+        of: Whose standby it is.
     """
 
-    def __init__(self, address="127.0.0.1"):
+    def __init__(self, address="127.0.0.1", guarded=False, of=None):
         self.address = address
         # Not where pytest has its directories: those are for whoever runs the tests alone.
         self.place = Path(tempfile.mkdtemp(prefix="joinfs-postgres-"))
@@ -45,10 +59,37 @@ class Server:
         if self.who is not None:
             self.place.chmod(0o755)
             os.chown(self.data, self.who.pw_uid, self.who.pw_gid)
-        self._run(self._program("initdb", "-D", self.data, "-U", USER, "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"))
+        if of is None:
+            self._run(self._program("initdb", "-D", self.data, "-U", USER, "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"))
+        else:
+            self.data.chmod(0o700)
+            source = ["-h", "127.0.0.1", "-p", of.port, "-U", USER]
+            self._run(self._program("pg_basebackup", *source, "-D", self.data, "-R", "-c", "fast", "--no-sync"))
+        if guarded:
+            self._guard()
         self.log = open(self.place / "log", "ab")
         self.start()
-        self._run(self._program("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", USER, DATABASE))
+        if of is None:
+            self._run(self._program("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", USER, DATABASE))
+        if guarded:
+            with self.connect() as connection:
+                for user in ("certified", "encrypted", "secret"):
+                    connection.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{self.password(user)}'; GRANT CREATE ON DATABASE {DATABASE} TO {user}")
+
+    def _guard(self):
+        self.certificates = Certificates(self.place)
+        self.certificates.make("server", "127.0.0.1", "subjectAltName=IP:127.0.0.1")
+        for name in ("server.pem", "server.key", "authority.pem"):
+            shutil.copy(self.place / name, self.data)
+            if self.who is not None:
+                os.chown(self.data / name, self.who.pw_uid, self.who.pw_gid)
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write("ssl = on\nssl_cert_file = 'server.pem'\nssl_key_file = 'server.key'\nssl_ca_file = 'authority.pem'\n")
+        (self.data / "pg_hba.conf").write_text(GUARDED)
+
+    @staticmethod
+    def password(user):
+        return f"the s3cret of {user}"
 
     def _program(self, name, *arguments):
         as_user = [] if self.who is None else [f"--reuid={self.who.pw_uid}", f"--regid={self.who.pw_gid}", "--clear-groups"]
@@ -103,6 +144,41 @@ class Server:
     @staticmethod
     def new_schema():
         return f"place_{next(_numbers)}"
+
+
+class Pooler:
+    """PgBouncer before a server; it dies with us.
+
+    Args:
+        mode: ``session`` or ``transaction``.
+    """
+
+    def __init__(self, server, mode):
+        place = server.place / f"pooler-{next(_numbers)}"
+        place.mkdir()
+        (self.port,) = free_ports(1)
+        (place / "settings").write_text(
+            f"[databases]\n{DATABASE} = host=127.0.0.1 port={server.port} user={USER}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n"
+            "default_pool_size = 40\n"
+        )
+        who = server.who
+        as_user = [] if who is None else [f"--reuid={who.pw_uid}", f"--regid={who.pw_gid}", "--clear-groups"]
+        command = ["setpriv", *as_user, "--pdeathsig", "KILL", "pgbouncer", str(place / "settings")]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            if "process up" in line:  # it listens by now
+                break
+        else:
+            raise RuntimeError(f"PgBouncer does not start: {line}")
+        self._reading = threading.Thread(target=self.process.stderr.read)
+        self._reading.start()
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+        self._reading.join()
+        self.process.stderr.close()
 
 
 class Relay:

@@ -13,8 +13,9 @@ import time
 
 import pytest
 
-from joinfs.stores.redis_url import PASSWORDS
+from joinfs.stores.redis_url import AUTHORITY, CERTIFICATE, KEY, PASSWORDS
 from tests.conftest import lacking
+from tests.stores.certificates import Certificates
 
 SAFE = ("--appendonly", "yes", "--appendfsync", "always")
 _numbers = itertools.count(1)
@@ -32,6 +33,7 @@ class Server:
     Args:
         place: A directory for its data.
         options: Further ones, as on its command line.
+        tls: Speak TLS; ``"both"``: with who has a certificate.
 
     Attributes:
         port: Where it listens; with TLS, only that.
@@ -53,11 +55,10 @@ class Server:
         raise failure
 
     def certified(self):
-        certificate, key = self.place / "certificate.pem", self.place / "key.pem"
-        subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate, *subject]
-        subprocess.run(command, check=True, capture_output=True)
-        return ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no"]
+        self.certificates = Certificates(self.place)
+        certificate, key = self.certificates.make("server", "127.0.0.1", "subjectAltName=IP:127.0.0.1")
+        asks = ["--tls-auth-clients", "yes" if self.tls == "both" else "no", "--tls-ca-cert-file", str(self.certificates.authority)]
+        return ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), *asks]
 
     def start(self):
         ports = ["--port", "0", "--tls-port", str(self.port)] if self.tls else ["--port", str(self.port)]
@@ -76,7 +77,10 @@ class Server:
     def new_client(self):
         import redis
 
-        tls = {"ssl": True, "ssl_ca_certs": str(self.place / "certificate.pem")} if self.tls else {}
+        tls = {}
+        if self.tls:
+            own = {"ssl_certfile": str(self.place / "server.pem"), "ssl_keyfile": str(self.place / "server.key")}
+            tls = {"ssl": True, "ssl_ca_certs": str(self.certificates.authority), **own}
         return redis.Redis(host="127.0.0.1", port=self.port, password=self.password, socket_timeout=20, **tls)
 
     def wait(self):
@@ -200,7 +204,7 @@ def need_redis(need, monkeypatch):
     need("redis-server", "setpriv", "openssl")
     if importlib.util.find_spec("redis") is None:
         lacking("redis-py (pip install 'joinfs[redis]')")
-    for name in PASSWORDS:
+    for name in (*PASSWORDS, AUTHORITY, CERTIFICATE, KEY, "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
 
 

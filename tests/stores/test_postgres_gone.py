@@ -345,7 +345,7 @@ def test_names_of_schemas_are_names(postgres):
 
 
 def test_parts_of_a_url():
-    assert parse_url("//jo@[::1]:5/d%41", "s") == ("::1", "5", "jo", "dA", "s")
+    assert parse_url("//jo@[::1]:5/d%41", "s")[:5] == ("::1", "5", "jo", "dA", "s")
     assert parse_url("///db", "").parameters() == {"dbname": "db"}
     assert parse_url("//jo@[::1]:5/db", "s").name == "postgres://jo@[::1]:5/db?schema=s"
 

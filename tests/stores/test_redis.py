@@ -102,7 +102,7 @@ class TestEncrypted(StoreContract):
 
         if self.server is None:
             type(self).server = Server(tmp_path_factory.mktemp("redis"), tls=True, password="s3cret word")
-        monkeypatch.setenv("SSL_CERT_FILE", str(self.server.place / "certificate.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(self.server.certificates.authority))
         monkeypatch.setenv("REDISCLI_AUTH", "s3cret word")
 
     def make_store(self, place):
