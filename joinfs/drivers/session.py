@@ -327,7 +327,7 @@ class Session:
             before, quiet = asked, 0 if asked is not None else quiet + 1
             if quiet > _QUIET:
                 self._looked_after.clear()
-                if self._leads_in is None:
+                if self._leads_in is None and not self._ended:
                     self._looked_after.wait()
                 quiet = 0
             time.sleep(STUCK)

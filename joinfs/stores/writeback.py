@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from joinfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, NotConnected, OutOfSpace, Unsupported
+from joinfs.errors import DirectoryNotEmpty, InvalidKey, IsADirectory, NotADirectory, NotConnected, OutOfSpace, Unsupported
 from joinfs.stores.base import DEFAULT_DIRECTORY_MODE, Store
 from joinfs.stores.keys import ROOT, ancestors, directory_key, is_directory_key, split
 from joinfs.stores.metadata import check_free
@@ -160,7 +160,7 @@ class WriteBackStore(ReadingBack):
             entry = self._pending.find(key)
             if entry is not None:
                 return self._pending.change(entry, waiting)
-        if self._pending.is_below_new(key) or self._pending.find(directory_key(key)) is not None:
+        if self._pending.is_nowhere(key) or self._pending.find(directory_key(key)) is not None:
             raise KeyError(key)
         with self._writing():
             return otherwise()
@@ -202,8 +202,11 @@ class WriteBackStore(ReadingBack):
         if is_directory_key(key):
             self._delete_directory(key)
             return
-        if self._pending.find(key) is None:
+        entry = self._pending.find(key)
+        if entry is None:
             self.store.stat(key)
+        elif entry.is_gone:  # it may be just arriving
+            raise KeyError(key)
         try:
             self._pending.delete(key)
         except OutOfSpace:
@@ -219,6 +222,8 @@ class WriteBackStore(ReadingBack):
                 self._pending.drop(entry)
 
     def _delete_directory(self, key: str) -> None:
+        if key == ROOT:
+            raise InvalidKey("the root cannot be deleted")
         if not self._is_empty(key):
             raise DirectoryNotEmpty(f"{key!r} has entries")
         try:
@@ -288,6 +293,8 @@ class WriteBackStore(ReadingBack):
     def _exchange(self, first: str, second: str) -> None:
         for key in (first, second):
             self._check_above(key)
+            self.stat(key)
+        for key in (first, second):
             self._send_above(key)
         self._send(first, second)
         self._touched.clear()

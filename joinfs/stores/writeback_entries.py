@@ -1,4 +1,4 @@
-"""Files that wait to be sent, or to be deleted, and who waits for them."""
+"""Files and directories that wait to be sent, or to be deleted, and who waits for them."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from joinfs.stores.value import Stat
 
 
 class Entry:
-    """A file that waits to be sent, or to be deleted.
+    """A file or directory that waits to be sent, or to be deleted.
 
     Attributes:
         key: Its key.

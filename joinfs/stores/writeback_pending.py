@@ -123,6 +123,12 @@ class Pending:
         directory = self._entries.get(split(key)[0])
         return directory is not None and directory.is_new
 
+    def is_nowhere(self, key: str) -> bool:
+        """Whether nothing can stand at a key in the store: it waits to have the directory that the key is in made, or one above deleted."""
+        with self.changed:
+            above = [entry for directory in ancestors(key) if (entry := self._entries.get(directory)) is not None]
+        return self.is_below_new(key) or any(entry.is_gone for entry in above)
+
     def directly_in(self, directory: str) -> dict[str, Entry]:
         """Answer what waits directly in a directory, by name."""
         with self.changed:
@@ -338,9 +344,10 @@ class Pending:
         self.changed.notify_all()
 
     def _fail_drains(self, entry: Entry, error: str) -> None:
-        """A file was not taken, so what is to be deleted once it is gone cannot be either. Hold ``changed``."""
-        above = (self._entries.get(directory) for directory in ancestors(entry.key))
-        for one in (entry, *(directory for directory in above if directory is not None and directory.is_gone)):
+        """A file was not taken, so neither is what is to be deleted once it is gone, or to be put into it once it is there. Hold ``changed``."""
+        above = [directory for name in ancestors(entry.key) if (directory := self._entries.get(name)) is not None and directory.is_gone]
+        inside = self.below(entry.key) if self._drains and is_directory_key(entry.key) and not entry.is_gone else []
+        for one in {entry, *above, *inside}:
             for drain in self._drains:
                 drain.failed(one, entry.attempt, error)
         if any(entry in drain.left for drain in self._drains):
@@ -380,14 +387,15 @@ class Pending:
         return taken
 
     def _is_behind(self, entry: Entry) -> bool:
-        """Whether something else has to be sent first; then it is due once that was. Hold ``changed``."""
+        """Whether something else has to be sent first; if so, see to it that this is due when that was. Hold ``changed``."""
         directory = self._entries.get(split(entry.key)[0])
-        if directory is not None and (directory.is_new or directory.key in self._busy):
+        if directory is not None and not directory.is_gone and not entry.is_gone:
             self._behind.setdefault(directory.key, []).append(entry)
-            if directory.key not in self._busy:
+            is_wanted = not directory.failures or any(entry in drain.left for drain in self._drains)
+            if is_wanted and directory.key not in self._busy:
                 self.schedule(directory, 0.0)
             return True
-        return entry.is_gone and entry.key in self._in_directories  # whose last one schedules it
+        return entry.is_gone and entry.key in self._in_directories  # `_leave` of the last one that is in there has it due again
 
     def _go_on_behind(self, key: str) -> None:
         for entry in self._behind.pop(key, ()):
@@ -412,7 +420,6 @@ class Pending:
         with self.changed:
             self._busy.discard(key)
             self._reschedule(self._entries.get(key))
-            self._go_on_behind(key)
             self.changed.notify_all()
 
     def free(self, taken: Iterable[Taken]) -> None:

@@ -17,6 +17,7 @@ import pytest
 import joinfs
 from joinfs.errors import (
     DirectoryNotEmpty,
+    InvalidKey,
     IsADirectory,
     KeyExists,
     NotADirectory,
@@ -683,6 +684,88 @@ def test_who_waits_is_told_when_it_cannot_be_noted_that_something_was_sent(unhur
     shutil.rmtree(tmp_path / "waiting")
     with pytest.raises(StoreUnavailable):
         store.drain()
+
+
+def test_the_root_is_not_deleted(unhurried, store):
+    with pytest.raises(InvalidKey):
+        store.delete("")
+    put(store, "a")
+    store.drain()
+    assert contents(store) == {"a": b"content"}
+
+
+def test_what_is_made_where_a_directory_is_to_be_deleted_makes_it_anew(unhurried, store):
+    store.make("d/", new_stat(DIRECTORY | 0o700))
+    store.drain()
+    store.delete("d/")
+    store.set_metadata("d/a", {"m": "1"})
+    assert contents(store) == {"d/": None, "d/a": b""}
+    assert store.stat("d/").mode == DIRECTORY | 0o755
+    store.drain()
+    assert (contents(store), store.stat("d/").mode) == ({"d/": None, "d/a": b""}, DIRECTORY | 0o755)
+
+
+def test_nothing_is_in_a_directory_before_it_has_its_attributes(hurried, monkeypatch, there, tmp_path):
+    """Neither when it was refused at first, nor when all of it is sent after a crash."""
+    monkeypatch.setattr(writeback_pending, "FIRST_RETRY", 0.2)
+    order = []
+
+    class Refusing(DirectoryStore):
+        refuses = 1
+
+        def _put(self, key, *arguments):
+            self.refuses -= 1
+            if self.refuses >= 0:
+                raise StoreUnavailable("gone")
+            order.append(key)
+            return super()._put(key, *arguments)
+
+    below = Refusing(there)
+    for directory in ("d/", "e/"):
+        with WriteBackStore(below, tmp_path / "waiting") as store:
+            store.make(directory, new_stat(DIRECTORY | 0o700))
+            for number in range(20):
+                put(store, f"{directory}{number}")
+            if directory == "e/":
+                below.refuses = 1000
+            until(lambda: below.refuses <= 0 or directory == "e/")
+    below.refuses = 0
+    with WriteBackStore(below, tmp_path / "waiting") as store:
+        store.drain()
+    for directory in ("d/", "e/"):
+        assert next(key for key in order if key.startswith(directory)) == directory
+        assert (there / directory).stat().st_mode == DIRECTORY | 0o700
+        assert len([*(there / directory).iterdir()]) == 20
+
+
+def test_what_is_in_a_directory_that_is_not_taken_is_told(unhurried, store):
+    store.make("d/", new_stat(DIRECTORY | 0o700))
+    put(store, "d/a")
+    put(store, "b")
+    store.store.schedule = lambda method: Fault(StoreUnavailable("gone")) if method == "put" else None
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="3 files are not sent"):
+            store.drain()
+    store.store.schedule = never
+    store.drain()
+    assert store.info()["waiting"] == 0
+
+
+def test_what_is_just_being_deleted_is_not_deleted_once_more(hurried, store, monkeypatch):
+    put(store, "a")
+    store.drain()
+    find = store._pending.find
+
+    def late(key):
+        entry = find(key)
+        if entry is not None and entry.is_gone:
+            until(lambda: find(key) is None)
+        return entry
+
+    store.delete("a")
+    monkeypatch.setattr(store._pending, "find", late)
+    with pytest.raises(KeyError):
+        store.delete("a")
 
 
 def test_a_directory_that_others_made_stays_when_all_in_it_is_deleted(unhurried, moto, tmp_path):
