@@ -15,6 +15,10 @@ T = TypeVar("T")
 
 # Seconds for which a server that is gone is not asked about what is known anyway.
 REST = 5.0
+# A server that says nothing for so many seconds is not waited for again: it is asked by a thread that does nothing else until it answers.
+SILENT = 2.0
+# What no store has, so that it has to ask its server.
+_NOTHING = ".joinfs-is-it-there"
 
 
 class Origin:
@@ -33,10 +37,13 @@ class Origin:
         self._lock = threading.Lock()
         self._gone: StoreUnavailable | None = None
         self._gone_at = 0.0
+        self._ended = threading.Event()
+        self._is_silent = False
 
     def connect(self, credentials: Any, may_be_gone: bool) -> None:
         """Connect the store; errors as for ``Store.connect``, but if it may be gone its being so is no error now."""
         self._credentials = credentials
+        self._ended.clear()
         try:
             self._store.connect(credentials)
             self._is_connected = True
@@ -49,6 +56,7 @@ class Origin:
 
     def disconnect(self) -> None:
         """Disconnect the store."""
+        self._ended.set()
         self._is_connected = False
         self._store.disconnect()
 
@@ -71,7 +79,10 @@ class Origin:
             self._is_connected = True
 
     def ask(self, method: Callable[..., T], *arguments: Any) -> T:
-        """Answer what a method of the store does; its errors are as they are."""
+        """Answer what a method of the store does; its errors are as they are. Of a server that is silent they are known."""
+        if self._is_silent and (gone := self._gone) is not None:
+            raise StoreUnavailable(str(gone)) from gone
+        began = time.monotonic()
         try:
             self.reconnect()
             answer = method(*arguments)
@@ -79,6 +90,8 @@ class Origin:
             raise
         except StoreUnavailable as error:
             self._note_gone(error)
+            if time.monotonic() - began > SILENT:
+                self._note_silent()
             raise
         except KeyError:
             self._note_back()
@@ -100,8 +113,8 @@ class Origin:
             return fact.what
 
     def is_resting(self) -> bool:
-        """Whether it was gone a moment ago."""
-        return self._gone is not None and time.monotonic() < self._gone_at + REST
+        """Whether it was gone a moment ago, or is silent."""
+        return self._gone is not None and (self._is_silent or time.monotonic() < self._gone_at + REST)
 
     def _note_gone(self, error: StoreUnavailable) -> None:
         with self._lock:
@@ -109,7 +122,28 @@ class Origin:
         if is_news:
             log.warning("%s cannot be asked, so what was kept of it is answered: %s", self._store.name, error)
 
+    def _note_silent(self) -> None:
+        with self._lock:
+            if self._is_silent or self._ended.is_set():
+                return
+            self._is_silent = True
+        threading.Thread(target=self._ask_until_it_answers, name="joinfs asks again", daemon=True).start()
+
+    def _ask_until_it_answers(self) -> None:
+        while not self._ended.wait(REST):
+            try:
+                self.reconnect()
+                self._store.lookup(_NOTHING)
+            except (KeyError, AccessDenied):
+                break
+            except Exception as error:  # whatever it is, it was not answered
+                log.debug("%s: %s", self._store.name, error)
+            else:
+                break
+        self._is_silent = False
+        self._note_back()
+
     def _note_back(self) -> None:
         if self._gone is not None:
-            self._gone = None
+            self._gone, self._is_silent = None, False
             log.info("%s answers again", self._store.name)

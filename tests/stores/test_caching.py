@@ -19,7 +19,7 @@ import joinfs
 from joinfs.errors import StoreUnavailable, UsageError
 from joinfs.joined.store import JoinedStore
 from joinfs.mountpoint import check_apart
-from joinfs.stores import caching_disk, object_known, value, without_cache
+from joinfs.stores import caching_disk, caching_origin, object_known, value, without_cache
 from joinfs.stores.caching import CachingStore
 from joinfs.stores.directory import DirectoryStore
 from joinfs.stores.http import HTTPStore
@@ -607,6 +607,40 @@ def test_who_is_gone_is_not_asked_about_what_is_known(tmp_path):
         gone.asked.clear()
         assert [store.to_bytes("a"), store.stat("a").size] == [b"a", 1]
         assert gone.asked == []
+
+
+def test_a_server_that_is_silent_is_waited_for_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(caching_origin, "SILENT", 0.05)
+    monkeypatch.setattr(caching_origin, "REST", 0.02)
+    (tmp_path / "medium").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "medium" / name).write_bytes(name.encode())
+    asked, is_silent, let_go = [], threading.Event(), threading.Event()
+
+    def schedule(method):
+        if not is_silent.is_set():
+            return None
+        asked.append(threading.current_thread().name)
+        let_go.wait(20 if threading.current_thread().name == "joinfs asks again" else 0.1)
+        return Fault(StoreUnavailable("it says nothing")) if is_silent.is_set() else None
+
+    with CachingStore(FaultyStore(DirectoryStore(tmp_path / "medium"), schedule), tmp_path / "cache", ttl=0) as store:
+        assert (store.to_bytes("a"), store.stat("a").size) == (b"a", 1)
+        is_silent.set()
+        assert store.stat("a").size == 1
+        del asked[:]
+        for _ in range(3):
+            assert [store.to_bytes("a"), store.stat("a").size] == [b"a", 1]
+            with pytest.raises(StoreUnavailable, match="it says nothing"):
+                store.to_bytes("b")
+        assert set(asked) <= {"joinfs asks again"}
+        is_silent.clear()
+        let_go.set()
+        end = time.monotonic() + 20
+        while store._origin.is_resting():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert store.to_bytes("b") == b"b"
 
 
 def test_a_server_that_is_gone_is_connected_when_it_is_back(tmp_path):
