@@ -11,12 +11,12 @@ from joinfs.version import VERSION
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "mounting": {
         "mount": ("mounts", "mount stores, joined"),
-        "umount": ("mounts", "unmount, and wait until all is committed"),
+        "umount": ("mounts", "unmount, and wait until all is committed and sent"),
         "run": ("runs", "run a command in a copy-on-write view, and keep what it changed or not"),
         "status": ("serving", "what mounts are doing"),
         "layers": ("serving", "what it is joined of; add stores to a mount, or take some out"),
         "snapshot": ("serving", "let the first store be as it is, and go on with a new one"),
-        "flush": ("serving", "put what is staged into the first store"),
+        "flush": ("serving", "put what is staged into the first store, and send what waits there to be sent"),
     },
     "what is changed": {
         "diff": ("changes", "show what the first store changes"),

@@ -42,10 +42,14 @@ class Writing(Steps):
         return self._key_in_annex(key) is not None
 
     def _key_in_annex(self, key: str) -> str | None:
-        """The annex's key for one of ours; None if it is not there that it belongs."""
+        """The annex's key for one of ours; None if it is not there that it belongs, or a store has something where the annex would be."""
         if self.annex is None or not key.startswith(ANNEX) or key[len(ANNEX) : len(ANNEX) + 1] not in {"", "/"}:
             return None
-        return key[len(ANNEX) + 1 :]
+        try:
+            self._merge.find(ANNEX)
+        except KeyError:
+            return key[len(ANNEX) + 1 :]
+        return None
 
     def _check_not_reserved(self, key: str) -> None:
         """Raise what is to be said of a key at which nothing can be put: one for marks, or in the annex."""

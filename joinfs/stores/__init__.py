@@ -211,6 +211,8 @@ def _open_url(scheme: str, rest: str, read_only: bool) -> Store:
             cache[name] = unquote(value)
         elif name in OPTIONS.get(scheme, ()) and value:
             options[name] = unquote(value)
+        elif equals and not value and name in {"prefix", *LOCAL, *OPTIONS.get(scheme, ())}:
+            raise UsageError(f"'?{name}=' needs a value after the '='")
         else:
             more = "".join(f", '?{other}='" for other in (*LOCAL, *OPTIONS.get(scheme, ())))
             raise UsageError(

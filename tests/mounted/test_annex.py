@@ -104,6 +104,11 @@ def test_it_is_not_for_everybody(user, mnt):
 
 def test_what_a_store_has_of_that_name_is_seen(user, mount, upper, lower):
     (lower / ".joinfs").mkdir()
+    (lower / ".joinfs").chmod(0o777)
     (lower / ".joinfs" / "mine").write_text("mine\n")
     with mount(upper, lower) as mnt:
         assert as_user(user, "cat .joinfs/mine; ls -A", mnt).split() == ["mine", ".joinfs", "a", "b", "d"]
+        assert as_user(user, "ls .joinfs; echo new > .joinfs/other; ls .joinfs; find .joinfs | sort", mnt).split() == [
+            "mine", "mine", "other", ".joinfs", ".joinfs/mine", ".joinfs/other",
+        ]  # fmt: skip
+        assert user.joinfs("check", mnt).returncode == 0

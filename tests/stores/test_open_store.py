@@ -66,6 +66,7 @@ def test_a_path_may_have_any_letters(place):
         ("{p}/none", "no store at"), ("{p}/none.db", "'sqlite:{p}/none.db' makes a new one"), ("{p}/file", "neither"),
         ("file://{p}/none", "no store at {p}/none"), ("file://elsewhere/x", "is on the machine 'elsewhere'"),
         ("sqlte:x", "did you mean 'sqlite:'"), ("nothing:x", "there are archive:, az:, dir:, file:"), ("memory:x", "stands alone"), ("dir:{p}/dir?x", "'?ro'"),
+        ("dir:{p}/dir?cache=", "'?cache=' needs a value"), ("dir:{p}/dir?ro&prefix=", "'?prefix=' needs a value"),
     ],
 )  # fmt: skip
 def test_what_is_no_store_is_told(place, spec, words):
