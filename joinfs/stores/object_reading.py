@@ -33,6 +33,8 @@ T = TypeVar("T")
 # Requests at a time, and how many entries of a listing are asked for ahead of who reads it.
 THREADS = 100
 AHEAD = 256
+# So many objects are asked for ahead of who walks: others' requests are behind them.
+AHEAD_OF_WALKS = 1000
 # What is read at a time of much.
 PIECE = 4 * MEBIBYTE
 _MOST_SECONDS = 1e9
@@ -340,7 +342,7 @@ class ReadingObjects(Store):
     def _look_ahead(self, listed: Sequence[Listed]) -> None:
         """Who walks there will want to know what objects there are: ask for them, if he has to ask for most."""
         moment = self._known.moment()
-        for entry in listed if self._asks_for_most else ():
+        for entry in listed[:AHEAD_OF_WALKS] if self._asks_for_most else ():
             if entry.found is None:
                 self._meanwhile(self._known.find_listed, entry, moment)
 

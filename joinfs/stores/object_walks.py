@@ -79,9 +79,9 @@ class Walks:
             base: What all names of the store begin with.
             ahead: Called with all that is below a directory that somebody walks through, when it is known.
         """
-        is_walk = self._note(prefix)
-        tree = self._find(prefix)
-        for directory in (_above(prefix), prefix) if is_walk and tree is None else ():
+        is_step = self._note(prefix)
+        tree = self._covering(prefix)
+        for directory in (_above(prefix), prefix) if is_step and tree is None else ():
             if tree is None and directory.startswith(base) and not self._is_large(directory):
                 tree = self._grow(directory, ahead)
         with self._lock:
@@ -89,20 +89,21 @@ class Walks:
         return (tree.asked, tree.level(prefix)) if tree is not None and is_so else None
 
     def _note(self, prefix: str) -> bool:
-        """A directory is listed now; answer whether that is part of a walk."""
+        """A directory is listed now; answer whether that is a further step of a walk."""
         now = time.monotonic()
         with self._lock:
             above, itself = (now < self._recent.get(directory, 0.0) + self._freshness() for directory in (_above(prefix), prefix))
             if not itself:
                 self._steps = self._steps + 1 if above else 0
             _put(self._recent, prefix, now, MOST_RECENT)
-            return self._steps >= STEPS
+            return not itself and self._steps >= STEPS
 
-    def _find(self, prefix: str) -> _Tree | None:
+    def _covering(self, prefix: str) -> _Tree | None:
+        """What was listed ahead with a directory in it, whatever has changed since: who changes what he walks through has it not listed anew each time."""
         oldest = time.monotonic() - self._freshness()
         with self._lock:
             self._trees = [tree for tree in self._trees if tree.asked > oldest]
-            return next((tree for tree in self._trees if tree.entries and prefix.startswith(tree.prefix) and prefix not in tree.changed), None)
+            return next((tree for tree in self._trees if tree.entries and prefix.startswith(tree.prefix)), None)
 
     def _is_large(self, prefix: str) -> bool:
         return time.monotonic() < self._large.get(prefix, 0.0) + self._freshness()

@@ -964,6 +964,17 @@ def test_a_walk_sees_what_was_written_meanwhile(moto):
         assert walked(store) == expected
 
 
+def test_who_deletes_what_he_walks_through_has_not_all_listed_each_time(moto):
+    with ObjectStore(f"//{filled_tree(moto, 10)}", endpoint=moto.endpoint) as store, asked(store) as requests:
+        assert walked(store) == expected_tree(10)
+        for number in range(10):
+            del requests[:]
+            for key in (f"t/d{number}/s/f0", f"t/d{number}/s/", f"t/d{number}/f", f"t/d{number}/"):
+                store.delete(key)
+            assert requests.count("HeadObject") + requests.count("ListObjectsV2") < 30
+        assert walked(store) == {"t/": 0}
+
+
 def test_what_is_too_much_to_be_listed_at_once_is_listed_by_directory(moto, monkeypatch):
     monkeypatch.setattr(object_walks, "MOST_PAGES", 1)
     pages = object_s3.S3Bucket.pages
