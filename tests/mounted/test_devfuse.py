@@ -495,6 +495,15 @@ def test_a_file_that_is_open_can_be_written_by_another(mount, upper, lower, size
         assert (mnt / "there").read_bytes() == b"OVER" + b"." * (size - 4) + b"end"
 
 
+def test_what_holes_take_is_told_by_size(mount, upper, lower):
+    with mount(upper, lower, options=("-o", "nopassthrough")) as mnt, (mnt / "holes").open("wb") as file:
+        file.truncate(4 * MIB)
+        native = os.fstat(file.fileno())
+        assert (native.st_size, native.st_blocks) == (4 * MIB, 4 * MIB // 512)
+        assert os.lseek(file.fileno(), MIB, os.SEEK_DATA) == MIB
+        assert os.lseek(file.fileno(), MIB, os.SEEK_HOLE) == 4 * MIB
+
+
 @pytest.mark.parametrize("linked", ["below", "in the mount"])
 @pytest.mark.parametrize("options", [(), ("-o", "nopassthrough")], ids=["", "nopassthrough"])
 def test_a_large_lower_file_with_two_names_can_be_written_while_somebody_reads_it(mount, upper, lower, linked, options):
