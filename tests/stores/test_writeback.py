@@ -491,6 +491,17 @@ def test_directories_wait_and_arrive_with_their_attributes(unhurried, moto, tmp_
         assert bucket.get_metadata("d/e/") == {"of": "d/e/"}
 
 
+def test_what_is_in_a_new_directory_is_one_request_each(unhurried, moto, tmp_path):
+    with WriteBackStore(ObjectStore(f"//{moto.new_bucket()}", endpoint=moto.endpoint), tmp_path / "waiting") as store:
+        store.make("d/", new_stat(DIRECTORY | 0o755))
+        for number in range(20):
+            put(store, f"d/{number}")
+        with asked(store.store) as requests:
+            store.drain()
+        assert requests.count("PutObject") == 21
+        assert len(requests) <= 21 + 6
+
+
 def test_a_directory_arrives_before_what_is_in_it_and_goes_after_that(unhurried, tmp_path):
     calls = []
 
