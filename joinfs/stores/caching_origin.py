@@ -44,6 +44,7 @@ class Origin:
         """Connect the store; errors as for ``Store.connect``, but if it may be gone its being so is no error now."""
         self._credentials = credentials
         self._ended.clear()
+        self._is_silent = False
         try:
             self._store.connect(credentials)
             self._is_connected = True
@@ -131,17 +132,20 @@ class Origin:
 
     def _ask_until_it_answers(self) -> None:
         while not self._ended.wait(REST):
-            try:
-                self.reconnect()
-                self._store.lookup(_NOTHING)
-            except (KeyError, AccessDenied):
-                break
-            except Exception as error:  # whatever it is, it was not answered
-                log.debug("%s: %s", self._store.name, error)
-            else:
-                break
-        self._is_silent = False
-        self._note_back()
+            if self._answers():
+                self._note_back()
+                return
+
+    def _answers(self) -> bool:
+        try:
+            self.reconnect()
+            self._store.lookup(_NOTHING)
+        except (KeyError, AccessDenied):
+            return True
+        except Exception as error:  # whatever it is, it was not answered
+            log.debug("%s: %s", self._store.name, error)
+            return False
+        return True
 
     def _note_back(self) -> None:
         if self._gone is not None:

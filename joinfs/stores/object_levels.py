@@ -41,7 +41,8 @@ class Levels:
 
     def __init__(self, bucket: Bucket, freshness: Callable[[], float]) -> None:
         self._bucket, self._freshness = bucket, freshness
-        self._lock = threading.Lock()
+        # A listing that nobody reads on may be collected, and ended, while its thread has the lock.
+        self._lock = threading.RLock()
         self._levels: OrderedDict[str, _Level] = OrderedDict()
         # Directories that are being listed: what is written meanwhile is added to them, too.
         self._growing: list[tuple[str, set[str]]] = []
@@ -49,7 +50,7 @@ class Levels:
 
     def lacks(self, name: str) -> bool:
         """Whether it is known that there is no object of a name, or, if it ends in ``/``, none whose name begins so."""
-        prefix, component = _split(name)
+        prefix, component = parted(name)
         with self._lock:
             level = self._levels.get(prefix)
             return level is not None and level.names is not None and self._is_fresh(level) and component not in level.names
@@ -57,12 +58,12 @@ class Levels:
     def asked(self, name: str) -> float:
         """When the directory that a name is in was listed last, in monotonic seconds; 0 if it was not."""
         with self._lock:
-            level = self._levels.get(_split(name)[0])
+            level = self._levels.get(parted(name)[0])
             return 0.0 if level is None or level.names is None else level.asked
 
     def look(self, name: str) -> list[Listed]:
         """Something is about to be asked for: list the directory that it is in, if that was asked about before; answer what is told then."""
-        prefix = _split(name)[0]
+        prefix = parted(name)[0]
         with self._lock:
             level, added = self._levels.get(prefix), self._added
             if level is None:
@@ -139,7 +140,7 @@ class Levels:
             self._levels.popitem(last=False)
 
 
-def _split(name: str) -> tuple[str, str]:
-    """The directory that a name is in, and the rest of it, as a listing tells it."""
+def parted(name: str) -> tuple[str, str]:
+    """Answer the directory that a name is in, and the rest of it, as a listing tells it; the root is in itself."""
     place = name.rfind("/", 0, -1) + 1
     return name[:place], name[place:]

@@ -643,6 +643,21 @@ def test_a_server_that_is_silent_is_waited_for_once(tmp_path, monkeypatch):
         assert store.to_bytes("b") == b"b"
 
 
+def test_a_silent_server_is_not_said_to_answer_because_nobody_asks_it_any_more(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(caching_origin, "SILENT", 0.05)
+    caplog.set_level("INFO")
+    (tmp_path / "medium").mkdir()
+    fault = Fault(StoreUnavailable("it says nothing"), delay=0.1)
+    store = CachingStore(FaultyStore(DirectoryStore(tmp_path / "medium"), lambda method: fault if method == "lookup" else None), tmp_path / "cache", ttl=0)
+    with store, pytest.raises(StoreUnavailable):
+        store.lookup("a")
+    (asking,) = [thread for thread in threading.enumerate() if thread.name == "joinfs asks again"] or [None]
+    if asking is not None:
+        asking.join(20)
+    assert "it says nothing" in caplog.text
+    assert "answers again" not in caplog.text
+
+
 def test_a_server_that_is_gone_is_connected_when_it_is_back(tmp_path):
     server = Scripted()
     served = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -943,6 +943,16 @@ def test_who_walks_has_many_directories_listed_with_one_request(moto):
     assert requests.count("HeadObject") <= 4 * 41
 
 
+def test_a_listing_may_be_let_go_of_at_any_moment():
+    """Whoever collects garbage may be writing just then."""
+    levels = object_levels.Levels(None, lambda: 10.0)
+    listing = levels.noting("d/", 1.0, iter([Listed("d/a"), Listed("d/b")]))
+    assert next(listing).name == "d/a"
+    with levels._lock:
+        listing.close()
+    assert levels._growing == []
+
+
 def test_who_lists_one_directory_has_no_others_listed(moto):
     with ObjectStore(f"//{filled_tree(moto, 20)}", endpoint=moto.endpoint) as store, asked(store) as requests:
         for _ in range(5):
