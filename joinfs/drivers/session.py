@@ -81,7 +81,6 @@ class Session:
     def __init__(self, device: int, may_wait: bool, is_thread_safe: bool, tally: Tally, trace: Trace | None = None) -> None:
         self._device = device
         self._inbox = Inbox(device)
-        self._may_wait = may_wait
         self._is_thread_safe = is_thread_safe
         self._tally = tally
         self._trace = trace
@@ -95,6 +94,7 @@ class Session:
         self._in_hand: dict[int, _Asked] = {}
         # How many requests of a verb are still not the leader's; and whether the deputy looks.
         self._stuck_in: dict[str, int] = {}
+        self._has_deputy = may_wait and is_thread_safe
         self._looked_after = threading.Event()
         self._ended = False
         self._notifying = threading.Lock()
@@ -143,8 +143,8 @@ class Session:
     def serve(self, verbs: KernelVerbs) -> None:
         """Answer requests until the mount is gone, and all that were read have been answered."""
         self._verbs = verbs
-        deputy = threading.Thread(target=self._look_after, name="joinfs deputy", daemon=True)
-        if self._may_wait and self._is_thread_safe:
+        if self._has_deputy:
+            deputy = threading.Thread(target=self._look_after, name="joinfs deputy", daemon=True)
             deputy.start()
             self._threads.append(deputy)
         self._work()
@@ -241,7 +241,7 @@ class Session:
             self._leads_in = asked
             if self._waits(asked.request.verb, asked.arguments):
                 self._relieve(asked)
-            elif self._may_wait and not self._looked_after.is_set():
+            elif self._has_deputy and not self._looked_after.is_set():
                 self._looked_after.set()
             if asked.request.verb == "interrupt":
                 self._interrupt(*asked.arguments)
@@ -255,11 +255,14 @@ class Session:
 
     def _leads_still(self, asked: "_Asked", me: int) -> bool:
         """Whether the calling thread leads, after it has answered a request."""
+        if not self._has_deputy:  # nobody else relieves it
+            return self._leader == me
         with self._lock:
             if self._leader == me:
                 self._leads_in = None
                 return True
-        self._in_hand.pop(asked.unique, None)  # it may have been relieved when it had just answered
+        # It may have been relieved when it had just answered; who was told meanwhile that it is interrupted has sent what the kernel does not take.
+        self._in_hand.pop(asked.unique, None)
         return False
 
     def _asked(self, message: memoryview) -> "_Asked | None":

@@ -85,12 +85,13 @@ class ObjectStore(ReadingObjects):
         there = self._place(key)
         sent = self._sent.stat
         birth = sent.birth if sent is not None else now() if there.found is None else self._attributes(key, there).stat.birth
+        attributes = Attributes(stat._replace(birth=birth), copied(metadata), xattrs)
         name = self._name(key)
-        is_new = is_directory_key(key) and there.found is None and not self._known.has_below(name)
+        if not is_directory_key(key) or there.found is not None or self._known.has_below(name):
+            return self._put_at(key, there, attributes, data)
         since = self._known.asked(name)
-        put = self._put_at(key, there, Attributes(stat._replace(birth=birth), copied(metadata), xattrs), data)
-        if is_new:
-            self._known.made(name, since)
+        put = self._put_at(key, there, attributes)
+        self._known.made(name, since)
         return put
 
     def _around_write(self, *keys: str) -> contextlib.AbstractContextManager[object]:

@@ -242,8 +242,9 @@ class S3Bucket(Bucket):
 
     def delete(self, names: Sequence[str]) -> None:
         alone = {name for name in names if len(names) == 1 or _NOT_IN_XML.search(name)}
-        for name in (name for name in names if name in alone):
-            self._delete(name)
+        for name in names:
+            if name in alone:
+                self._delete(name)
         together = [name for name in names if name not in alone]
         for start in range(0, len(together), MOST_DELETED):
             batch = [{"Key": name} for name in together[start : start + MOST_DELETED]]

@@ -9,8 +9,10 @@ import time
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 
 from joinfs.stores.object_bucket import Bucket, Listed
+from joinfs.stores.object_levels import parted
 
 # Who has listed so many directories in a row, each in one that was listed before, walks.
 STEPS = 2
@@ -21,6 +23,7 @@ MOST_LARGE = 1000
 # Of so many directories it is known when they were listed.
 MOST_RECENT = 1000
 _AFTER_SLASH = "0"
+_name = attrgetter("name")
 
 
 class _Tree:
@@ -52,7 +55,7 @@ class _Tree:
                 place = self._place(below[:-1] + _AFTER_SLASH, place)
 
     def _place(self, name: str, start: int = 0) -> int:
-        return bisect_left(self.entries, name, start, key=lambda entry: entry.name)
+        return bisect_left(self.entries, name, start, key=_name)
 
 
 class Walks:
@@ -79,20 +82,20 @@ class Walks:
             base: What all names of the store begin with.
             ahead: Called with all that is below a directory that somebody walks through, when it is known.
         """
-        is_step = self._note(prefix)
-        tree = self._covering(prefix)
-        for directory in (_above(prefix), prefix) if is_step and tree is None else ():
-            if tree is None and directory.startswith(base) and not self._is_large(directory):
-                tree = self._grow(directory, ahead)
+        is_step, tree = self._note(prefix), self._covering(prefix)
+        if is_step and tree is None:
+            tree = self._grown(parted(prefix)[0], base, ahead) or self._grown(prefix, base, ahead)
+        if tree is None:
+            return None
         with self._lock:
-            is_so = tree is not None and tree in self._trees and prefix not in tree.changed
-        return (tree.asked, tree.level(prefix)) if tree is not None and is_so else None
+            is_so = tree in self._trees and prefix not in tree.changed
+        return (tree.asked, tree.level(prefix)) if is_so else None
 
     def _note(self, prefix: str) -> bool:
         """A directory is listed now; answer whether that is a further step of a walk."""
         now = time.monotonic()
         with self._lock:
-            above, itself = (now < self._recent.get(directory, 0.0) + self._freshness() for directory in (_above(prefix), prefix))
+            above, itself = (now < self._recent.get(directory, 0.0) + self._freshness() for directory in (parted(prefix)[0], prefix))
             if not itself:
                 self._steps = self._steps + 1 if above else 0
             _put(self._recent, prefix, now, MOST_RECENT)
@@ -108,8 +111,10 @@ class Walks:
     def _is_large(self, prefix: str) -> bool:
         return time.monotonic() < self._large.get(prefix, 0.0) + self._freshness()
 
-    def _grow(self, prefix: str, ahead: Callable[[Sequence[Listed]], object]) -> _Tree | None:
-        """Ask for all that is below a directory; None if that is too much."""
+    def _grown(self, prefix: str, base: str, ahead: Callable[[Sequence[Listed]], object]) -> _Tree | None:
+        """Ask for all that is below a directory; None if that is too much, or not the store's."""
+        if not prefix.startswith(base) or self._is_large(prefix):
+            return None
         tree = _Tree(prefix)
         with self._lock:
             self._trees = [*self._trees[1 - MOST_TREES :], tree]  # what is written meanwhile is noted in it
@@ -120,7 +125,7 @@ class Walks:
                 with self._lock:
                     _put(self._large, prefix, time.monotonic(), MOST_LARGE)
                 return None
-        tree.entries = sorted(entries)
+        tree.entries = sorted(entries, key=_name)
         ahead(tree.entries)
         return tree
 
@@ -139,11 +144,6 @@ class Walks:
             self._trees = []
             self._recent.clear()
             self._large.clear()
-
-
-def _above(prefix: str) -> str:
-    """The directory that one is in; the root's own is the root."""
-    return prefix[: prefix.rfind("/", 0, -1) + 1]
 
 
 def _put(times: "OrderedDict[str, float]", prefix: str, moment: float, most: int) -> None:

@@ -145,9 +145,7 @@ class WriteBackStore(ReadingBack):
         self._check_no_other(key)
         self._touched.pop(key, None)
         self._touch(key)
-        moment, is_new = now(), self._pending.find(key) is None
-        made = stat._replace(atime=moment, mtime=moment, ctime=moment, birth=moment, implied=False)
-        return self._pending.put(key, made, None, {}, {}, is_new)
+        return self._pending.put(key, new_stat(stat.mode, stat.uid, stat.gid), None, {}, {}, is_new=self._pending.find(key) is None)
 
     def _make_local(self, key: str, stat: Stat) -> tuple[Stat, int]:
         raise Unsupported(f"{self.name} does not keep {key!r} in a local file")
@@ -280,8 +278,7 @@ class WriteBackStore(ReadingBack):
 
     def _send_above(self, key: str) -> None:
         """Send the directories that a key is in, if they wait."""
-        waiting = [entry for directory in ancestors(key) if (entry := self._pending.find(directory)) is not None]
-        if waiting:
+        if waiting := self._pending.above(key):
             self._sender_now().drain(waiting)
 
     def _sender_now(self) -> Sender:

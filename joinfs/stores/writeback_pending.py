@@ -65,6 +65,7 @@ class Pending:
         self._attempts = 0
         self._last_written = 0.0
         self._entries: dict[str, Entry] = {}
+        # By name, as a file and a directory of one name never both wait: before one takes the other's place, that is sent.
         self._in_directories: dict[str, dict[str, Entry]] = {}
         self._busy: set[str] = set()
         # What is to be sent when a directory was, by its key.
@@ -125,9 +126,11 @@ class Pending:
 
     def is_nowhere(self, key: str) -> bool:
         """Whether nothing can stand at a key in the store: it waits to have the directory that the key is in made, or one above deleted."""
-        with self.changed:
-            above = [entry for directory in ancestors(key) if (entry := self._entries.get(directory)) is not None]
-        return self.is_below_new(key) or any(entry.is_gone for entry in above)
+        return self.is_below_new(key) or any(entry.is_gone for entry in self.above(key))
+
+    def above(self, key: str) -> list[Entry]:
+        """Answer which of the directories that a key is in wait, the outermost first."""
+        return [entry for directory in ancestors(key) if (entry := self.find(directory)) is not None]
 
     def directly_in(self, directory: str) -> dict[str, Entry]:
         """Answer what waits directly in a directory, by name."""
@@ -210,7 +213,7 @@ class Pending:
                 self._take_place(self._noted_gone(key))
 
     def _noted_gone(self, key: str) -> Entry:
-        """An entry of a file that is to be deleted, on disk and not in the index yet."""
+        """An entry of what is to be deleted, on disk and not in the index yet. On disk it is a file, also of a directory."""
         gone = Entry(key, str(next(self._numbers)), is_new=False, is_gone=True)
         self._disk.put(gone.number, _NOTHING, None, {KEY: key, GONE: True})
         return gone
@@ -345,7 +348,7 @@ class Pending:
 
     def _fail_drains(self, entry: Entry, error: str) -> None:
         """A file was not taken, so neither is what is to be deleted once it is gone, or to be put into it once it is there. Hold ``changed``."""
-        above = [directory for name in ancestors(entry.key) if (directory := self._entries.get(name)) is not None and directory.is_gone]
+        above = [directory for directory in self.above(entry.key) if directory.is_gone]
         inside = self.below(entry.key) if self._drains and is_directory_key(entry.key) and not entry.is_gone else []
         for one in {entry, *above, *inside}:
             for drain in self._drains:
